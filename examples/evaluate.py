@@ -1,0 +1,93 @@
+"""
+Evaluate a recommender on a split, beside popularity and next-item counts.
+
+    python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Industrial_and_Scientific
+
+With `accelerate launch` the users are shared among the processes; the table is the same.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import HfArgumentParser
+
+from tsrec_hf import (
+    NextItemRecommender,
+    PopularityRecommender,
+    RecommendationEvaluator,
+    TSRecForCausalLM,
+    TSRecTokenizer,
+    load_minionerec,
+    metrics_table,
+)
+
+
+@dataclass
+class ScriptArguments:
+    """What to evaluate, on what, and how to search."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
+    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})
+    split: str = field(default="test", metadata={"help": "'train', 'valid' or 'test'."})
+    num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
+    seed: int = field(default=0, metadata={"help": "Seed of that draw."})
+    num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
+    batch_size: int = field(default=16, metadata={"help": "Users searched together."})
+    dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
+    output_file: str | None = field(default=None, metadata={"help": "JSON file for all figures."})
+
+
+def main(args: ScriptArguments) -> None:
+    state = PartialState()
+    dataset = load_minionerec(args.data_dir)
+    rows = getattr(dataset, args.split)
+    if args.num_rows is not None and args.num_rows < len(rows):
+        rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
+    tokenizer = TSRecTokenizer.from_pretrained(args.model_name_or_path)
+    model = TSRecForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
+    evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
+
+    histories = rows["history"][:]
+    mine = model.recommend(
+        tokenizer,
+        histories[state.process_index :: state.num_processes],
+        top_k=min(evaluator.top_k, args.num_beams),
+        num_beams=args.num_beams,
+        batch_size=args.batch_size,
+        progress=state.is_main_process,
+    )
+    numbers = range(state.process_index, len(histories), state.num_processes)
+    gathered = gather_object([(number, [item.item_id for item in items]) for number, items in zip(numbers, mine)])
+    if not state.is_main_process:
+        return
+    floors = {"popularity": PopularityRecommender, "next-item counts": NextItemRecommender}
+    ranked = {"model": [items for _, items in sorted(gathered)]}
+    ranked |= {name: floor(dataset.train).recommend(histories, evaluator.top_k) for name, floor in floors.items()}
+    results = {name: evaluator.evaluate(lists) for name, lists in ranked.items()}
+
+    for slice_name, metrics in results["model"].items():
+        for match in ("item", "sid"):
+            print(f"\n{args.split}, {slice_name} targets ({metrics['num_rows']} rows), match by {match}")
+            print(metrics_table(results, slice=slice_name, match=match))
+    settings = {
+        "model": args.model_name_or_path,
+        "rows": f"{len(rows)} of {args.split}" + ("" if args.num_rows is None else f", drawn with seed {args.seed}"),
+        "num_beams": args.num_beams,
+        "length_penalty": 0,
+        "scoring": "log-probabilities over the whole vocabulary",
+        "prompt_version": model.config.prompt_version,
+        "max_history": model.config.max_history,
+        "dtype": args.dtype,
+        "torch": torch.__version__,
+    }
+    print("\nDecoding: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+    if args.output_file:
+        Path(args.output_file).write_text(json.dumps({"settings": settings, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(ScriptArguments).parse_args_into_dataclasses())

@@ -1,0 +1,118 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tsrec_hf.sids import ResidualKMeans
+
+
+@pytest.fixture
+def embeddings() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+
+
+def test_codes_worked_by_hand() -> None:
+    # Level 0: (-1, 0) and (1, 0) average to (0, 0); (99, 0) and (101, 0) to (100, 0).
+    # What is left over is (-1, 0) or (1, 0), so these two are the centroids of level 1.
+    points = np.array([[-1, 0], [1, 0], [99, 0], [101, 0]], dtype=np.float64)
+    quantizer = ResidualKMeans([2, 2]).fit(points)
+    assert sorted(map(tuple, quantizer.centroids[0])) == [(0, 0), (100, 0)]
+    assert sorted(map(tuple, quantizer.centroids[1])) == [(-1, 0), (1, 0)]
+    codes = quantizer.encode(points)
+    assert codes.dtype == np.int32 and codes.shape == (4, 2)
+    reconstructed = quantizer.centroids[0][codes[:, 0]] + quantizer.centroids[1][codes[:, 1]]
+    np.testing.assert_array_equal(reconstructed, points)
+    # (97, 0) is 3 left of (100, 0): its nearest residual centroid is (-1, 0), as for (99, 0).
+    np.testing.assert_array_equal(quantizer.encode(np.array([[97.0, 0.0]])), codes[2:3])
+
+
+def test_codes_are_the_nearest_centroids_of_the_residuals(embeddings: np.ndarray) -> None:
+    quantizer = ResidualKMeans([16, 8, 4]).fit(embeddings)
+    codes, residual = quantizer.encode(embeddings), embeddings
+    for level, centroids in enumerate(quantizer.centroids):
+        distances = ((residual[:, None] - centroids[None]) ** 2).sum(axis=-1)
+        np.testing.assert_array_equal(codes[:, level], distances.argmin(axis=1))
+        residual = residual - centroids[codes[:, level]]
+    assert [len(centroids) for centroids in quantizer.centroids] == [16, 8, 4]
+
+
+def test_every_level_lowers_the_residual(embeddings: np.ndarray) -> None:
+    quantizer = ResidualKMeans([16, 16, 16]).fit(embeddings)
+    codes, residual = quantizer.encode(embeddings), embeddings
+    norms = [np.square(residual).sum()]
+    for level, centroids in enumerate(quantizer.centroids):
+        residual = residual - centroids[codes[:, level]]
+        norms.append(np.square(residual).sum())
+    assert norms == sorted(norms, reverse=True) and norms[-1] < 0.5 * norms[0]
+
+
+def test_seed_decides(embeddings: np.ndarray) -> None:
+    first, again, other = (ResidualKMeans([16, 8], seed=seed).fit(embeddings).encode(embeddings) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_as_many_codes_as_items_gives_every_item_its_own() -> None:
+    points = np.arange(12, dtype=np.float32).reshape(6, 2) ** 2
+    assert len(set(ResidualKMeans([6]).fit(points).encode(points)[:, 0].tolist())) == 6
+
+
+def test_equal_items_collide_although_clusters_run_empty() -> None:
+    points = np.repeat(np.array([[0.0, 1.0], [5.0, 5.0]]), 4, axis=0)
+    codes = ResidualKMeans([4, 2]).fit(points).encode(points)
+    assert (codes[:4] == codes[0]).all() and (codes[4:] == codes[4]).all() and codes[0, 0] != codes[4, 0]
+
+
+def test_fitting_is_silent(embeddings: np.ndarray, capfd: pytest.CaptureFixture) -> None:
+    ResidualKMeans([64, 64]).fit(embeddings)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_save_and_load(embeddings: np.ndarray, tmp_path) -> None:
+    quantizer = ResidualKMeans([16] * 11, seed=5, num_iterations=3).fit(embeddings)
+    quantizer.save(tmp_path / "quantizer")
+    loaded = ResidualKMeans.load(tmp_path / "quantizer")
+    assert (loaded.level_sizes, loaded.seed, loaded.num_iterations) == ([16] * 11, 5, 3)
+    np.testing.assert_array_equal(loaded.encode(embeddings), quantizer.encode(embeddings))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((3, 2)), r"at least 4 items.*found 3.*Lower `level_sizes`"),
+        (np.zeros(8), r"shape \(items, dim\), found \(8,\)"),
+        (np.zeros((0, 2)), r"shape \(items, dim\), found \(0, 2\)"),
+        (np.array([[0, 1], [np.nan, 0], [np.inf, 0], [0, 0]]), r"infinity in 2 of 4 rows, first in row 1"),
+    ],
+)
+def test_fit_refuses(rows: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResidualKMeans([4]).fit(rows)
+
+
+def test_encode_refuses(embeddings: np.ndarray) -> None:
+    with pytest.raises(RuntimeError, match=r"Call `fit\(embeddings\)`"):
+        ResidualKMeans([4]).encode(embeddings)
+    with pytest.raises(ValueError, match=r"8 columns, as in `fit`, found 3"):
+        ResidualKMeans([4]).fit(embeddings).encode(embeddings[:, :3])
+
+
+@pytest.mark.parametrize("level_sizes", [[], [4, 0]])
+def test_level_sizes_are_checked(level_sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="at least one level and one code"):
+        ResidualKMeans(level_sizes)
+    with pytest.raises(ValueError, match="`num_iterations` of at least 1, found 0"):
+        ResidualKMeans([4], num_iterations=0)
+
+
+def test_load_names_the_missing_file(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"residual_kmeans.safetensors.*ResidualKMeans.save"):
+        ResidualKMeans.load(tmp_path)
+
+
+def test_room_names_the_extra_that_is_missing() -> None:
+    script = "import sys; sys.modules['faiss'] = None; import tsrec_hf.sids"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "ImportError: `tsrec_hf.sids` needs faiss" in run.stderr and '"tsrec_hf[sids]"' in run.stderr

@@ -1,0 +1,77 @@
+"""TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that write the semantic ID of the next item."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+__version__ = "0.1.0"
+
+# Names are imported on first use: reading a tokenizer must not pull in TRL, PEFT or datasets.
+_ROOM_OF = {
+    "items": ["RecBoleData", "RecommendationDataset", "chronological_split", "load_minionerec", "load_recbole"],
+    "sids": ["ResidualKMeans"],
+    "semantics": ["KeywordTeacher", "TokenDescription", "TokenSemantics", "describe_tokens"],
+    "models": [
+        "PromptBuilder",
+        "Recommendation",
+        "SAInitReport",
+        "SIDIndex",
+        "SIDTrie",
+        "TSRecConfig",
+        "TSRecForCausalLM",
+        "TSRecTokenizer",
+        "initialize_sid_embeddings",
+    ],
+    "data": [
+        "DataCollatorForTSAlign",
+        "build_sequence_rows",
+    ],
+    "evaluation": [
+        "NextItemRecommender",
+        "PopularityRecommender",
+        "RecommendationEvaluator",
+        "hit_rate_at_k",
+        "metrics_table",
+        "ndcg_at_k",
+        "target_ranks",
+    ],
+    "trainers": ["TSRecSFTConfig", "TSRecSFTTrainer"],
+}
+_ROOM_OF_NAME = {name: room for room, names in _ROOM_OF.items() for name in names}
+
+__all__ = ["__version__", *sorted(_ROOM_OF_NAME)]
+
+if TYPE_CHECKING:
+    from .data import *
+    from .evaluation import *
+    from .items import *
+    from .models import *
+    from .semantics import *
+    from .sids import *
+    from .trainers import *
+
+
+def __getattr__(name: str):
+    if name not in _ROOM_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOM_OF_NAME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _register_auto_classes() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from .models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+
+    AutoConfig.register(TSRecConfig.model_type, TSRecConfig)
+    AutoTokenizer.register(TSRecConfig, fast_tokenizer_class=TSRecTokenizer)
+    AutoModelForCausalLM.register(TSRecConfig, TSRecForCausalLM)
+    TSRecConfig.register_for_auto_class()
+    TSRecTokenizer.register_for_auto_class()
+    TSRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+
+_register_auto_classes()

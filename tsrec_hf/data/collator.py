@@ -1,0 +1,97 @@
+"""The collator of every task: session rows with labels at many positions, text rows with labels on their answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from .sequence import IGNORED
+
+
+TASKS = ("sequence", "title", "history_title", "alignment")
+
+
+@dataclass
+class DataCollatorForTSAlign:
+    r"""
+    Pads rows of all tasks into one batch, on the right.
+
+    Args:
+        tokenizer ([`TSRecTokenizer`]):
+            Gives the padding token.
+        pad_to_multiple_of (`int`, *optional*):
+            Pads lengths up to a multiple of this number.
+        task_weights (`dict[str, float]`, *optional*):
+            Factor of each task's loss; tasks without one count once. [`TSRecSFTTrainer`] applies them.
+
+    Returns:
+        `dict` of `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`; where the rows have a `task`, also
+        `task_ids` (positions in `TASKS`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the column `task`, and
+        then get the first three alone.
+
+    Raises:
+        `ValueError`: rows without `labels`, labels of another length than their row, a batch whose labels are all ignored, an
+        unknown task.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import DataCollatorForTSAlign, build_sequence_rows
+
+    >>> rows = build_sequence_rows(dataset.train, tokenizer)
+    >>> batch = DataCollatorForTSAlign(tokenizer, pad_to_multiple_of=8)([rows[0], rows[1]])
+    >>> batch["input_ids"].shape, batch["task_ids"].tolist()
+    (torch.Size([2, 24]), [0, 0])
+    ```
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+    task_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self):
+        unknown = set(self.task_weights or {}) - set(TASKS)
+        if unknown:
+            raise ValueError(f"Expected weights for the tasks {TASKS}, but found {sorted(unknown)}.")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("Expected a tokenizer with a padding token. Set `tokenizer.pad_token`.")
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        for row in rows:
+            if "labels" not in row or len(row["labels"]) != len(row["input_ids"]):
+                raise ValueError(
+                    "Expected rows with `labels` as long as their `input_ids`, but found a row with the columns "
+                    f"{sorted(row)}. Build rows with `build_sft_mixture` or `build_sequence_rows`."
+                )
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        width = int(lengths.max())
+        if self.pad_to_multiple_of is not None:
+            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        batch = {
+            "input_ids": _padded(rows, "input_ids", self.tokenizer.pad_token_id, width),
+            "attention_mask": (torch.arange(width) < lengths.unsqueeze(-1)).long(),
+            "labels": _padded(rows, "labels", IGNORED, width),
+        }
+        # The first label of a row is never predicted: there is nothing before it.
+        if bool((batch["labels"][:, 1:] == IGNORED).all()):
+            raise ValueError(
+                f"Every label of this batch of {len(rows)} rows is ignored, so it has no loss. Truncation may have cut the "
+                "answers: raise `max_length`."
+            )
+        if "task" in rows[0]:
+            names = [row["task"] for row in rows]
+            unknown = next((name for name in names if name not in TASKS), None)
+            if unknown is not None:
+                raise ValueError(f"Expected rows of the tasks {TASKS}, but found {unknown!r}.")
+            weights = self.task_weights or {}
+            batch["task_ids"] = torch.tensor([TASKS.index(name) for name in names])
+            batch["loss_weights"] = torch.tensor([float(weights.get(name, 1.0)) for name in names])
+        return batch
+
+
+def _padded(rows: Sequence[Mapping[str, Any]], column: str, value: int, width: int) -> torch.Tensor:
+    padded = pad_sequence([torch.as_tensor(row[column], dtype=torch.long) for row in rows], True, value)
+    return torch.nn.functional.pad(padded, (0, width - padded.shape[1]), value=value)

@@ -1,0 +1,184 @@
+"""
+Metrics of recommendations over a split, by item and by SID, for all rows and for the slices that differ.
+
+The published tables match SID strings, which counts every item of a collision as a hit. Here the item is what counts;
+the SID metrics stand beside it for comparison.
+"""
+
+import logging
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
+
+from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
+
+
+logger = logging.getLogger(__name__)
+
+
+class RecommendationEvaluator:
+    r"""
+    Scores lists of recommendations against the targets of a split.
+
+    Results come in slices: `all` rows; `cold`, whose target occurs nowhere in `train`, neither as a target nor in a
+    history; `repeat`, whose target is in the row's own history; and `new`, which are neither. A row may be both cold
+    and repeat.
+
+    Each slice holds `num_rows`, `hr@k` and `ndcg@k` (the target item is in the list) and `sid_hr@k` and `sid_ndcg@k`
+    (the list is read as SIDs, each at its first place; the target's SID is among them). A slice without rows holds
+    only `num_rows`.
+
+    Args:
+        rows (`datasets.Dataset`):
+            The split to score, with the columns `history` and `target`.
+        sid_index ([`SIDIndex`]):
+            Semantic IDs of the catalogue.
+        train (`datasets.Dataset`):
+            The rows the model was trained on, with the same columns; they decide which targets are cold.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 3, 5, 10)`):
+            Cut-offs.
+
+    Attributes:
+        top_k (`int`):
+            How many items a list needs so that its SID metrics are exact: enough to hold `max(ks)` distinct SIDs,
+            however many places items with a shared SID take.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf import SIDIndex
+    >>> from tsrec_hf.evaluation import RecommendationEvaluator
+
+    >>> index = SIDIndex(["1", "2", "3"], [[0, 0], [0, 1], [0, 1]])
+    >>> train = Dataset.from_dict({"history": [["1"]], "target": ["2"]})
+    >>> test = Dataset.from_dict({"history": [["1"], ["1", "2"]], "target": ["3", "2"]})
+    >>> evaluator = RecommendationEvaluator(test, index, train, ks=(1, 2))
+    >>> evaluator.top_k
+    3
+    >>> results = evaluator.evaluate([["2", "3"], ["2", "1"]])
+    >>> results["all"]["hr@1"], results["all"]["sid_hr@1"]  # Items 2 and 3 share their SID.
+    (0.5, 1.0)
+    >>> {name: metrics["num_rows"] for name, metrics in results.items()}
+    {'all': 2, 'cold': 1, 'repeat': 1, 'new': 0}
+    ```
+    """
+
+    def __init__(self, rows: Dataset, sid_index: SIDIndex, train: Dataset, ks: Sequence[int] = (1, 3, 5, 10)):
+        self.ks = tuple(sorted(set(ks)))
+        if not self.ks or self.ks[0] < 1:
+            raise ValueError(
+                f"Expected cut-offs of at least 1, but found ks={tuple(ks)}. Pass, for example, `ks=(1, 10)`."
+            )
+        self._histories, self._targets = rows["history"][:], rows["target"][:]
+        if not self._targets:
+            raise ValueError("Expected at least one row to evaluate, but `rows` is empty. Pass a split that has rows.")
+        spelled = map(sid_index.spell, sid_index.codes.tolist())
+        self._sid_of = dict(zip(sid_index.item_ids, spelled))
+        self._check_known([[target] for target in self._targets], "target")
+        self._target_sids = [self._sid_of[target] for target in self._targets]
+        self._slices = self._find_slices(train)
+
+        # The worst list begins with all items of the largest collisions: one more item is the next SID.
+        sizes = np.sort(np.unique(sid_index.codes, axis=0, return_counts=True)[1])[::-1]
+        self._num_sids = len(sizes)
+        self.top_k = min(int(sizes[: self.ks[-1] - 1].sum()) + 1, len(sid_index))
+
+    def _find_slices(self, train: Dataset) -> dict[str, torch.Tensor]:
+        """Which rows belong to each slice, as masks of shape `(num_rows,)`."""
+        seen = {*train["target"][:], *chain.from_iterable(train["history"][:])}
+        cold = torch.tensor([target not in seen for target in self._targets])
+        repeat = torch.tensor([target in history for target, history in zip(self._targets, self._histories)])
+        return {"all": torch.ones_like(cold), "cold": cold, "repeat": repeat, "new": ~(cold | repeat)}
+
+    def evaluate(self, recommended: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+        """
+        Scores one list of recommendations per row.
+
+        Args:
+            recommended (`Sequence[Sequence[str]]`):
+                Item ids per row, best first, without repeats, in the order of the rows. With `top_k` items each, the
+                SID metrics are exact.
+
+        Returns:
+            `dict[str, dict[str, float]]`: Metrics by slice: `all`, `cold`, `repeat` and `new`.
+        """
+        item_ranks = target_ranks(recommended, self._targets)
+        self._check_known(recommended, "recommended")
+        repeated = next((row for row, items in enumerate(recommended) if len(set(items)) != len(items)), None)
+        if repeated is not None:
+            raise ValueError(
+                f"Expected lists without repeats, but the list of row {repeated} names an item twice: "
+                f"{list(recommended[repeated])}. Keep the first of each."
+            )
+        sids = [list(dict.fromkeys(self._sid_of[item] for item in items)) for items in recommended]
+        self._warn_if_cut_short(recommended, sids)
+        sid_ranks = target_ranks(sids, self._target_sids)
+        return {name: self._score(item_ranks[rows], sid_ranks[rows]) for name, rows in self._slices.items()}
+
+    def evaluate_model(
+        self, model: TSRecForCausalLM, tokenizer: TSRecTokenizer, num_beams: int = 50, batch_size: int = 16
+    ) -> dict[str, dict[str, float]]:
+        """
+        Lets a model recommend for every row, and scores its lists.
+
+        Args:
+            model ([`TSRecForCausalLM`]):
+                The recommender.
+            tokenizer ([`TSRecTokenizer`]):
+                Its tokenizer.
+            num_beams (`int`, *optional*, defaults to `50`):
+                Beams of the search. `max(ks)` find enough SIDs, `top_k` make the SID metrics exact; with fewer, a
+                warning says so.
+            batch_size (`int`, *optional*, defaults to `16`):
+                Rows that are searched together.
+
+        Returns:
+            `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
+        """
+        if num_beams < min(self.ks[-1], self._num_sids):
+            logger.warning(
+                f"{num_beams} beams find at most {num_beams} SIDs, so the metrics at {self.ks[-1]} are too low. Pass "
+                f"`num_beams={self.ks[-1]}` or more."
+            )
+        # The model gives no more items than it has beams.
+        top_k = min(self.top_k, num_beams)
+        recommendations = model.recommend(
+            tokenizer, self._histories, top_k=top_k, num_beams=num_beams, batch_size=batch_size
+        )
+        return self.evaluate([[recommendation.item_id for recommendation in items] for items in recommendations])
+
+    def _check_known(self, lists: Sequence[Sequence[str]], kind: str) -> None:
+        unknown = set(chain.from_iterable(lists)).difference(self._sid_of)
+        if unknown:
+            row, item = next((row, item) for row, items in enumerate(lists) for item in items if item in unknown)
+            raise ValueError(
+                f"Expected {kind} items from the {len(self._sid_of)} of `sid_index`, but {len(unknown)} are unknown, "
+                f"first {item!r} in row {row}. Pass the index of this catalogue, and ids as strings."
+            )
+
+    def _warn_if_cut_short(self, recommended: Sequence[Sequence[str]], sids: list[list[str]]) -> None:
+        """A list of `max(ks)` items, some with a shared SID, holds fewer SIDs: its last places count as misses."""
+        enough = min(self.ks[-1], self._num_sids)
+        cut = sum(
+            self.ks[-1] <= len(items) < self.top_k and len(found) < enough for items, found in zip(recommended, sids)
+        )
+        if cut:
+            logger.warning(
+                f"{cut} of {len(sids)} lists hold fewer than {enough} distinct SIDs because some of their items share "
+                f"one, so the SID metrics may be too low. Recommend `top_k={self.top_k}` items, a model with as many "
+                "beams."
+            )
+
+    def _score(self, item_ranks: torch.Tensor, sid_ranks: torch.Tensor) -> dict[str, float]:
+        scores: dict[str, float] = {"num_rows": len(item_ranks)}
+        if len(item_ranks):
+            for prefix, ranks in (("", item_ranks), ("sid_", sid_ranks)):
+                scores |= {f"{prefix}hr@{k}": hit_rate_at_k(ranks, k).item() for k in self.ks}
+                scores |= {f"{prefix}ndcg@{k}": ndcg_at_k(ranks, k).item() for k in self.ks}
+        return scores

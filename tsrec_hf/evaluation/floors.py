@@ -1,0 +1,115 @@
+"""
+Floors: recommenders that learn nothing but counts. A model is worth its cost only above them.
+
+Ties go to the lower id: shorter ids first, ids of one length in alphabetical order, so that numbers stand in numerical
+order whatever the order of the rows.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import chain
+
+from datasets import Dataset
+
+
+class PopularityRecommender:
+    r"""
+    Recommends the items that are most often a target, the same to everyone.
+
+    Args:
+        train (`datasets.Dataset`):
+            Rows with the column `target`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.evaluation import PopularityRecommender
+
+    >>> train = Dataset.from_dict({"history": [["1"], ["2"], ["1"]], "target": ["3", "3", "2"]})
+    >>> PopularityRecommender(train).recommend([["1"], ["3"]], top_k=2)
+    [['3', '2'], ['3', '2']]
+    ```
+    """
+
+    def __init__(self, train: Dataset):
+        self._ranking = _by_count(Counter(train["target"][:]))
+
+    def recommend(self, histories: Sequence[Sequence[str]], top_k: int = 10) -> list[list[str]]:
+        """
+        The most popular items for every history.
+
+        Args:
+            histories (`Sequence[Sequence[str]]`):
+                Item ids per user; only their number matters.
+            top_k (`int`, *optional*, defaults to `10`):
+                Length of the lists. They are shorter where fewer items were ever a target.
+
+        Returns:
+            `list[list[str]]`: Item ids, best first, one list per history.
+        """
+        return [self._ranking[:top_k] for _ in histories]
+
+
+class NextItemRecommender:
+    r"""
+    Recommends what most often followed the user's last item.
+
+    For each item, the targets of the training rows whose history ends with it are ranked by count. A list begins with
+    the ranking of the last item of the history, goes on with that of the item before it, and so on, and is filled up
+    with the most popular targets.
+
+    Args:
+        train (`datasets.Dataset`):
+            Rows with the columns `history` (oldest first) and `target`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.evaluation import NextItemRecommender
+
+    >>> train = Dataset.from_dict({"history": [["1"], ["5", "1"], ["1"], ["2"]], "target": ["3", "4", "4", "7"]})
+    >>> NextItemRecommender(train).recommend([["2", "1"], ["9"]], top_k=3)
+    [['4', '3', '7'], ['4', '3', '7']]
+    ```
+    """
+
+    def __init__(self, train: Dataset):
+        targets = train["target"][:]
+        followers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for history, target in zip(train["history"][:], targets):
+            if history:
+                followers[history[-1]][target] += 1
+        self._followers = {item: _by_count(counts) for item, counts in followers.items()}
+        self._popular = _by_count(Counter(targets))
+
+    def recommend(self, histories: Sequence[Sequence[str]], top_k: int = 10) -> list[list[str]]:
+        """
+        The likeliest next items of every history.
+
+        Args:
+            histories (`Sequence[Sequence[str]]`):
+                Item ids per user, oldest first. An empty history gets the most popular items.
+            top_k (`int`, *optional*, defaults to `10`):
+                Length of the lists. They are shorter where fewer items were ever a target.
+
+        Returns:
+            `list[list[str]]`: Item ids, best first and without repeats, one list per history.
+        """
+        return [self._recommend_one(history, top_k) for history in histories]
+
+    def _recommend_one(self, history: Sequence[str], top_k: int) -> list[str]:
+        # A dict is an ordered set: an item keeps the place of its first mention.
+        chosen: dict[str, None] = {}
+        rankings = (self._followers.get(item, []) for item in reversed(history))
+        for item in chain.from_iterable(chain(rankings, [self._popular])):
+            if len(chosen) == top_k:
+                break
+            chosen[item] = None
+        return list(chosen)
+
+
+def _by_count(counts: Counter[str]) -> list[str]:
+    """Items by falling count; ties go to the lower id."""
+    return sorted(counts, key=lambda item: (-counts[item], len(item), item))

@@ -1,0 +1,74 @@
+"""Results side by side, as text."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+
+MATCH_PREFIXES = {"item": "", "sid": "sid_"}
+
+
+def metrics_table(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    slice: str = "all",
+    match: Literal["item", "sid"] = "item",
+) -> str:
+    r"""
+    Sets the metrics of several methods side by side, as a GitHub-flavoured markdown table.
+
+    Args:
+        results (`Mapping[str, Mapping[str, Mapping[str, float]]]`):
+            What [`RecommendationEvaluator.evaluate`] returned, by name of the method, in the order of the table.
+        slice (`str`, *optional*, defaults to `"all"`):
+            Rows to report: `"all"`, `"cold"`, `"repeat"` or `"new"`.
+        match (`str`, *optional*, defaults to `"item"`):
+            What counts as a hit: `"item"` for the item itself, `"sid"` for its SID, as in the published tables.
+
+    Returns:
+        `str`: One line per method, HR and NDCG at every cut-off with 4 decimals; dashes where the slice has no rows.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.evaluation import metrics_table
+
+    >>> metrics = {"num_rows": 8, "hr@1": 0.125, "hr@10": 0.5, "ndcg@1": 0.125, "ndcg@10": 0.25}
+    >>> print(metrics_table({"popularity": {"all": metrics}}))
+    | method | HR@1 | HR@10 | NDCG@1 | NDCG@10 |
+    | --- | --- | --- | --- | --- |
+    | popularity | 0.1250 | 0.5000 | 0.1250 | 0.2500 |
+    ```
+    """
+    if match not in MATCH_PREFIXES:
+        raise ValueError(f"Expected `match` to be one of {list(MATCH_PREFIXES)}, but found {match!r}.")
+    if not results:
+        raise ValueError("Expected the results of at least one method, but found none. Evaluate a method first.")
+    rows = {}
+    for method, slices in results.items():
+        if slice not in slices:
+            raise ValueError(
+                f"Expected results for slice {slice!r}, but {method!r} has {list(slices)}. Pass one of these as "
+                "`slice`."
+            )
+        rows[method] = _select(slices[slice], MATCH_PREFIXES[match])
+    metrics = next((list(row) for row in rows.values() if row), [])
+    for method, row in rows.items():
+        if row and list(row) != metrics:
+            raise ValueError(
+                f"Expected the same metrics for every method, but {method!r} has {list(row)}, where others have "
+                f"{metrics}. Evaluate all methods with the same `ks`."
+            )
+    lines = [["method", *metrics], ["---"] * (len(metrics) + 1)]
+    for method, row in rows.items():
+        # A pipe would end the cell.
+        lines.append([method.replace("|", r"\|"), *(f"{row[name]:.4f}" if row else "-" for name in metrics)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _select(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """The metrics of one kind of match under their column names: HR at rising cut-offs, then NDCG."""
+    selected = {}
+    for kind in ("hr", "ndcg"):
+        start = f"{prefix}{kind}@"
+        cut_offs = sorted(int(name.removeprefix(start)) for name in metrics if name.startswith(start))
+        selected |= {f"{kind.upper()}@{k}": metrics[f"{start}{k}"] for k in cut_offs}
+    return selected

@@ -1,0 +1,147 @@
+"""The one form in which every other room receives a catalogue and its interactions."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from tsrec_hf.models import SIDIndex
+
+
+SPLITS = ("train", "valid", "test")
+ARROW_TYPES = {"a string": pa.string(), "a list of strings": pa.list_(pa.string())}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecommendationDataset:
+    r"""
+    A catalogue, three splits of next-item rows over it and, if it has one, its SID index.
+
+    Everything is checked on construction: columns and types, unique item ids, every item of every row in the
+    catalogue, and an index that covers exactly the catalogue. Nothing is copied.
+
+    Args:
+        items (`datasets.Dataset`):
+            One row per item with at least the string columns `item_id` and `title`; usually `description` too.
+        train (`datasets.Dataset`):
+            One row per target with the columns `user_id` (string), `history` (list of item ids, oldest first) and
+            `target` (item id).
+        valid (`datasets.Dataset`):
+            Rows of the same form, later in time than `train`.
+        test (`datasets.Dataset`):
+            Rows of the same form, later in time than `valid`.
+        sid_index ([`SIDIndex`], *optional*):
+            Semantic IDs of the items.
+        name (`str`, *optional*, defaults to `""`):
+            Name that cards and logs show.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf import RecommendationDataset
+
+    >>> items = Dataset.from_dict({"item_id": ["7", "8"], "title": ["Glue", "Tape"]})
+    >>> rows = Dataset.from_dict({"user_id": ["u"], "history": [["7"]], "target": ["8"]})
+    >>> RecommendationDataset(items, train=rows, valid=rows, test=rows, name="toy")
+    RecommendationDataset(name='toy', items=2, train=1, valid=1, test=1, sid_index=None)
+    ```
+    """
+
+    items: Dataset
+    train: Dataset
+    valid: Dataset
+    test: Dataset
+    sid_index: SIDIndex | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        catalogue = _read_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
+        duplicated = pc.value_counts(catalogue)
+        duplicated = duplicated.filter(pc.greater(duplicated.field("counts"), 1))
+        if len(duplicated):
+            raise ValueError(
+                f"Expected every item id once in `items`, but {len(duplicated)} occur more than once, for example "
+                f"{duplicated[0]['values'].as_py()!r} ({duplicated[0]['counts'].as_py()} rows). Keep one row per item."
+            )
+        for split in SPLITS:
+            columns = {"user_id": "a string", "history": "a list of strings", "target": "a string"}
+            table = _read_columns(getattr(self, split), split, columns)
+            history = table["history"]
+            _check_known(pc.list_flatten(history), pc.list_parent_indices(history), catalogue, split, "history")
+            _check_known(table["target"], None, catalogue, split, "target")
+        if self.sid_index is not None:
+            _check_index(self.sid_index, catalogue)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("items", *SPLITS))
+        index = self.sid_index and f"{len(self.sid_index):,} items on {self.sid_index.num_levels} levels"
+        return f"{type(self).__name__}(name={self.name!r}, {counts}, sid_index={index})"
+
+
+def _read_columns(dataset: Dataset, name: str, expected: dict[str, str]) -> dict[str, pa.Array]:
+    """Columns of a table as Arrow arrays, after checking that they exist, have the expected type and no nulls."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
+            "`datasets.Dataset.from_dict` or `datasets.Dataset.from_pandas`."
+        )
+    missing = [column for column in expected if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"Expected `{name}` to have the columns {list(expected)}, but {missing} are missing from "
+            f"{dataset.column_names}. Rename your columns with `rename_column`."
+        )
+    # The Arrow format applies a pending `select` or `filter`, which the underlying table would not show.
+    table = dataset.select_columns(list(expected)).with_format("arrow")[:]
+    return {
+        column: _as_strings(table[column].combine_chunks(), column, name, kind) for column, kind in expected.items()
+    }
+
+
+def _as_strings(array: pa.Array, column: str, name: str, kind: str) -> pa.Array:
+    # A table without rows may not know its types (`null`), and has nothing that could be wrong.
+    if len(array) == 0:
+        return array.cast(ARROW_TYPES[kind])
+    is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    value_type = array.type.value_type if is_list else array.type
+    is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
+    if not is_string or is_list != pa.types.is_list(ARROW_TYPES[kind]):
+        raise TypeError(
+            f"Expected column {column!r} of `{name}` to be {kind}, but found {array.type}. Ids are strings "
+            "everywhere: convert them with `cast_column`."
+        )
+    absent = array.null_count + (pc.list_flatten(array).null_count if is_list else 0)
+    if absent:
+        raise ValueError(
+            f"Expected column {column!r} of `{name}` without missing values, but found {absent} of them. Drop or fill "
+            "these rows."
+        )
+    return array.cast(ARROW_TYPES[kind])
+
+
+def _check_known(ids: pa.Array, rows: pa.Array | None, catalogue: pa.Array, split: str, column: str) -> None:
+    unknown = pc.invert(pc.is_in(ids, value_set=catalogue))
+    first = pc.index(unknown, True).as_py()
+    if first < 0:
+        return
+    row = first if rows is None else rows[first].as_py()
+    raise ValueError(
+        f"Expected every item of the rows in `items`, but row {row} of `{split}` has {ids[first].as_py()!r} in "
+        f"`{column}`, which is no item; {pc.sum(unknown).as_py()} entries of that column are unknown. Add the items "
+        "or drop these rows."
+    )
+
+
+def _check_index(sid_index: SIDIndex, catalogue: pa.Array) -> None:
+    catalogue, indexed = set(catalogue.to_pylist()), set(sid_index.item_ids)
+    if catalogue == indexed:
+        return
+    without, stray = sorted(catalogue - indexed), sorted(indexed - catalogue)
+    found = [f"{len(without)} items have no SID, for example {without[0]!r}"] if without else []
+    found += [f"{len(stray)} items of the index are not in `items`, for example {stray[0]!r}"] if stray else []
+    raise ValueError(
+        f"Expected `sid_index` to hold exactly the items of `items`, but {' and '.join(found)}. Use the index that "
+        "was built for this catalogue."
+    )

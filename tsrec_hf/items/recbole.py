@@ -1,0 +1,248 @@
+"""Reader of RecBole's atomic files: tab-separated tables whose headers carry types, such as `timestamp:float`."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+ARROW_TYPES = {
+    "token": pa.string(),
+    "token_seq": pa.list_(pa.string()),
+    "float": pa.float64(),
+    "float_seq": pa.list_(pa.float64()),
+}
+
+
+class RecBoleData(NamedTuple):
+    r"""
+    A catalogue and its interactions, not yet split.
+
+    Args:
+        items (`datasets.Dataset`):
+            One row per item with the string columns `item_id`, `title` and `description`, and the file's other
+            columns.
+        interactions (`datasets.Dataset`):
+            One row per interaction with the columns `user_id` and `item_id` (strings) and `timestamp` (`float64`), and
+            the file's other columns, in file order.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf import RecBoleData
+
+    >>> items = Dataset.from_dict({"item_id": ["1"], "title": ["Toy Story"], "description": [""]})
+    >>> interactions = Dataset.from_dict({"user_id": ["196"], "item_id": ["1"], "timestamp": [881250949.0]})
+    >>> data = RecBoleData(items, interactions)
+    >>> data.items.num_rows, data.interactions.num_rows
+    (1, 1)
+    ```
+    """
+
+    items: Dataset
+    interactions: Dataset
+
+
+def load_recbole(path: str | Path, title_field: str | None = None, min_rating: float | None = None) -> RecBoleData:
+    r"""
+    Reads the atomic files `<name>.inter` and `<name>.item` of a RecBole data set.
+
+    Fields of type `token` become strings, `float` becomes `float64`, and the `_seq` types become lists, split at
+    spaces. A title or description of type `token_seq` stays one string. Empty `float` fields become missing values.
+
+    Args:
+        path (`str` or `Path`):
+            The folder, or the folder and the common name of its files: `dataset/ml-100k` or `dataset/ml-100k/ml-100k`.
+        title_field (`str`, *optional*):
+            Column of the item file that holds the title. Defaults to `title`, or else to the one column whose name
+            ends in `title`.
+        min_rating (`float`, *optional*):
+            Keep only interactions with at least this `rating`. Defaults to all of them.
+
+    Returns:
+        [`RecBoleData`]: The items and the interactions.
+
+    Raises:
+        `FileNotFoundError`: one of the two files is missing.
+        `ValueError`: a column is missing or of an unknown type, a row is malformed, an item id repeats, or
+        interactions
+            name items that the item file does not hold.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from tsrec_hf import load_recbole
+
+    >>> folder = Path(tempfile.mkdtemp(), "toy")
+    >>> folder.mkdir()
+    >>> item_rows = "item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tToy Story\tAnimation Comedy\n"
+    >>> _ = (folder / "toy.item").write_text(item_rows)
+    >>> _ = (folder / "toy.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n196\t1\t881250949\n")
+    >>> data = load_recbole(folder)
+    >>> data.items[0]
+    {'item_id': '1', 'title': 'Toy Story', 'description': '', 'class': ['Animation', 'Comedy']}
+    >>> data.interactions[0]
+    {'user_id': '196', 'item_id': '1', 'timestamp': 881250949.0}
+    ```
+    """
+    prefix = _find_prefix(Path(path))
+    item_path, inter_path = Path(f"{prefix}.item"), Path(f"{prefix}.inter")
+    items = _read_items(item_path, title_field)
+    interactions = _read_interactions(inter_path, min_rating)
+    known = pc.is_in(interactions["item_id"], value_set=items["item_id"].combine_chunks())
+    unknown = pc.unique(interactions["item_id"].filter(pc.invert(known)))
+    if len(unknown):
+        raise ValueError(
+            f"Expected every item of {inter_path} in {item_path}, but {len(unknown)} item ids have no row there, for "
+            f"example {unknown[0].as_py()!r}. Add the items, or remove their interactions."
+        )
+    return RecBoleData(Dataset(items), Dataset(interactions))
+
+
+def _find_prefix(path: Path) -> Path:
+    """Path of the atomic files without their suffix, after checking that both are there."""
+    if path.is_dir():
+        names = sorted(file.stem for file in path.glob("*.inter"))
+        if path.resolve().name in names:
+            names = [path.resolve().name]
+        if len(names) != 1:
+            raise FileNotFoundError(
+                f"Expected {path} to hold one `.inter` file, or one of the folder's name, but found "
+                f"{names or 'none'}. Pass the folder and the name, such as `dataset/ml-100k/ml-100k`."
+            )
+        path = path / names[0]
+    for suffix in (".inter", ".item"):
+        if not Path(path.parent, path.name + suffix).is_file():
+            raise FileNotFoundError(
+                f"Expected the atomic files {path.name}.inter and {path.name}.item in {path.parent}, but "
+                f"{path.name}{suffix} is missing. Pass the folder of the files, or the folder and their common name."
+            )
+    return path
+
+
+def _read_header(path: Path) -> list[str]:
+    """Fields as the first line spells them; bytes that are no UTF-8 are left for the reader of the rows to report."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().rstrip("\r\n").split("\t")
+
+
+def _read_atomic(path: Path, keep_text: tuple[str, ...] = ()) -> pa.Table:
+    """The table of an atomic file; fields that `keep_text` names stay strings even if they are sequences."""
+    header = _read_header(path)
+    kinds = dict(field.rpartition(":")[::2] for field in header)
+    malformed = [
+        field for field in header if field.rpartition(":")[2] not in ARROW_TYPES or not field.rpartition(":")[0]
+    ]
+    if malformed or len(kinds) != len(header):
+        raise ValueError(
+            f"Expected the header of {path} to list distinct fields as `name:type`, separated by tabs, with the types "
+            f"{list(ARROW_TYPES)}, but found {header}. Correct {malformed or 'the repeated names'}."
+        )
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            # One thread, for errors that name the row.
+            pyarrow.csv.ReadOptions(skip_rows=1, column_names=list(kinds), use_threads=False),
+            pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
+            pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(kinds, pa.string()), strings_can_be_null=False),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{path} is not a UTF-8 table of {len(kinds)} tab-separated columns: {error}. Correct the row, or convert "
+            "the file with `iconv -f latin1 -t utf-8`."
+        ) from error
+    return pa.table({name: _convert(table[name], kind, path, name, keep_text) for name, kind in kinds.items()})
+
+
+def _convert(column: pa.ChunkedArray, kind: str, path: Path, name: str, keep_text: tuple[str, ...]) -> pa.ChunkedArray:
+    if kind == "token" or name in keep_text:
+        return column
+    column = pc.utf8_trim_whitespace(column)
+    try:
+        if kind == "float":
+            return pc.if_else(pc.equal(column, ""), None, column).cast(pa.float64())
+        filled = pc.not_equal(column, "")
+        parts = pc.if_else(filled, pc.utf8_split_whitespace(column), pa.scalar([], pa.list_(pa.string())))
+        return parts.cast(ARROW_TYPES[kind])
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"Expected numbers in field {name!r} of {path}, whose type is `{kind}`, but found text: {error}. Correct "
+            "the value, or declare the field `token` in the header."
+        ) from error
+
+
+def _check_fields(table: pa.Table, expected: dict[str, str], path: Path) -> None:
+    missing = [name for name in expected if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"Expected {path} to have the fields {list(expected)}, but {missing} are missing from "
+            f"{table.column_names}. Rename the fields in the file's header."
+        )
+    for name, kind in expected.items():
+        if table[name].type != ARROW_TYPES[kind]:
+            raise ValueError(
+                f"Expected field {name!r} of {path} to be of type `{kind}`, but it was read as `{table[name].type}`. "
+                "Correct the type in the file's header."
+            )
+
+
+def _find_title(names: list[str], title_field: str | None, path: Path) -> str:
+    if title_field is not None:
+        candidates = [name for name in names if name == title_field]
+    else:
+        candidates = ["title"] if "title" in names else [name for name in names if name.endswith("title")]
+    if len(candidates) != 1:
+        expected = "one field whose name ends in 'title'" if title_field is None else f"the field {title_field!r}"
+        raise ValueError(
+            f"Expected {path} to have {expected}, but found {candidates or 'none'} among the fields {names}. Pass the "
+            "name of the field that holds the title as `title_field`."
+        )
+    return candidates[0]
+
+
+def _read_items(path: Path, title_field: str | None) -> pa.Table:
+    names = [field.rpartition(":")[0] for field in _read_header(path)]
+    title_field = _find_title(names, title_field, path)
+    table = _read_atomic(path, keep_text=(title_field, "description"))
+    _check_fields(table, {"item_id": "token"}, path)
+    counts = pc.value_counts(table["item_id"])
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise ValueError(
+            f"Expected every item once in {path}, but {len(repeated)} item ids repeat, for example "
+            f"{repeated[0]['values'].as_py()!r}. Keep one row per item."
+        )
+    description = table["description"] if "description" in names else pa.array([""] * len(table), pa.string())
+    columns = {"item_id": table["item_id"], "title": table[title_field], "description": description}
+    untitled = pc.sum(pc.equal(columns["title"], "")).as_py()
+    if untitled:
+        logger.warning(
+            f"{untitled} of {len(table)} items of {path} have no title: the model can only learn them by their SID."
+        )
+    taken = {*columns, title_field}
+    return pa.table(columns | {name: table[name] for name in names if name not in taken})
+
+
+def _read_interactions(path: Path, min_rating: float | None) -> pa.Table:
+    required = {"user_id": "token", "item_id": "token", "timestamp": "float"}
+    table = _read_atomic(path)
+    _check_fields(table, required if min_rating is None else {**required, "rating": "float"}, path)
+    if table["timestamp"].null_count:
+        raise ValueError(
+            f"Expected a `timestamp` in every row of {path}, but {table['timestamp'].null_count} have none. Without "
+            "one an interaction cannot be placed in time: drop these rows."
+        )
+    if min_rating is not None:
+        kept = table.filter(pc.greater_equal(table["rating"], min_rating))
+        logger.info(f"Kept {len(kept)} of {len(table)} interactions with a rating of at least {min_rating}.")
+        table = kept
+    return table.select([*required, *(name for name in table.column_names if name not in required)])

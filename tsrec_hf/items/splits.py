@@ -1,0 +1,128 @@
+"""Splits of an interaction log into next-item rows."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict
+
+from .dataset import SPLITS
+
+
+def chronological_split(
+    interactions: Dataset, ratios: Sequence[float] = (0.8, 0.1, 0.1), max_history: int = 10
+) -> DatasetDict:
+    r"""
+    Turns a log into next-item rows and cuts them at two points in time.
+
+    Every interaction of a user but the first is the target of one row, and the row's history are the user's items
+    before it. All rows are put in time order and cut by the ratios, so that training never sees what happens later.
+    Ties keep the order of the log. This is the protocol of MiniOneRec's data sets.
+
+    Args:
+        interactions (`datasets.Dataset`):
+            The log, in any order, with the columns `user_id` and `item_id` (strings) and `timestamp` (numbers or
+            dates).
+        ratios (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`):
+            Shares of train, valid and test; they sum to 1.
+        max_history (`int`, *optional*, defaults to `10`):
+            Length of the longest history: older items are left out.
+
+    Returns:
+        `datasets.DatasetDict`: `train`, `valid` and `test` with the columns `user_id`, `history` (list of item ids,
+        oldest first) and `target`, in time order. Of `n` rows the first `int(n * ratios[0])` are `train`; `test`
+        begins at row `int(n * (ratios[0] + ratios[1]))`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf import chronological_split
+
+    >>> log = Dataset.from_dict(
+    ...     {
+    ...         "user_id": ["ann", "bob", "ann", "bob", "ann"],
+    ...         "item_id": ["nut", "saw", "bolt", "glue", "wrench"],
+    ...         "timestamp": [1.0, 2.0, 3.0, 4.0, 5.0],
+    ...     }
+    ... )
+    >>> splits = chronological_split(log, ratios=(0.34, 0.33, 0.33))
+    >>> splits["train"][0]
+    {'user_id': 'ann', 'history': ['nut'], 'target': 'bolt'}
+    >>> splits["test"][0]
+    {'user_id': 'ann', 'history': ['nut', 'bolt'], 'target': 'wrench'}
+    ```
+    """
+    train_share, valid_share = _check_ratios(ratios)
+    if max_history < 1:
+        raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}. Every row needs a history.")
+    users, items, timestamps = _read_log(interactions)
+
+    # The log user by user, each user's part in time order: histories are then slices that end before their target.
+    by_time = np.argsort(timestamps, kind="stable")
+    user_codes = pc.dictionary_encode(users).indices.to_numpy()
+    by_user = by_time[np.argsort(user_codes[by_time], kind="stable")]
+    user_codes = user_codes[by_user]
+    begins = np.flatnonzero(np.diff(user_codes, prepend=-1))  # (users,)
+    position = np.arange(len(by_user))
+    num_earlier = position - np.repeat(begins, np.diff(begins, append=len(by_user)))
+
+    # Rows in time order: where in `by_user` the target of each row stands.
+    place = np.empty_like(by_user)
+    place[by_user] = position
+    targets = place[by_time]
+    targets = targets[num_earlier[targets] > 0]
+    if len(targets) == 0:
+        raise ValueError(
+            f"Expected users with at least two interactions, but none of the {len(begins)} users has more than one. "
+            "Check that `user_id` names users and not sessions."
+        )
+
+    lengths = np.minimum(num_earlier[targets], max_history)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    # Entry j of a history of n items whose target stands at t is at t - n + j.
+    entries = np.repeat(targets - lengths - offsets[:-1], lengths) + np.arange(offsets[-1])
+    history = pa.LargeListArray.from_arrays(offsets, items.take(by_user[entries])).cast(pa.list_(pa.string()))
+    rows = pa.table(
+        {"user_id": users.take(by_user[targets]), "history": history, "target": items.take(by_user[targets])}
+    )
+    cuts = [0, int(len(rows) * train_share), int(len(rows) * (train_share + valid_share)), len(rows)]
+    return DatasetDict({split: Dataset(rows[start:stop]) for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:])})
+
+
+def _check_ratios(ratios: Sequence[float]) -> tuple[Fraction, Fraction]:
+    if len(ratios) != 3 or min(ratios) < 0 or ratios[0] <= 0 or not math.isclose(sum(ratios), 1, abs_tol=1e-9):
+        raise ValueError(
+            "Expected three ratios for train, valid and test that are not negative and sum to 1, but found "
+            f"{tuple(ratios)}. Pass, for example, `ratios=(0.8, 0.1, 0.1)`."
+        )
+    # As floats, 0.7 + 0.1 falls short of 0.8, and the cut could move by a row.
+    return tuple(Fraction(ratio).limit_denominator(1_000_000) for ratio in ratios[:2])
+
+
+def _read_log(interactions: Dataset) -> tuple[pa.Array, pa.Array, np.ndarray]:
+    required = ("user_id", "item_id", "timestamp")
+    missing = [name for name in required if name not in interactions.column_names]
+    if missing:
+        raise ValueError(
+            f"Expected `interactions` to have the columns {list(required)}, but {missing} are missing from "
+            f"{interactions.column_names}. Rename your columns with `rename_column`."
+        )
+    table = interactions.select_columns(list(required)).with_format("arrow")[:]
+    users, items, timestamps = (table[name].combine_chunks() for name in required)
+    for name, ids in (("user_id", users), ("item_id", items)):
+        if not pa.types.is_string(ids.type):
+            raise TypeError(
+                f"Expected `{name}` to be a string column, but found {ids.type}. Convert it with "
+                f'`interactions.cast_column("{name}", Value("string"))`.'
+            )
+    if pa.types.is_string(timestamps.type):
+        raise TypeError("Expected `timestamp` to hold numbers or dates, but found strings. Convert them first.")
+    for name, column in (("user_id", users), ("item_id", items), ("timestamp", timestamps)):
+        absent = pc.sum(pc.is_null(column, nan_is_null=True)).as_py()
+        if absent:
+            raise ValueError(f"Expected `{name}` without missing values, but found {absent} of them. Drop these rows.")
+    return users, items, timestamps.to_numpy(zero_copy_only=False)

@@ -1,0 +1,25 @@
+"""The Hub island: everything a checkpoint needs to be loaded and to recommend. Imports no other room."""
+
+from .configuration_tsrec import TSRecConfig
+from .generation_tsrec import TreeBeams, tree_beam_search
+from .indexing_tsrec import SIDIndex, SIDTrie
+from .modeling_tsrec import Recommendation, TSRecForCausalLM
+from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
+from .sa_init import SAInitReport, initialize_sid_embeddings
+from .tokenization_tsrec import TSRecTokenizer
+
+
+__all__ = [
+    "PROMPT_VERSION",
+    "PromptBuilder",
+    "Recommendation",
+    "SAInitReport",
+    "SIDIndex",
+    "SIDTrie",
+    "TSRecConfig",
+    "TSRecForCausalLM",
+    "TSRecTokenizer",
+    "TreeBeams",
+    "initialize_sid_embeddings",
+    "tree_beam_search",
+]

@@ -1,0 +1,68 @@
+"""Configuration of a TS-Rec recommender: its backbone's configuration and the settings that decide results."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
+
+
+@strict
+class TSRecConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`TSRecForCausalLM`].
+
+    Args:
+        backbone_config (`dict` or [`~transformers.PreTrainedConfig`], *optional*):
+            Configuration of the language model inside; its `model_type` says which. Defaults to Qwen2's.
+        sid_index_fingerprint (`str`, *optional*):
+            `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is refused.
+        prompt_version (`str`, *optional*):
+            Version of the prompts' wording. A checkpoint of another version is refused.
+        max_history (`int`, *optional*, defaults to `10`):
+            Most recent items of a history that prompts hold.
+        num_beams (`int`, *optional*, defaults to `50`):
+            Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
+        sid_initialization (`dict`, *optional*):
+            How the SID rows were initialised: the arguments and figures of the SA-Init report.
+
+    Example:
+
+    ```python
+    >>> from transformers import LlamaConfig
+    >>> from tsrec_hf import TSRecConfig
+
+    >>> config = TSRecConfig(backbone_config=LlamaConfig(num_hidden_layers=2))
+    >>> config.backbone_config.model_type, config.num_beams
+    ('llama', 50)
+    ```
+    """
+
+    model_type = "tsrec"
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2")}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    sid_index_fingerprint: str | None = None
+    prompt_version: str = PROMPT_VERSION
+    max_history: int = MAX_HISTORY
+    num_beams: int = 50
+    sid_initialization: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # Ties are the backbone's business; whoever asks the wrapper must hear the same.
+        self.tie_word_embeddings = self.backbone_config.tie_word_embeddings
+        # TRL 1.16 looks into `config.auto_map` and expects a dict there.
+        self.auto_map = getattr(self, "auto_map", None) or {}
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        """The backbone's configuration, so that `generate` and resized embeddings use the right sizes."""
+        return self.backbone_config
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the parent's; a local folder in the backbone's `_name_or_path` means nothing elsewhere and is left out."""
+        output = super().to_dict()
+        output["backbone_config"].pop("_name_or_path", None)
+        return output

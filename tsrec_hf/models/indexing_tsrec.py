@@ -1,0 +1,504 @@
+"""
+Which items exist and how their semantic IDs (SIDs) are spelled: `SIDIndex`, and `SIDTrie`, the same SIDs as a search tree.
+
+A SID is a tuple of `L` integer codes. Code `c` of level `l` is spelled by the token `index.tokens[l][c]`, so that codes are
+positions into the level's list of tokens. Indexes made from codes spell them `<a_0>`, `<a_1>`, ... (level `a`), `<b_0>`, ...
+(level `b`); indexes read from a file keep the spelling of the file.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+SID_INDEX_FILE = "sid_index.safetensors"
+MIN_LEVELS, MAX_LEVELS = 2, 8
+TOKEN_PATTERN = re.compile(r"<[^<>\s]+>")
+
+
+class SIDIndex:
+    r"""
+    The catalogue of a recommender: item ids and the semantic ID of each.
+
+    Args:
+        item_ids (`Sequence[str]`):
+            Ids of the items, unique.
+        codes (`np.ndarray` of shape `(num_items, num_levels)`):
+            Codes of each item, integers from 0; 2 to 8 levels. Several items may share a SID.
+        tokens (`Sequence[Sequence[str]]`, *optional*):
+            Token of every code, level by level. Defaults to `<a_0>`, `<a_1>`, ..., `<b_0>`, ... up to each level's highest
+            code.
+        titles (`Sequence[str]`, *optional*):
+            Title of each item, carried along for those who load the checkpoint.
+
+    Raises:
+        `TypeError`: item ids that are not strings, codes that are not integers.
+        `ValueError`: duplicate item ids, ragged or negative codes, codes without a token, tokens not of the form `<...>`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import SIDIndex
+
+    >>> index = SIDIndex(["apple", "pear", "nail"], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    >>> index.sid_of("pear")
+    '<a_0><b_1><c_0>'
+    >>> index.items_of("<a_0><b_1><c_0>")
+    ['pear']
+    >>> index.level_sizes
+    (2, 2, 2)
+    ```
+    """
+
+    def __init__(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray | Sequence[Sequence[int]],
+        tokens: Sequence[Sequence[str]] | None = None,
+        titles: Sequence[str] | None = None,
+    ):
+        self.item_ids = list(item_ids)
+        self.codes = _checked_codes(codes)
+        self.tokens = _default_tokens(self.codes) if tokens is None else [list(level) for level in tokens]
+        self.titles = None if titles is None else list(titles)
+        self._check()
+
+    def _check(self) -> None:
+        strays = [item_id for item_id in self.item_ids if not isinstance(item_id, str)]
+        if strays:
+            raise TypeError(
+                f"Expected item ids of type `str`, but found {strays[0]!r} of type `{type(strays[0]).__name__}`. "
+                "Convert the ids with `str` wherever they are read, so that every room names an item alike."
+            )
+        if len(self.item_ids) != len(self.codes):
+            raise ValueError(
+                f"Expected one row of codes per item, but found {len(self.item_ids)} item ids and {len(self.codes)} rows "
+                "of codes. Pass both in the same order."
+            )
+        if len(self._positions) != len(self.item_ids):
+            seen: set[str] = set()
+            twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
+            raise ValueError(f"Expected unique item ids, but {twice!r} occurs more than once. Remove the duplicate rows.")
+        if self.titles is not None and len(self.titles) != len(self.item_ids):
+            raise ValueError(f"Expected {len(self.item_ids)} titles, one per item, but found {len(self.titles)}.")
+        if len(self.tokens) != self.num_levels:
+            raise ValueError(
+                f"Expected tokens for {self.num_levels} levels (the codes' width), but found {len(self.tokens)}."
+            )
+        for level, (level_tokens, highest) in enumerate(zip(self.tokens, self.codes.max(axis=0))):
+            if highest >= len(level_tokens):
+                raise ValueError(
+                    f"Code {highest} of level {level} has no token: the level has {len(level_tokens)} tokens. "
+                    "Codes are positions into `tokens[level]`."
+                )
+        flat = [token for level_tokens in self.tokens for token in level_tokens]
+        malformed = next((token for token in flat if not TOKEN_PATTERN.fullmatch(token)), None)
+        if malformed is not None:
+            raise ValueError(
+                f"Expected SID tokens of the form '<a_12>' (no spaces, no inner brackets), but found {malformed!r}."
+            )
+        if len(set(flat)) != len(flat):
+            raise ValueError(
+                "Expected every SID token to belong to one code of one level, but a token occurs twice. "
+                "Give each level its own letter, such as '<a_12>' and '<b_12>'."
+            )
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._positions
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SIDIndex):
+            return NotImplemented
+        return (
+            self.item_ids == other.item_ids
+            and self.tokens == other.tokens
+            and self.titles == other.titles
+            and np.array_equal(self.codes, other.codes)
+        )
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(map(str, self.level_sizes))
+        return f"SIDIndex({len(self)} items, {self.num_levels} levels of {sizes} tokens)"
+
+    def __getstate__(self) -> dict:
+        # Cached look-ups are derived: dropping them keeps pickles small and `datasets` fingerprints stable.
+        return {name: self.__dict__[name] for name in ("item_ids", "codes", "tokens", "titles")}
+
+    @property
+    def num_levels(self) -> int:
+        """Number of codes in a SID."""
+        return self.codes.shape[1]
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Number of tokens of each level."""
+        return tuple(len(level_tokens) for level_tokens in self.tokens)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {item_id: position for position, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def _code_of_token(self) -> list[dict[str, int]]:
+        return [{token: code for code, token in enumerate(level_tokens)} for level_tokens in self.tokens]
+
+    @cached_property
+    def trie(self) -> "SIDTrie":
+        """The legal SIDs as a [`SIDTrie`] on the CPU, built on first use."""
+        return SIDTrie(self.codes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of item ids, codes and tokens: equal for two indexes that recommend the same items by the same SIDs."""
+        digest = hashlib.sha256(json.dumps([self.item_ids, self.tokens], ensure_ascii=False).encode())
+        digest.update(np.ascontiguousarray(self.codes).tobytes())
+        return digest.hexdigest()[:16]
+
+    def position_of(self, item_id: str) -> int:
+        """Row of `item_id` in `item_ids` and `codes`. Raises `KeyError` for an unknown item."""
+        try:
+            return self._positions[item_id]
+        except (KeyError, TypeError):
+            hint = f" Ids are strings: did you mean {str(item_id)!r}?" if str(item_id) in self._positions else ""
+            raise KeyError(
+                f"Item {item_id!r} is not among the {len(self)} items of this SID index.{hint} "
+                "Use ids of `sid_index.item_ids`, or build an index that holds the item."
+            ) from None
+
+    def positions_of(self, item_ids: Sequence[str]) -> list[int]:
+        """Rows of several items. Raises `KeyError` for an unknown item."""
+        return [self.position_of(item_id) for item_id in item_ids]
+
+    def spell(self, codes: Sequence[int]) -> str:
+        """The SID with these codes as a string, `<a_0><b_1><c_0>`."""
+        return "".join(level_tokens[code] for level_tokens, code in zip(self.tokens, codes, strict=True))
+
+    def parse(self, sid: str) -> tuple[int, ...]:
+        """Codes of a spelled SID. Raises `ValueError` where a token is not of this index."""
+        found = TOKEN_PATTERN.findall(sid)
+        if "".join(found) != sid or len(found) != self.num_levels:
+            raise ValueError(
+                f"Expected a SID of {self.num_levels} tokens such as {self.spell(self.codes[0])!r}, but found {sid!r}."
+            )
+        for level, token in enumerate(found):
+            if token not in self._code_of_token[level]:
+                raise ValueError(f"Token {token!r} in {sid!r} is not a token of level {level} of this SID index.")
+        return tuple(self._code_of_token[level][token] for level, token in enumerate(found))
+
+    def sid_of(self, item_id: str) -> str:
+        """SID of an item as a string, `<a_0><b_1><c_0>`. Raises `KeyError` for an unknown item."""
+        return self.spell(self.codes[self.position_of(item_id)])
+
+    def items_of(self, sid: str | Sequence[int]) -> list[str]:
+        """
+        Ids of the items that carry a SID, in index order.
+
+        Args:
+            sid (`str` or `Sequence[int]`):
+                The SID, spelled or as codes.
+
+        Returns:
+            `list[str]`: Empty for a SID of known tokens that no item carries.
+        """
+        codes = self.parse(sid) if isinstance(sid, str) else tuple(int(code) for code in sid)
+        if len(codes) != self.num_levels:
+            raise ValueError(f"Expected {self.num_levels} codes, but found {len(codes)}: {codes}.")
+        leaf = self.trie.find(codes)
+        return [] if leaf is None else [self.item_ids[position] for position in self.trie.items_of_leaf(leaf)]
+
+    def collisions(self) -> dict[str, list[str]]:
+        """SIDs that several items share, each with its items in index order."""
+        trie = self.trie
+        shared = (trie.leaf_offsets.diff() > 1).nonzero().flatten().tolist()
+        groups = [trie.items_of_leaf(leaf) for leaf in shared]
+        return {self.spell(self.codes[group[0]]): [self.item_ids[row] for row in group] for group in groups}
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "SIDIndex":
+        """
+        Reads MiniOneRec's `index.json`: `{"item id": ["<a_236>", "<b_231>", "<c_226>"], ...}`.
+
+        The levels' tokens are those that occur in the file, ordered by number, so `codes` are positions among them and not
+        the numbers in the tokens. Duplicate item ids, ragged SIDs and truncated files raise `ValueError`.
+        """
+        path = Path(path)
+        try:
+            pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
+            ) from error
+        if not pairs or not all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs):
+            raise ValueError(
+                f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least one '
+                "item."
+            )
+        item_ids, sids = zip(*pairs)
+        widths = {len(sid) for sid in sids}
+        if len(widths) != 1:
+            ragged = next(item for item, sid in pairs if len(sid) != len(sids[0]))
+            raise ValueError(
+                f"Expected SIDs of equal length in {path}, but item {item_ids[0]!r} has {len(sids[0])} tokens and item "
+                f"{ragged!r} has {len(dict(pairs)[ragged])}. Rebuild the index with one number of levels."
+            )
+        tokens = [sorted(set(level), key=_natural_key) for level in zip(*sids)]
+        code_of = [{token: code for code, token in enumerate(level)} for level in tokens]
+        codes = [[lookup[token] for lookup, token in zip(code_of, sid)] for sid in sids]
+        return cls(item_ids, codes, tokens=tokens)
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes MiniOneRec's `index.json`, the reverse of [`SIDIndex.from_json`]."""
+        sids = {
+            item_id: [level_tokens[code] for level_tokens, code in zip(self.tokens, codes)]
+            for item_id, codes in zip(self.item_ids, self.codes.tolist())
+        }
+        Path(path).write_text(json.dumps(sids, ensure_ascii=False), encoding="utf-8")
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes the index to `directory/sid_index.safetensors` and returns the file's path."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {"codes": self.codes, **_pack_strings("item_ids", self.item_ids)}
+        if self.titles is not None:
+            arrays |= _pack_strings("titles", self.titles)
+        path = directory / SID_INDEX_FILE
+        save_file(arrays, path, metadata={"format": "tsrec_sid_index_v1", "tokens": json.dumps(self.tokens)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SIDIndex":
+        """
+        Reads an index that [`SIDIndex.save`] wrote.
+
+        Args:
+            path (`str` or `Path`):
+                The folder that was saved to, or the file itself.
+        """
+        path = Path(path)
+        path = path / SID_INDEX_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
+            ) from error
+        if metadata.get("format") != "tsrec_sid_index_v1":
+            raise ValueError(
+                f"Expected {path} to be a SID index of format 'tsrec_sid_index_v1', but found "
+                f"{metadata.get('format')!r}. Write it with `SIDIndex.save` of this version."
+            )
+        titles = _unpack_strings(arrays, "titles") if "titles" in arrays else None
+        return cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], json.loads(metadata["tokens"]), titles)
+
+
+class SIDTrie:
+    r"""
+    The set of legal SIDs as flat tensors: a prefix tree in compressed sparse rows.
+
+    Node 0 is the root; the nodes of depth `d` (prefixes of `d` codes) are numbered in lexicographic order right after those
+    of depth `d - 1`, so the children of a node are a contiguous range. Leaves are numbered from 0 as well, in the same order.
+
+    Args:
+        codes (`np.ndarray` or `torch.Tensor` of shape `(num_items, num_levels)`):
+            Codes of each item.
+
+    Attributes:
+        first_child (`torch.Tensor` of shape `(num_nodes + 1,)`):
+            Children of node `n` are `first_child[n]` to `first_child[n + 1]`, exclusive.
+        node_codes (`torch.Tensor` of shape `(num_nodes,)`):
+            Last code of each node's prefix; 0 for the root.
+        max_children (`tuple[int]`):
+            Most children of any node, by depth of the parent.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from tsrec_hf import SIDTrie
+
+    >>> trie = SIDTrie([[0, 0], [0, 2], [3, 1]])
+    >>> nodes, codes, legal = trie.children(torch.tensor([0]), depth=0)
+    >>> codes.tolist(), legal.tolist()
+    ([[0, 3]], [[True, True]])
+    >>> trie.children(nodes[0], depth=1)[1:]
+    (tensor([[0, 2],
+            [1, 0]]), tensor([[ True,  True],
+            [ True, False]]))
+    ```
+    """
+
+    def __init__(self, codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]):
+        codes = _checked_codes(codes)
+        num_items, self.num_levels = codes.shape
+        order = _lexicographic_order(codes)
+        ordered = codes[order]
+        begins = np.zeros(num_items, dtype=bool)
+        begins[0] = True
+        # Rows of `ordered` where a new prefix of the current depth begins; the root begins at row 0.
+        firsts = [np.zeros(1, dtype=np.int64)]
+        for level in range(self.num_levels):
+            begins[1:] |= ordered[1:, level] != ordered[:-1, level]
+            firsts.append(np.flatnonzero(begins))
+        self.depth_starts = tuple(np.cumsum([0] + [len(first) for first in firsts]).tolist())
+        first_child, node_codes = [], [np.zeros(1, dtype=np.int32)]
+        for depth in range(self.num_levels):
+            children = np.searchsorted(firsts[depth + 1], firsts[depth]) + self.depth_starts[depth + 1]
+            first_child.append(children.astype(np.int32))
+            node_codes.append(ordered[firsts[depth + 1], depth])
+        num_nodes = self.depth_starts[-1]
+        # Leaves have no children: their ranges, and the range end of the last inner node, all stand at `num_nodes`.
+        first_child.append(np.full(len(firsts[-1]) + 1, num_nodes, dtype=np.int32))
+        self.first_child = torch.from_numpy(np.concatenate(first_child))
+        self.node_codes = torch.from_numpy(np.concatenate(node_codes))
+        self.leaf_offsets = torch.from_numpy(np.append(firsts[-1], num_items))
+        self.leaf_items = torch.from_numpy(order)
+        widths = self.first_child.diff()
+        self.max_children = tuple(
+            int(widths[start:stop].max()) for start, stop in zip(self.depth_starts[:-2], self.depth_starts[1:-1])
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of prefixes, the empty one included."""
+        return self.depth_starts[-1]
+
+    @property
+    def num_leaves(self) -> int:
+        """Number of distinct SIDs."""
+        return self.num_nodes - self.depth_starts[-2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self.first_child.device
+
+    def to(self, device: torch.device | str) -> "SIDTrie":
+        """The same trie with its tensors on `device`; itself if they lie there already."""
+        if torch.device(device) == self.device:
+            return self
+        moved = object.__new__(SIDTrie)
+        moved.__dict__ |= {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.__dict__.items()
+        }
+        return moved
+
+    def num_prefixes(self, depth: int) -> int:
+        """Number of legal prefixes of `depth` codes."""
+        return self.depth_starts[depth + 1] - self.depth_starts[depth]
+
+    def children(self, nodes: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Children of many prefixes of one depth, padded to the widest node of that depth. Makes no device synchronisation.
+
+        Args:
+            nodes (`torch.Tensor` of shape `(...)`):
+                Nodes of depth `depth`, on the trie's device.
+            depth (`int`):
+                Number of codes in the prefixes, from 0 (the root) to `num_levels - 1`.
+
+        Returns:
+            `tuple` of three `torch.Tensor` of shape `(..., max_children[depth])`: the children's nodes, their codes, and
+            which entries are real. Padding entries hold node 0 and code 0.
+        """
+        if not 0 <= depth < self.num_levels:
+            raise ValueError(f"Expected a depth from 0 to {self.num_levels - 1}, but found {depth}.")
+        nodes = nodes.long()
+        candidates = self.first_child[nodes].long().unsqueeze(-1) + torch.arange(
+            self.max_children[depth], device=self.device
+        )
+        legal = candidates < self.first_child[nodes + 1].unsqueeze(-1)
+        candidates = torch.where(legal, candidates, 0)
+        return candidates, self.node_codes[candidates].long(), legal
+
+    def find(self, codes: Sequence[int]) -> int | None:
+        """Leaf of a SID, or `None` where no item carries it."""
+        node = 0
+        for code in codes:
+            start, stop = self.first_child[node : node + 2].tolist()
+            child = start + int(torch.searchsorted(self.node_codes[start:stop], code))
+            if child == stop or int(self.node_codes[child]) != code:
+                return None
+            node = child
+        return node - self.depth_starts[-2]
+
+    def leaves_of(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Leaf numbers, from 0, of nodes of the deepest level."""
+        return nodes - self.depth_starts[-2]
+
+    def items_of_leaf(self, leaf: int) -> list[int]:
+        """Rows of the items that carry a leaf's SID, in index order."""
+        start, stop = self.leaf_offsets[leaf : leaf + 2].tolist()
+        return self.leaf_items[start:stop].tolist()
+
+
+def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -> np.ndarray:
+    if isinstance(codes, torch.Tensor):
+        codes = codes.detach().cpu().numpy()
+    if not isinstance(codes, np.ndarray):
+        widths = {len(row) for row in codes}
+        if len(widths) > 1:
+            raise ValueError(
+                f"Expected SIDs with equally many codes, but found rows of {min(widths)} and of {max(widths)} codes. "
+                "Rebuild the codes with one number of levels."
+            )
+        codes = np.asarray(codes)
+    if codes.ndim != 2 or len(codes) == 0 or not MIN_LEVELS <= codes.shape[1] <= MAX_LEVELS:
+        raise ValueError(
+            f"Expected codes of shape (items, levels) with at least one item and {MIN_LEVELS} to {MAX_LEVELS} levels, but "
+            f"found shape {codes.shape}."
+        )
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise TypeError(f"Expected integer codes, but found dtype `{codes.dtype}`. Codes are cluster numbers, from 0.")
+    if codes.min() < 0 or codes.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"Expected codes from 0 to 2**31 - 1, but found {codes.min()} to {codes.max()}.")
+    return np.ascontiguousarray(codes, dtype=np.int32)
+
+
+def _default_tokens(codes: np.ndarray) -> list[list[str]]:
+    sizes = (codes.max(axis=0) + 1).tolist()
+    return [[f"<{chr(ord('a') + level)}_{code}>" for code in range(size)] for level, size in enumerate(sizes)]
+
+
+def _lexicographic_order(codes: np.ndarray) -> np.ndarray:
+    # One stable sort of a mixed-radix key is several times faster than a sort per level, where the key fits.
+    sizes = codes.max(axis=0).astype(object) + 1
+    if np.prod(sizes) >= 2**63:
+        return np.lexsort(codes.T[::-1])
+    key = codes[:, 0].astype(np.int64)
+    for level in range(1, codes.shape[1]):
+        key *= int(sizes[level])
+        key += codes[:, level]
+    return np.argsort(key, kind="stable")
+
+
+def _natural_key(token: str) -> tuple:
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", token))
+
+
+def _pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
+    encoded = [string.encode() for string in strings]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in encoded], out=offsets[1:])
+    return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_offsets": offsets}
+
+
+def _unpack_strings(arrays: dict[str, np.ndarray], name: str) -> list[str]:
+    data, offsets = arrays[name].tobytes(), arrays[f"{name}_offsets"].tolist()
+    return [data[start:stop].decode() for start, stop in zip(offsets[:-1], offsets[1:])]

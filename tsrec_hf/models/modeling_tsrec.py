@@ -1,0 +1,281 @@
+"""The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+
+from .configuration_tsrec import TSRecConfig
+from .generation_tsrec import tree_beam_search
+from .indexing_tsrec import SIDTrie
+from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
+from .sa_init import initialize_sid_embeddings, resize_default_rows
+from .tokenization_tsrec import TSRecTokenizer
+
+
+class Recommendation(NamedTuple):
+    """One recommended item: its id, its SID as a string, and the SID's log-probability given the history."""
+
+    item_id: str
+    sid: str
+    score: float
+
+
+class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
+    r"""
+    A wrapper of any causal language model that recommends items by their semantic IDs.
+
+    Made by [`TSRecForCausalLM.from_backbone`]; then it saves, loads, trains and generates as every transformers model does,
+    and [`~TSRecForCausalLM.recommend`] turns histories into ranked items.
+
+    Args:
+        config ([`TSRecConfig`]):
+            Configuration.
+        backbone ([`~transformers.PreTrainedModel`], *optional*):
+            Language model to wrap. Defaults to a new one made from `config.backbone_config`.
+
+    Example:
+
+    ```python
+    >>> [[first, second]] = model.recommend(tokenizer, [["hammer", "nail"]], top_k=2, num_beams=4)
+    >>> first.item_id in tokenizer.sid_index and first.score >= second.score
+    True
+    ```
+    """
+
+    config_class = TSRecConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    # A dict, as PEFT expects: ties are declared by the backbone itself.
+    _tied_weights_keys = {}
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: TSRecConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.backbone = AutoModelForCausalLM.from_config(config.backbone_config) if backbone is None else backbone
+        self.post_init()
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The decoder without its head, which TRL's losses call."""
+        return self.backbone.base_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's input embeddings."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the backbone's input embeddings."""
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The backbone's output head."""
+        head = self.backbone.get_output_embeddings()
+        if not hasattr(head, "bias"):
+            # PEFT 0.21 wraps a trained head in a module without `bias`, which TRL 1.16's fused head reads.
+            head.bias = None
+        return head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replaces the backbone's output head."""
+        self.backbone.set_output_embeddings(value)
+
+    def prepare_inputs_for_generation(self, *args, **kwargs) -> dict[str, Any]:
+        """As the backbone's."""
+        return self.backbone.prepare_inputs_for_generation(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ):
+        """As the backbone's `forward`."""
+        return self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, labels=labels, **kwargs
+        )
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str | Path,
+        tokenizer: TSRecTokenizer,
+        semantics: Mapping[str, Any] | None = None,
+        sa_init_kwargs: Mapping[str, Any] | None = None,
+        **from_pretrained_kwargs,
+    ) -> "TSRecForCausalLM":
+        """
+        Wraps a pretrained language model and gives it rows for the SID tokens.
+
+        Args:
+            name_or_path (`str` or `Path`):
+                Hub id or folder of the backbone.
+            tokenizer ([`TSRecTokenizer`]):
+                Tokenizer made from the same backbone.
+            semantics ([`TokenSemantics`], *optional*):
+                Keywords of every SID token, from which SA-Init makes its row. Without them the rows start as
+                `resize_token_embeddings` would have made them.
+            sa_init_kwargs (`dict`, *optional*):
+                Arguments of [`initialize_sid_embeddings`], such as `{"pooling": "idf", "center": True}`.
+            from_pretrained_kwargs (*optional*):
+                Passed to `AutoModelForCausalLM.from_pretrained`: `dtype`, `attn_implementation`, `gguf_file`, `revision`, ...
+
+        Returns:
+            [`TSRecForCausalLM`]: In evaluation mode, as `from_pretrained` leaves models.
+        """
+        if semantics is None and sa_init_kwargs:
+            raise ValueError(
+                "Expected `semantics` with `sa_init_kwargs`: SA-Init needs the keywords of every SID token. Pass "
+                "`TokenSemantics`, or leave out `sa_init_kwargs`."
+            )
+        backbone = AutoModelForCausalLM.from_pretrained(name_or_path, **from_pretrained_kwargs)
+        if "gguf_file" in from_pretrained_kwargs:
+            # A model read from GGUF refuses to be saved, and its configuration would call the dequantised weights quantised:
+            # they move into a fresh model.
+            del backbone.config.quantization_config
+            fresh = AutoModelForCausalLM.from_config(backbone.config, dtype=backbone.dtype)
+            fresh.load_state_dict(backbone.state_dict())
+            fresh.generation_config = backbone.generation_config
+            backbone = fresh.eval()
+        token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
+        rows = backbone.get_input_embeddings().weight.shape[0]
+        if int(token_ids.min()) > rows:
+            raise ValueError(
+                f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows of "
+                "embeddings. Make the tokenizer with `TSRecTokenizer.from_backbone` from the same backbone."
+            )
+        if len(tokenizer) > rows:
+            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        resize_default_rows(backbone, token_ids)
+        config = TSRecConfig(
+            backbone_config=backbone.config,
+            sid_index_fingerprint=tokenizer.sid_index.fingerprint,
+            prompt_version=tokenizer.prompt_version,
+            sid_initialization={"pooling": "resize"},
+            dtype=backbone.dtype,
+            # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded with.
+            attn_implementation=backbone.config._attn_implementation,
+        )
+        model = cls(config, backbone=backbone).eval()
+        model.generation_config = backbone.generation_config
+        if semantics is not None:
+            report = initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
+            model.config.sid_initialization = report.to_dict()
+        return model
+
+    def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
+        """Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own."""
+        if not hasattr(tokenizer, "sid_index"):
+            raise TypeError(
+                f"Expected a `TSRecTokenizer`, but found `{type(tokenizer).__name__}`. Load the checkpoint's own with "
+                "`TSRecTokenizer.from_pretrained`."
+            )
+        if self.config.prompt_version != PROMPT_VERSION:
+            raise ValueError(
+                f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code builds "
+                f"prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, or train it "
+                "again."
+            )
+        if self.config.sid_index_fingerprint not in (None, tokenizer.sid_index.fingerprint):
+            raise ValueError(
+                f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer holds "
+                f"another, {tokenizer.sid_index.fingerprint} ({tokenizer.sid_index}). Load the tokenizer from the same "
+                "checkpoint."
+            )
+
+    def recommend(
+        self,
+        tokenizer: TSRecTokenizer,
+        histories: Sequence[Sequence[str]],
+        top_k: int = 10,
+        num_beams: int | None = None,
+        batch_size: int = 16,
+        progress: bool = False,
+    ) -> list[list[Recommendation]]:
+        """
+        Ranks the catalogue's items for each history by constrained beam search.
+
+        Args:
+            tokenizer ([`TSRecTokenizer`]):
+                The checkpoint's tokenizer.
+            histories (`Sequence[Sequence[str]]`):
+                Item ids of each user, oldest first. The most recent `config.max_history` are used.
+            top_k (`int`, *optional*, defaults to `10`):
+                Items to return per user. Items that share a SID all count, in index order.
+            num_beams (`int`, *optional*):
+                Prefixes kept at each level. Defaults to `config.num_beams` (50).
+            batch_size (`int`, *optional*, defaults to `16`):
+                Users decoded together.
+            progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
+
+        Returns:
+            `list[list[Recommendation]]`: For each user, best first. Shorter than `top_k` only where the catalogue is.
+
+        Raises:
+            `KeyError`: an item that the index does not hold. `ValueError`: an empty history, a tokenizer of another index, a
+            checkpoint of another prompt version, fewer beams than items asked for.
+        """
+        self.check_tokenizer(tokenizer)
+        num_beams = self.config.num_beams if num_beams is None else num_beams
+        if top_k < 1 or batch_size < 1:
+            raise ValueError(f"Expected `top_k` and `batch_size` of at least 1, but found {top_k} and {batch_size}.")
+        if num_beams < min(top_k, len(tokenizer.sid_index)):
+            raise ValueError(
+                f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
+                f"Pass `num_beams={top_k}` or more."
+            )
+        if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
+            raise TypeError(
+                "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of ids. "
+                "Pass `[history]` for one user."
+            )
+        prompts = PromptBuilder(tokenizer, max_history=self.config.max_history)
+        encoded = [prompts.sequence_prompt_ids(history) for history in histories]
+        index = tokenizer.sid_index
+        trie = index.trie.to(self.device)
+        level_token_ids = [torch.tensor(ids, device=self.device) for ids in tokenizer.sid_token_ids]
+        results: list[list[Recommendation]] = [[] for _ in histories]
+        # Users of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(encoded)), key=lambda user: len(encoded[user]), reverse=True)
+        was_training = self.training
+        self.eval()
+        try:
+            for start in tqdm(range(0, len(order), batch_size), desc="Recommending", disable=not progress):
+                users = order[start : start + batch_size]
+                input_ids, attention_mask = self._pad_left([encoded[user] for user in users])
+                beams = tree_beam_search(
+                    self.backbone, input_ids, attention_mask, trie, level_token_ids, num_beams
+                )
+                for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
+                    results[user] = _items_of_beams(index, trie, leaves, scores, top_k)
+        finally:
+            self.train(was_training)
+        return results
+
+    def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(map(len, rows))
+        # Padding is masked: any token id serves.
+        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
+        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        return input_ids, attention_mask
+
+
+def _items_of_beams(index, trie: SIDTrie, leaves: list[int], scores: list[float], top_k: int) -> list[Recommendation]:
+    found: list[Recommendation] = []
+    for leaf, score in zip(leaves, scores):
+        if score == -torch.inf or len(found) >= top_k:
+            break
+        rows = trie.items_of_leaf(leaf)
+        sid = index.spell(index.codes[rows[0]])
+        found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
+    return found[:top_k]

@@ -1,0 +1,109 @@
+"""
+The wording of every prompt, for training, reinforcement learning, evaluation and inference alike.
+
+The wording is short, since prompt tokens are what everything here costs, and puts the history last: the answer's SID follows
+the history's SIDs directly, so that one row can carry the loss of every next item of a user. The version is stored in each
+checkpoint, and a checkpoint of another version is refused rather than prompted with words it was not trained on.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .tokenization_tsrec import TSRecTokenizer
+
+
+PROMPT_VERSION = "1"
+MAX_HISTORY = 10
+
+
+class PromptBuilder:
+    r"""
+    Builds every prompt from item ids and SID tokens. Encode the strings with `add_special_tokens=False`: where the backbone
+    starts its texts with a token of its own, the prompts hold it already.
+
+    Args:
+        tokenizer ([`TSRecTokenizer`]):
+            Tokenizer with its SID index.
+        max_history (`int`, *optional*, defaults to `10`):
+            Items of a history that are kept, the most recent ones; the benchmark's protocol.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import PromptBuilder
+
+    >>> prompts = PromptBuilder(tokenizer)
+    >>> prompts.sequence_prompt(["hammer", "nail"])
+    'Items chosen in order:<a_0><b_0><c_0><a_0><b_1><c_0>'
+    >>> prompts.sid("saw")
+    '<a_0><b_0><c_1>'
+    ```
+    """
+
+    def __init__(self, tokenizer: "TSRecTokenizer", max_history: int = MAX_HISTORY):
+        if max_history < 1:
+            raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}.")
+        if tokenizer.prompt_version != PROMPT_VERSION:
+            raise ValueError(
+                f"This tokenizer belongs to prompt version {tokenizer.prompt_version!r}, but this code builds prompts of "
+                f"version {PROMPT_VERSION!r}. Load the checkpoint with the `tsrec_hf` release that trained it, or train "
+                "it again."
+            )
+        self.tokenizer = tokenizer
+        self.sid_index = tokenizer.sid_index
+        self.max_history = max_history
+
+    @cached_property
+    def _start(self) -> str:
+        """The backbone's start token, where its tokenizer adds one."""
+        bos = self.tokenizer.bos_token_id
+        starts_with_bos = bos is not None and self.tokenizer("a").input_ids[:1] == [bos]
+        return self.tokenizer.bos_token if starts_with_bos else ""
+
+    @property
+    def sequence_instruction(self) -> str:
+        """What stands before the history's SIDs in every sequence prompt."""
+        return f"{self._start}Items chosen in order:"
+
+    def sid(self, item_id: str) -> str:
+        """SID of an item as it stands in prompts and answers."""
+        return self.sid_index.sid_of(item_id)
+
+    def kept_history(self, history: Sequence[str]) -> Sequence[str]:
+        """
+        The most recent `max_history` items of a history.
+
+        Raises:
+            `TypeError`: a history that is one string. `ValueError`: an empty history.
+        """
+        if isinstance(history, str):
+            raise TypeError(f"Expected a history as a list of item ids, but found the string {history!r}.")
+        if len(history) == 0:
+            raise ValueError(
+                "Expected a history of at least one item, but found an empty one. Recommend by popularity to users "
+                "without history."
+            )
+        return history[-self.max_history :]
+
+    def sequence_prompt(self, history: Sequence[str]) -> str:
+        """
+        Prompt whose continuation is the SID of the next item.
+
+        Args:
+            history (`Sequence[str]`):
+                Item ids, oldest first. Only the most recent `max_history` are used.
+        """
+        return self.sequence_instruction + "".join(map(self.sid, self.kept_history(history)))
+
+    def sequence_prompt_ids(self, history: Sequence[str]) -> list[int]:
+        """Token ids of [`~PromptBuilder.sequence_prompt`], put together without tokenising the SIDs."""
+        sids = self.tokenizer.encode_sids(self.kept_history(history))
+        return self.instruction_ids + [token_id for sid in sids for token_id in sid]
+
+    @cached_property
+    def instruction_ids(self) -> list[int]:
+        """Token ids of `sequence_instruction`."""
+        return self.tokenizer(self.sequence_instruction, add_special_tokens=False).input_ids

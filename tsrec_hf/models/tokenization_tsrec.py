@@ -1,0 +1,119 @@
+"""Tokenizer of a TS-Rec recommender: its backbone's tokenizer plus one token for every code of every level."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+
+from .indexing_tsrec import SID_INDEX_FILE, SIDIndex
+from .prompting_tsrec import PROMPT_VERSION
+
+
+class TSRecTokenizer(PreTrainedTokenizerFast):
+    r"""
+    A backbone's tokenizer that spells semantic IDs as single tokens and carries the catalogue's SID index.
+
+    Made by [`TSRecTokenizer.from_backbone`]; saved and loaded with `save_pretrained`, `from_pretrained` and `push_to_hub`, the
+    index included. The class defines no `__init__`: transformers 5 would rebuild a subclass that does as a bare BPE.
+
+    Example:
+
+    ```python
+    >>> tokenizer.tokenize("like<a_0><b_1><c_0>")
+    ['like', '<a_0>', '<b_1>', '<c_0>']
+    >>> tokenizer.sid_index.items_of("<a_0><b_1><c_0>")
+    ['nail', 'screw']
+    ```
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "sid_index_file": SID_INDEX_FILE}
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str | Path, sid_index: SIDIndex, **kwargs) -> "TSRecTokenizer":
+        """
+        Adds the tokens of an index to a backbone's tokenizer.
+
+        Args:
+            name_or_path (`str` or `Path`):
+                Hub id or folder of the backbone.
+            sid_index ([`SIDIndex`]):
+                Catalogue whose tokens are added.
+            kwargs (*optional*):
+                Passed to `AutoTokenizer.from_pretrained`: `revision`, `gguf_file`, `token`, ...
+        """
+        if not isinstance(sid_index, SIDIndex):
+            raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(sid_index).__name__}`.")
+        base = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+        if not base.is_fast:
+            raise ValueError(
+                f"Expected a tokenizer backed by the `tokenizers` library for {str(name_or_path)!r}, but found "
+                f"`{type(base).__name__}`. Use a backbone that ships a `tokenizer.json`."
+            )
+        settings = {
+            name: value
+            for name, value in base.init_kwargs.items()
+            if name not in ("vocab_file", "merges_file", "tokenizer_file", "vocab", "merges", "added_tokens_decoder")
+            and name not in ("tokenizer_class", "auto_map", "backend", "gguf_file", "sid_index_file", "is_local", "local_files_only")
+        }
+        settings |= base.special_tokens_map
+        tokenizer = cls(
+            tokenizer_object=base.backend_tokenizer, **{**settings, "tsrec_prompt_version": PROMPT_VERSION}
+        )
+        tokenizer.chat_template = base.chat_template
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        # Special tokens would vanish under `skip_special_tokens=True`, and `single_word` would break adjacent tokens.
+        tokens = [token for level_tokens in sid_index.tokens for token in level_tokens]
+        tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+        tokenizer._attach(sid_index)
+        return tokenizer
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs) -> "TSRecTokenizer":
+        """As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well."""
+        tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        # The path means nothing once the index is read, and would travel into saved files.
+        index_file = tokenizer.init_kwargs.pop("sid_index_file", None)
+        if index_file is None:
+            raise FileNotFoundError(
+                f"Expected {SID_INDEX_FILE!r} beside the tokenizer in {str(pretrained_model_name_or_path)!r}, but there is "
+                "no such file. Save the tokenizer with `save_pretrained`, or make one with `TSRecTokenizer.from_backbone`."
+            )
+        tokenizer._attach(SIDIndex.load(index_file))
+        return tokenizer
+
+    def _attach(self, sid_index: SIDIndex) -> None:
+        vocabulary = self.get_vocab()
+        unknown = next((token for level in sid_index.tokens for token in level if token not in vocabulary), None)
+        if unknown is not None:
+            raise ValueError(
+                f"The SID index spells {unknown!r}, which is not a token of the tokenizer beside it: the two belong to "
+                "different checkpoints. Load both from one folder."
+            )
+        self._sid_index = sid_index
+        self._sid_token_ids = [[vocabulary[token] for token in level] for level in sid_index.tokens]
+
+    def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
+        file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
+        return (*file_names, str(self.sid_index.save(save_directory)))
+
+    @property
+    def sid_index(self) -> SIDIndex:
+        """The catalogue: item ids and their SIDs."""
+        return self._sid_index
+
+    @property
+    def prompt_version(self) -> str | None:
+        """Version of the prompts' wording that this tokenizer was saved with."""
+        return self.init_kwargs.get("tsrec_prompt_version")
+
+    @property
+    def sid_token_ids(self) -> list[list[int]]:
+        """Token id of every code, level by level: code `c` of level `l` is token `sid_token_ids[l][c]`."""
+        return self._sid_token_ids
+
+    def encode_sids(self, item_ids: Sequence[str]) -> list[list[int]]:
+        """Token ids of the SIDs of items, one list of `num_levels` ids per item, without tokenising text."""
+        codes = self.sid_index.codes[self.sid_index.positions_of(item_ids)]
+        token_ids = self.sid_token_ids
+        return [[token_ids[level][code] for level, code in enumerate(row)] for row in codes.tolist()]

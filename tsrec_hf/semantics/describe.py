@@ -1,0 +1,83 @@
+"""From SID tokens to what they mean: gather each token's cluster and let a teacher read it (TS-Rec's teacher step)."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tsrec_hf.models import SIDIndex
+
+from .keyword_teacher import KeywordTeacher
+from .token_semantics import TokenDescription, TokenSemantics
+
+
+logger = logging.getLogger(__name__)
+
+Item = Mapping[str, Any]
+
+
+class Teacher(Protocol):
+    """What [`describe_tokens`] asks of a teacher: one call a level, so that it can tell siblings apart."""
+
+    def describe(self, clusters: Mapping[str, Sequence[Item]]) -> Mapping[str, TokenDescription]:
+        """One description a token. `clusters` maps each token of a level to the items that carry it, never none."""
+
+
+def describe_tokens(items: Iterable[Item], sid_index: SIDIndex, teacher: Teacher = KeywordTeacher()) -> TokenSemantics:
+    r"""
+    Describes every SID token that occurs, from the items that carry it at its level.
+
+    Args:
+        items (`datasets.Dataset` or iterable of `dict`):
+            Rows with `item_id`, `title` and, for most teachers, `description`. Rows outside the index are left out.
+        sid_index ([`SIDIndex`]):
+            Which item carries which tokens.
+        teacher (*optional*, defaults to `KeywordTeacher()`):
+            Object with a method `describe(clusters) -> dict[token, TokenDescription]`, called once a level.
+
+    Returns:
+        [`TokenSemantics`]: One entry for every token with at least one item; levels in order.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.models import SIDIndex
+    >>> from tsrec_hf.semantics import describe_tokens
+
+    >>> items = [
+    ...     {"item_id": "1", "title": "Cobalt drill"},
+    ...     {"item_id": "2", "title": "Titanium drill"},
+    ...     {"item_id": "3", "title": "Latex glove"},
+    ... ]
+    >>> codes = np.array([[0, 0], [0, 1], [1, 0]], dtype=np.int32)
+    >>> semantics = describe_tokens(items, SIDIndex(["1", "2", "3"], codes))
+    >>> semantics["<a_0>"].keywords
+    ['drill', 'cobalt', 'titanium']
+    >>> semantics["<a_1>"].description
+    'Items about glove and latex. For example: Latex glove.'
+    ```
+    """
+    rows = {row["item_id"]: row for row in items}
+    missing = [item_id for item_id in sid_index.item_ids if item_id not in rows]
+    if missing:
+        raise ValueError(
+            f"Expected a row for each of the {len(sid_index.item_ids)} items of the SID index, found none for "
+            f"{len(missing)} of them, first {missing[0]!r}. Pass the catalogue that the index was built from."
+        )
+    entries: list[TokenDescription] = []
+    for level, tokens in enumerate(sid_index.tokens):
+        codes = np.asarray(sid_index.codes[:, level])
+        order = np.argsort(codes, kind="stable")
+        present, starts = np.unique(codes[order], return_index=True)
+        clusters = {
+            tokens[code]: [rows[sid_index.item_ids[position]] for position in positions]
+            for code, positions in zip(present, np.split(order, starts[1:]), strict=True)
+        }
+        described = teacher.describe(clusters)
+        entries.extend(described[token] for token in clusters)
+        logger.info(
+            "Level %d: described %d tokens, %d carry no item.", level, len(clusters), len(tokens) - len(present)
+        )
+    return TokenSemantics(entries)

@@ -1,0 +1,244 @@
+"""A teacher without a language model: a token means the words that set its cluster apart from its siblings.
+
+TS-Rec asks a teacher LLM for about 20 keywords and a description of a sample of each cluster. Here all items of the
+cluster are read, words and two-word phrases are ranked by class-based TF-IDF (one class a token, over the tokens of
+one level), and the description is put together from the best of them and the most typical titles. Nothing is
+downloaded and nothing is random.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .token_semantics import TokenDescription
+
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+# Two or more characters, one of them a letter: sizes such as "12" say little.
+WORD_PATTERN = r"(?u)\b(?=\w*[^\W\d_])\w\w+\b"
+# The most frequent words and phrases; bounds memory on large catalogues.
+VOCABULARY_SIZE = 200_000
+KEYWORDS_IN_DESCRIPTION = 5
+
+
+@dataclass(frozen=True)
+class KeywordTeacher:
+    r"""
+    Describes SID tokens by the words that separate their items from those of the other tokens of the level.
+
+    Every item votes once for each word and two-word phrase of its text and once more for those of its title, English
+    stop words left out. A phrase counts only if two items of the cluster share it, and a word that occurs in the
+    cluster only inside a chosen phrase is left out. Words that a single item uses, such as part numbers, come last.
+    An item without title and description is read by its other text columns. A cluster without any usable word gets
+    its titles as keywords, word for word. Needs scikit-learn: `pip install "tsrec_hf[keywords]"`.
+
+    Args:
+        num_keywords (`int`, *optional*, defaults to `20`):
+            Most keywords for one token.
+        num_titles (`int`, *optional*, defaults to `3`):
+            Most example titles in a description.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.semantics import KeywordTeacher
+
+    >>> clusters = {
+    ...     "<a_0>": [{"title": "Cobalt drill bit"}, {"title": "Steel drill bit"}, {"title": "Cobalt steel saw"}],
+    ...     "<a_1>": [{"title": "Steel tape measure"}, {"title": "Tape measure"}],
+    ... }
+    >>> semantics = KeywordTeacher(num_keywords=2).describe(clusters)
+    >>> semantics["<a_0>"].keywords  # steel is everywhere; drill and bit always come as "drill bit"
+    ['drill bit', 'cobalt']
+    >>> semantics["<a_1>"].description
+    'Items about tape measure and steel. For example: Steel tape measure; Tape measure.'
+    ```
+    """
+
+    num_keywords: int = 20
+    num_titles: int = 3
+
+    def __post_init__(self) -> None:
+        if self.num_keywords < 1 or self.num_titles < 0:
+            raise ValueError(
+                f"Expected `num_keywords` of at least 1 and `num_titles` of at least 0, found {self.num_keywords} and "
+                f"{self.num_titles}. The defaults are 20 and 3."
+            )
+
+    def describe(self, clusters: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, TokenDescription]:
+        r"""
+        Describes all tokens of one level.
+
+        Args:
+            clusters (`Mapping[str, Sequence[Mapping]]`):
+                Token -> the items that carry it. All tokens of a level at once: they are weighed against each other.
+
+        Returns:
+            `dict[str, TokenDescription]`: One entry a token, in the order of `clusters`.
+
+        Example:
+
+        ```python
+        >>> from tsrec_hf.semantics import KeywordTeacher
+
+        >>> teacher = KeywordTeacher()
+        >>> teacher.describe({"<a_0>": [{"title": "It"}], "<a_1>": [{"title": "Glue"}]})["<a_0>"].keywords
+        ['It']
+        ```
+        """
+        items = list(chain.from_iterable(clusters.values()))
+        sizes = [len(cluster) for cluster in clusters.values()]
+        terms, uses, title_uses = _count_terms([_text(item) for item in items], [_title(item) for item in items])
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        counts = _sum_rows(uses, sizes)  # (tokens, terms), in items
+        weights = class_tfidf(counts + _sum_rows(title_uses, sizes))
+        unshared = np.asarray(counts.sum(axis=0)).ravel() < 2  # (terms,)
+        described = {}
+        for row, (token, cluster) in enumerate(clusters.items()):
+            chosen = self._choose(terms, counts[row], weights[row], unshared)
+            typicality = uses[starts[row] : starts[row + 1]][:, chosen] @ weights[row, chosen].toarray().ravel()
+            titles = [_title(cluster[position]) for position in np.argsort(-typicality, kind="stable")]
+            titles = [title for title in dict.fromkeys(titles) if title]
+            keywords = [terms[column] for column in chosen] or titles[: self.num_keywords]
+            if not keywords:
+                raise ValueError(
+                    f"Expected a word or a title among the {len(cluster)} items of {token}, found none. Give these "
+                    f"items a title or a description: {[item.get('item_id') for item in cluster[:5]]}."
+                )
+            described[token] = TokenDescription(
+                token=token, description=_sentence(keywords, titles[: self.num_titles]), keywords=keywords
+            )
+        return described
+
+    def _choose(
+        self, terms: Sequence[str], counts: "csr_matrix", weights: "csr_matrix", unshared: np.ndarray
+    ) -> list[int]:
+        """Columns of one token's terms, best first, at most `num_keywords`; `counts` and `weights` are its rows."""
+        count_of = dict(zip(counts.indices.tolist(), counts.data.tolist(), strict=True))
+        ranked = sorted(
+            zip(weights.indices.tolist(), weights.data.tolist(), strict=True),
+            key=lambda pair: (
+                unshared[pair[0]],
+                -round(pair[1], 12),  # equal but for the order of additions
+                " " not in terms[pair[0]],  # phrases first
+                terms[pair[0]],
+            ),
+        )
+        chosen: list[int] = []
+        phrase_count: dict[str, int] = {}  # word -> largest count of a chosen phrase that holds it
+        for column, _ in ranked:
+            words, count = terms[column].split(" "), count_of[column]
+            if len(words) == 1:
+                redundant = phrase_count.get(words[0]) == count
+            else:
+                redundant = count < 2 or all(word in phrase_count for word in words)
+            if redundant:
+                continue
+            chosen.append(column)
+            if len(words) > 1:
+                phrase_count.update((word, max(count, phrase_count.get(word, 0))) for word in words)
+            if len(chosen) == self.num_keywords:
+                break
+        return chosen
+
+
+def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
+    r"""
+    Class-based TF-IDF: how much a term belongs to one class rather than to all.
+
+    The weight of term `t` in class `c` is `counts[c, t] / counts[c].sum() * log(1 + A / counts[:, t].sum())`,
+    where `A` is the average `counts[c].sum()` over the classes.
+
+    Args:
+        counts (`scipy.sparse.csr_matrix` of shape `(classes, terms)`):
+            Occurrences; every term occurs somewhere.
+
+    Returns:
+        `scipy.sparse.csr_matrix` of shape `(classes, terms)`: Weights, zero where the count is.
+
+    Example:
+
+    ```python
+    >>> from scipy.sparse import csr_matrix
+
+    >>> class_tfidf(csr_matrix([[3, 1], [0, 4]])).toarray().round(3)  # row sums 4 and 4, so A = 4
+    array([[0.635, 0.147],
+           [0.   , 0.588]])
+    ```
+    """
+    class_totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()  # (classes,)
+    term_totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()  # (terms,)
+    idf = np.log1p(class_totals.mean() / term_totals)
+    weights = counts.astype(np.float64).tocsr()
+    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    weights.data *= idf[weights.indices] / class_totals[rows]
+    return weights
+
+
+def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
+    """Terms of `texts`, then which text and which title uses them: 0 or 1, each of shape `(texts, terms)`."""
+    try:
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import CountVectorizer
+    except ImportError as error:
+        raise ImportError(
+            "`KeywordTeacher` needs scikit-learn, which is not installed. "
+            'Install it with `pip install "tsrec_hf[keywords]"`.'
+        ) from error
+    vectorizer = CountVectorizer(
+        stop_words="english",
+        ngram_range=(1, 2),
+        token_pattern=WORD_PATTERN,
+        max_features=VOCABULARY_SIZE,
+        binary=True,
+        dtype=np.int32,
+    )
+    analyze = vectorizer.build_analyzer()
+    if not any(analyze(text) for text in texts):  # scikit-learn refuses an empty vocabulary
+        nobody = csr_matrix((len(texts), 0), dtype=np.int32)
+        return [], nobody, nobody
+    uses = csr_matrix(vectorizer.fit_transform(texts))
+    return vectorizer.get_feature_names_out().tolist(), uses, csr_matrix(vectorizer.transform(titles))
+
+
+def _sum_rows(uses: "csr_matrix", sizes: Sequence[int]) -> "csr_matrix":
+    """Sums of consecutive rows, `sizes[c]` of them for class `c`; shape `(classes, terms)`."""
+    from scipy.sparse import csr_matrix
+
+    num_rows = sum(sizes)
+    classes = np.repeat(np.arange(len(sizes)), sizes)  # (rows,)
+    membership = csr_matrix(
+        (np.ones(num_rows, dtype=np.int32), (classes, np.arange(num_rows))), (len(sizes), num_rows)
+    )
+    return membership @ uses
+
+
+def _title(item: Mapping[str, Any]) -> str:
+    return _words_of(item.get("title")).strip()
+
+
+def _text(item: Mapping[str, Any]) -> str:
+    """Title and description; the other text columns if both are empty."""
+    text = f"{_title(item)}\n{_words_of(item.get('description'))}".strip()
+    return text or "\n".join(_words_of(value) for name, value in item.items() if name != "item_id").strip()
+
+
+def _words_of(value: Any) -> str:
+    """A column's words: strings and lists of strings, such as genres; anything else has none."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(part for part in value if isinstance(part, str)) if isinstance(value, list) else ""
+
+
+def _sentence(keywords: Sequence[str], titles: Sequence[str]) -> str:
+    """`Items about a, b and c. For example: X; Y.`"""
+    named = keywords[:KEYWORDS_IN_DESCRIPTION]
+    topic = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    examples = "; ".join(title.rstrip(".") for title in titles)
+    return f"Items about {topic}." + (f" For example: {examples}." if examples else "")

@@ -1,0 +1,108 @@
+"""What each SID token means: the teacher's description and keywords of the items that carry it."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TokenDescription:
+    """
+    Meaning of one SID token.
+
+    Attributes:
+        token (`str`): The token, such as `<a_12>`.
+        description (`str`): What the items of its cluster share, in a sentence or more.
+        keywords (`list[str]`): About 20 words or short phrases.
+    """
+
+    token: str
+    description: str
+    keywords: list[str]
+
+
+class TokenSemantics(Mapping[str, TokenDescription]):
+    r"""
+    The meaning of SID tokens, looked up by token.
+
+    Args:
+        entries (`Iterable[TokenDescription]`):
+            One entry per token.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import TokenDescription, TokenSemantics
+
+    >>> semantics = TokenSemantics([TokenDescription("<a_0>", "Tools for wood.", ["saw", "hammer"])])
+    >>> semantics["<a_0>"].keywords
+    ['saw', 'hammer']
+    ```
+    """
+
+    def __init__(self, entries: Iterable[TokenDescription]):
+        self._entries: dict[str, TokenDescription] = {}
+        for entry in entries:
+            if entry.token in self._entries:
+                raise ValueError(f"Expected one entry per token, but {entry.token!r} occurs twice. Merge its keywords.")
+            self._entries[entry.token] = entry
+
+    def __getitem__(self, token: str) -> TokenDescription:
+        try:
+            return self._entries[token]
+        except KeyError:
+            raise KeyError(
+                f"Token {token!r} has no description among the {len(self)} known tokens. Describe it, or use the semantics "
+                "of this SID index."
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._entries
+
+    def __repr__(self) -> str:
+        return f"TokenSemantics({len(self)} tokens)"
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "TokenSemantics":
+        """
+        Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`.
+
+        Raises:
+            `ValueError`: a truncated file, an entry without one of the three fields or with another type, a token that occurs
+            twice.
+        """
+        path = Path(path)
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
+            ) from error
+        if not isinstance(rows, list):
+            raise ValueError(f"Expected {path} to hold a list of entries, but found `{type(rows).__name__}`.")
+        return cls(_entry(row, number, path) for number, row in enumerate(rows))
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the file that [`TokenSemantics.from_json`] reads."""
+        rows = [asdict(entry) for entry in self._entries.values()]
+        Path(path).write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _entry(row: object, number: int, path: Path) -> TokenDescription:
+    fields = {"token": str, "description": str, "keywords": list}
+    if not isinstance(row, dict) or any(not isinstance(row.get(name), kind) for name, kind in fields.items()):
+        found = {name: type(value).__name__ for name, value in row.items()} if isinstance(row, dict) else row
+        raise ValueError(
+            f"Expected entry {number} of {path} to hold `token` (str), `description` (str) and `keywords` (list), but found "
+            f"{found}."
+        )
+    if not all(isinstance(word, str) for word in row["keywords"]):
+        raise ValueError(f"Expected the keywords of {row['token']!r} in {path} to be strings, but found {row['keywords']}.")
+    return TokenDescription(row["token"], row["description"], list(row["keywords"]))

@@ -1,0 +1,84 @@
+"""Text embeddings from a language model's hidden states: the recommender's own backbone can embed its items."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import tqdm
+
+
+def mean_pooled_embeddings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int = 32,
+    max_length: int = 128,
+) -> np.ndarray:
+    r"""
+    Unit-length text embeddings: a model's last hidden states, averaged over the tokens of each text.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Anything `AutoModel` or `AutoModelForCausalLM` gives. The language model head, if any, is not run.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer. A padding token is not needed.
+        texts (`Sequence[str]`):
+            Texts with at least one token each.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Texts in one forward pass. Texts of like length share a batch, the longest come first.
+        max_length (`int`, *optional*, defaults to `128`):
+            Tokens after which a text is cut off.
+
+    Returns:
+        `np.ndarray` of shape `(texts, hidden)`: float32 rows of norm 1, in the order of `texts`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.sids import mean_pooled_embeddings
+
+    >>> embeddings = mean_pooled_embeddings(model, tokenizer, ["steel drill bit", "drill", "steel drill bit"])
+    >>> embeddings.shape[0], str(embeddings.dtype)
+    (3, 'float32')
+    >>> bool(abs(embeddings[0] - embeddings[2]).max() < 1e-6)
+    True
+    ```
+    """
+    if not texts:
+        raise ValueError("Expected at least one text, found none. Pass one text an item.")
+    input_ids = [
+        torch.tensor(ids, dtype=torch.long)
+        for ids in tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    ]
+    lengths = np.array([len(ids) for ids in input_ids])
+    if lengths.min() == 0:
+        raise ValueError(
+            f"Expected at least one token in every text, found none in text {int(lengths.argmin())} "
+            f"({texts[int(lengths.argmin())]!r}). Give items without text a placeholder such as their id."
+        )
+    order = np.argsort(-lengths, kind="stable")
+    embeddings = None
+    was_training = model.training
+    model.eval()
+    for start in tqdm(range(0, len(texts), batch_size), desc="Embedding texts", unit="batch"):
+        rows = order[start : start + batch_size]
+        pooled = _mean_hidden_states(model, [input_ids[row] for row in rows])
+        if embeddings is None:
+            embeddings = np.empty((len(texts), pooled.shape[1]), dtype=np.float32)
+        embeddings[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+    model.train(was_training)
+    return embeddings
+
+
+@torch.inference_mode()
+def _mean_hidden_states(model: PreTrainedModel, input_ids: list[torch.Tensor]) -> torch.Tensor:
+    """Mean of the last hidden states over each row's tokens, float32 of shape `(rows, hidden)`."""
+    # Padded on the right whatever the tokenizer says: default position ids then fit, and the mask hides the filling.
+    padded = pad_sequence(input_ids, batch_first=True, padding_value=0).to(model.device)  # (rows, tokens)
+    mask = pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True).to(model.device)
+    decoded = model.base_model(input_ids=padded, attention_mask=mask)
+    hidden = decoded.last_hidden_state.float()  # (rows, tokens, hidden)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

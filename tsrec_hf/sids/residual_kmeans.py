@@ -1,0 +1,248 @@
+"""Residual k-means: item embeddings to semantic IDs (TS-Rec, arXiv 2602.22632, section on semantic IDs).
+
+Level 0 clusters the embeddings, level 1 clusters what level 0 leaves over, and so on. No encoder stands in front and
+nothing is trained by gradient: an item's codes are the nearest centroids of its successive residuals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+
+CENTROIDS_NAME = "residual_kmeans.safetensors"
+
+
+class ResidualKMeans:
+    r"""
+    Turns embeddings into semantic IDs by k-means on successive residuals, one clustering a level.
+
+    The same embeddings and seed give the same codes. Items may share all their codes: such collisions are kept.
+
+    Args:
+        level_sizes (`Sequence[int]`):
+            Number of codes at each level, first level first. None may exceed the number of items given to [`fit`].
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the first centroids of level 0; level `l` uses `seed + l`.
+        num_iterations (`int`, *optional*, defaults to `25`):
+            Lloyd iterations a level.
+
+    Attributes:
+        centroids (`list[np.ndarray]`):
+            One float32 array of shape `(level_size, dim)` a level; empty before [`fit`].
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import ResidualKMeans
+
+    >>> embeddings = np.array([[-1.0], [1.0], [99.0], [101.0]])
+    >>> codes = ResidualKMeans([2, 2]).fit(embeddings).encode(embeddings)
+    >>> codes.shape
+    (4, 2)
+    >>> bool(codes[0, 0] == codes[1, 0] != codes[2, 0])  # level 0 tells -1 and 1 from 99 and 101
+    True
+    >>> bool(codes[0, 1] == codes[2, 1] != codes[1, 1])  # level 1 tells "one below the centroid" from "one above"
+    True
+    ```
+    """
+
+    def __init__(self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25) -> None:
+        self.level_sizes = [int(size) for size in level_sizes]
+        if not self.level_sizes or min(self.level_sizes) < 1:
+            raise ValueError(
+                f"Expected at least one level and one code a level, found `level_sizes={list(level_sizes)}`. "
+                "Pass for example `level_sizes=[256, 256, 256]`."
+            )
+        if num_iterations < 1:
+            raise ValueError(f"Expected `num_iterations` of at least 1, found {num_iterations}. The default is 25.")
+        self.seed = seed
+        self.num_iterations = num_iterations
+        self.centroids: list[np.ndarray] = []
+
+    def fit(self, embeddings: np.ndarray) -> ResidualKMeans:
+        r"""
+        Learns the centroids of every level.
+
+        Args:
+            embeddings (`np.ndarray` of shape `(items, dim)`):
+                One finite vector an item. All of them are used, whatever the number of clusters.
+
+        Returns:
+            [`ResidualKMeans`]: Itself, so that calls can be chained.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2]).fit(np.array([[0.0], [2.0], [10.0], [12.0]]))
+        >>> sorted(quantizer.centroids[0].ravel().tolist())
+        [1.0, 11.0]
+        ```
+        """
+        residual = _as_matrix(embeddings)  # (items, dim)
+        num_items, dim = residual.shape
+        if num_items < max(self.level_sizes):
+            raise ValueError(
+                f"Expected at least {max(self.level_sizes)} items, one a code of the widest level, found {num_items}. "
+                f"Lower `level_sizes` (now {self.level_sizes})."
+            )
+        centroids = []
+        for level, size in enumerate(self.level_sizes):
+            clustering = faiss.Kmeans(
+                dim,
+                size,
+                niter=self.num_iterations,
+                seed=self.seed + level,
+                min_points_per_centroid=1,  # faiss warns below 39 points a centroid; small catalogues are normal here
+                max_points_per_centroid=num_items,  # faiss would sample 256 points a centroid
+            )
+            clustering.train(residual)
+            centroids.append(np.array(clustering.centroids, dtype=np.float32).reshape(size, dim))
+            # The assignment inside faiss precedes its last centroid update, so it is not the one that `encode` makes.
+            residual = residual - centroids[-1][_nearest(residual, centroids[-1])]
+        self.centroids = centroids
+        return self
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray:
+        r"""
+        Codes of embeddings, also of items that were not there in [`fit`].
+
+        Args:
+            embeddings (`np.ndarray` of shape `(items, dim)`):
+                One finite vector an item, as wide as those given to [`fit`].
+
+        Returns:
+            `np.ndarray` of shape `(items, levels)`: int32 codes; at every level the centroid nearest to the residual.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2]).fit(np.array([[0.0], [2.0], [10.0], [12.0]]))
+        >>> codes = quantizer.encode(np.array([[3.0], [8.0]]))
+        >>> quantizer.centroids[0][codes[:, 0]].ravel().tolist()
+        [1.0, 11.0]
+        ```
+        """
+        self._check_fitted()
+        residual = _as_matrix(embeddings)  # (items, dim)
+        dim = self.centroids[0].shape[1]
+        if residual.shape[1] != dim:
+            raise ValueError(
+                f"Expected embeddings with {dim} columns, as in `fit`, found {residual.shape[1]}. "
+                "Embed these items with the model that embedded the others."
+            )
+        codes = np.empty((len(residual), len(self.centroids)), dtype=np.int32)
+        for level, centroids in enumerate(self.centroids):
+            codes[:, level] = _nearest(residual, centroids)
+            residual = residual - centroids[codes[:, level]]
+        return codes
+
+    def save(self, directory: str | Path) -> None:
+        r"""
+        Writes the centroids and settings to `residual_kmeans.safetensors`.
+
+        Args:
+            directory (`str` or `Path`):
+                Folder to write to; made if missing.
+
+        Example:
+
+        ```python
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2]).fit(np.array([[0.0], [10.0]]))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     quantizer.save(directory)
+        ...     ResidualKMeans.load(directory).level_sizes
+        [2]
+        ```
+        """
+        self._check_fitted()
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {f"level_{level}": centroids for level, centroids in enumerate(self.centroids)},
+            directory / CENTROIDS_NAME,
+            metadata={"settings": json.dumps({"seed": self.seed, "num_iterations": self.num_iterations})},
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ResidualKMeans:
+        r"""
+        Reads what [`save`] wrote; [`encode`] then gives the same codes.
+
+        Args:
+            directory (`str` or `Path`):
+                Folder that holds `residual_kmeans.safetensors`.
+
+        Returns:
+            [`ResidualKMeans`]: Ready to [`encode`].
+
+        Example:
+
+        ```python
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2], seed=3).fit(np.array([[0.0], [10.0]]))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     quantizer.save(directory)
+        ...     loaded = ResidualKMeans.load(directory)
+        >>> loaded.seed, bool((loaded.centroids[0] == quantizer.centroids[0]).all())
+        (3, True)
+        ```
+        """
+        path = Path(directory) / CENTROIDS_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Expected {CENTROIDS_NAME!r} in {str(directory)!r}, found no such file. "
+                "Write it with `ResidualKMeans.save(directory)`."
+            )
+        with safe_open(path, framework="numpy") as file:
+            settings = json.loads(file.metadata()["settings"])
+            centroids = [file.get_tensor(f"level_{level}") for level in range(len(file.keys()))]
+        quantizer = cls([len(level) for level in centroids], **settings)
+        quantizer.centroids = centroids
+        return quantizer
+
+    def _check_fitted(self) -> None:
+        if not self.centroids:
+            raise RuntimeError(
+                "Expected centroids, found none. Call `fit(embeddings)` or `ResidualKMeans.load(directory)`."
+            )
+
+
+def _as_matrix(embeddings: np.ndarray) -> np.ndarray:
+    """`embeddings` as the contiguous float32 matrix that faiss reads, of shape `(items, dim)`."""
+    matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"Expected embeddings of shape (items, dim), found {matrix.shape}. Pass one vector an item.")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"Expected finite embeddings, found NaN or infinity in {(~finite).sum()} of {len(matrix)} rows, first in "
+            f"row {int(np.argmin(finite))}. Embed those items again, in float32 if half precision overflowed."
+        )
+    return matrix
+
+
+def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Index of the centroid nearest to each point, of shape `(points,)`."""
+    _, nearest = faiss.knn(points, centroids, 1)
+    return nearest[:, 0]

@@ -1,0 +1,261 @@
+"""
+Supervised fine-tuning of a TS-Rec recommender: TRL's `SFTTrainer` with rows of several tasks, the loss of each task in the
+logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
+
+- rows come tokenised, with `input_ids`, `labels` and `task`; those that are too long lose their oldest whole items;
+- `loss` is the sum over label tokens, each times its task's weight, divided by the number of label tokens of the step;
+- evaluation recommends for a fixed sample of users, so that `metric_for_best_model="eval_ndcg@10"` works.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel
+from trl import SFTTrainer
+
+from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
+from tsrec_hf.evaluation import RecommendationEvaluator
+from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+
+from .sft_config import TSRecSFTConfig
+from .sid_rows import count_sid_row_parameters, sid_rows_only
+
+
+logger = logging.getLogger(__name__)
+
+# The sample of users is the same for every seed, so that runs can be compared.
+SAMPLE_SEED = 0
+
+
+class TSRecSFTTrainer(SFTTrainer):
+    r"""
+    Trains a recommender on rows of the sequence task and of the text tasks.
+
+    Args:
+        model ([`TSRecForCausalLM`] or `str`):
+            The recommender, or the folder or Hub id of its checkpoint.
+        args ([`TSRecSFTConfig`], *optional*):
+            Settings.
+        train_dataset (`Dataset`):
+            Rows with `input_ids`, `labels` and `task`, from `build_sequence_rows` or `build_sft_mixture`.
+        eval_dataset (`Dataset`, *optional*):
+            Rows of the same kind, for the loss.
+        eval_interactions (`Dataset`, *optional*):
+            Rows with `history` and `target`; a sample of them is recommended for, which adds `eval_hr@k`, `eval_ndcg@k` (by
+            item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
+        processing_class ([`TSRecTokenizer`], *optional*):
+            The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
+        kwargs (*optional*):
+            As [`~trl.SFTTrainer`]'s.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from tsrec_hf import TSRecSFTConfig, TSRecSFTTrainer, build_sequence_rows
+
+    >>> args = TSRecSFTConfig(
+    ...     tempfile.mkdtemp(), max_steps=1, report_to="none", use_cpu=True, bf16=False, disable_tqdm=True
+    ... )
+    >>> rows = build_sequence_rows(dataset.train, tokenizer)
+    >>> trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+    >>> trainer.train().global_step
+    1
+    ```
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        args: TSRecSFTConfig | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: TSRecTokenizer | None = None,
+        eval_interactions: Dataset | None = None,
+        **kwargs,
+    ):
+        if args is None:
+            args = TSRecSFTConfig("tsrec-sft")
+        if processing_class is None:
+            if not isinstance(model, str):
+                raise ValueError("Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model.")
+            processing_class = TSRecTokenizer.from_pretrained(model)
+        if data_collator is None:
+            data_collator = DataCollatorForTSAlign(
+                processing_class, pad_to_multiple_of=args.pad_to_multiple_of, task_weights=args.task_weights
+            )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.recommender.check_tokenizer(processing_class)
+        self._evaluator = self._sample = None
+        if eval_interactions is not None and args.eval_num_users > 0:
+            size = min(args.eval_num_users, len(eval_interactions))
+            self._sample = eval_interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
+            # Cold slices are not reported during training, so the training rows do not matter here.
+            self._evaluator = RecommendationEvaluator(self._sample, processing_class.sid_index, train=self._sample)
+        self._task_sums = {mode: self._new_task_sums() for mode in ("train", "eval")}
+        self._task_step = 0
+
+    @property
+    def recommender(self) -> TSRecForCausalLM:
+        """The model without what PEFT or a distributed launcher wrapped around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def describe(self) -> str:
+        """What is on in this run: SID initialisation, rows of each task, trainable parameters."""
+        rows = Counter(self.train_dataset["task"]) if "task" in self.train_dataset.column_names else {}
+        initialization = dict(self.recommender.config.sid_initialization or {})
+        initialization.pop("levels", None)
+        if self.args.trainable_part == "sid_rows":
+            trainable = count_sid_row_parameters(self.recommender, self.processing_class)
+        else:
+            trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"SID initialisation: {initialization or 'unknown'}\n"
+            f"Rows per task: {dict(rows) or len(self.train_dataset)}; task weights: {self.args.task_weights or 'all 1'}\n"
+            f"Trainable parameters: {trainable:,} of {total:,} ({self.args.trainable_part})"
+        )
+
+    def train(self, *args, **kwargs):
+        """As the parent's; logs [`~TSRecSFTTrainer.describe`] first."""
+        if self.is_world_process_zero():
+            logger.info(self.describe())
+        if self.args.trainable_part == "all":
+            return super().train(*args, **kwargs)
+        with sid_rows_only(self.recommender, self.processing_class):
+            return super().train(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if isinstance(dataset, Dataset) and "labels" not in dataset.column_names:
+            raise ValueError(
+                f"Expected a {dataset_name} dataset with tokenised rows (`input_ids`, `labels`, `task`), but found the columns "
+                f"{dataset.column_names}. Build it with `build_sequence_rows` or `build_sft_mixture`."
+            )
+        if isinstance(dataset, Dataset) and args.max_length is not None:
+            dataset, report = drop_oldest_items(dataset, processing_class, args.max_length)
+            if report.rows:
+                logger.warning(
+                    f"{report.rows} rows of the {dataset_name} dataset were longer than max_length={args.max_length} and lost "
+                    f"their {report.items} oldest items, {report.targets} of them targets."
+                )
+        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if "task" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "task"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As the parent's, with each row's loss times its task's weight; keeps the sums of each task for the logs."""
+        task_ids, weights = inputs.pop("task_ids", None), inputs.pop("loss_weights", None)
+        if task_ids is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mode = "train" if self.model.training else "eval"
+
+        def weighted_model(**model_inputs):
+            outputs = model(**model_inputs)
+            if not model_inputs.get("fused_lm_head"):
+                return outputs
+            self._add_task_sums(mode, outputs, task_ids, num_items_in_batch)
+            outputs.log_probs = outputs.log_probs * weights.unsqueeze(-1).to(outputs.log_probs.dtype)
+            return outputs
+
+        return super().compute_loss(weighted_model, inputs, return_outputs, num_items_in_batch)
+
+    def _new_task_sums(self) -> SimpleNamespace:
+        zeros = torch.zeros(len(TASKS), dtype=torch.float64)
+        return SimpleNamespace(losses=zeros.clone(), shares=zeros.clone(), rows=0)
+
+    @torch.no_grad()
+    def _add_task_sums(self, mode: str, outputs: Any, task_ids: torch.Tensor, num_items_in_batch) -> None:
+        """
+        Adds each task's part of this batch's loss, before weights, and its share of the label tokens.
+
+        In training both are parts of the whole step, over all its batches and processes. In evaluation the batch's mean loss
+        counts once per row, as `Trainer` averages it; rows that a distributed sampler repeats to fill up are left out.
+        """
+        losses = -outputs.log_probs.float().sum(dim=-1)  # (batch,)
+        tokens = outputs.label_mask.float().sum(dim=-1)  # (batch,)
+        if mode == "train":
+            scale = 1.0 / float(tokens.sum() if num_items_in_batch is None else num_items_in_batch)
+        else:
+            scale = len(tokens) / float(tokens.sum())
+            losses, tokens, task_ids = self.accelerator.gather_for_metrics(
+                (losses * scale, tokens * scale, task_ids)
+            )
+            scale = 1.0
+        sums = self._task_sums[mode]
+        # Indexed additions in float64 on the CPU: three numbers a row.
+        sums.losses.index_add_(0, task_ids.cpu(), losses.cpu().double() * scale)
+        sums.shares.index_add_(0, task_ids.cpu(), tokens.cpu().double() * scale)
+        sums.rows += len(task_ids)
+
+    def _task_metrics(self, mode: str) -> dict[str, float]:
+        sums, self._task_sums[mode] = self._task_sums[mode], self._new_task_sums()
+        if mode == "train":
+            steps = max(self.state.global_step - self._task_step, 1)
+            self._task_step = self.state.global_step
+            both = torch.stack([sums.losses, sums.shares]).float().to(self.accelerator.device)
+            losses, shares = (self.accelerator.reduce(both, reduction="sum").cpu() / steps).tolist()
+        else:
+            losses, shares = (torch.stack([sums.losses, sums.shares]) / max(sums.rows, 1)).tolist()
+        prefix = "" if mode == "train" else "eval_"
+        metrics = {}
+        for task, loss, share in zip(TASKS, losses, shares):
+            if share > 0:
+                metrics[f"{prefix}loss/{task}"] = loss / share
+                metrics[f"{prefix}share/{task}"] = share
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """
+        As the parent's, with `loss/<task>`, the mean loss of the task's label tokens, and `share/<task>`, their share of all label
+        tokens: the sum of weight x share x loss over tasks is `loss`.
+        """
+        mode = "train" if self.model.training else "eval"
+        if mode == "train" and "loss" in logs:
+            logs |= self._task_metrics("train")
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+        """As the parent's, with the metrics of the recommendations and the loss of each task."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        task_metrics = {name.removeprefix("eval_"): value for name, value in self._task_metrics("eval").items()}
+        metrics = {**task_metrics, **self._recommendation_metrics()}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def _recommendation_metrics(self) -> dict[str, float]:
+        if self._evaluator is None:
+            return {}
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        histories = self._sample["history"][:]
+        num_beams = self.args.eval_num_beams
+        mine = self.recommender.recommend(
+            self.processing_class,
+            histories[rank::world],
+            top_k=min(self._evaluator.top_k, num_beams),
+            num_beams=num_beams,
+            batch_size=self.args.eval_recommend_batch_size,
+        )
+        numbered = [(number, [item.item_id for item in items]) for number, items in zip(range(rank, len(histories), world), mine)]
+        ranked = [items for _, items in sorted(gather_object(numbered))]
+        metrics = dict(self._evaluator.evaluate(ranked)["all"])
+        del metrics["num_rows"]
+        return metrics
