@@ -1,8 +1,12 @@
 """A tiny catalogue, tokenizer and model, made in memory, for the tests and for the examples in docstrings."""
 
+import doctest
+import re
+
 import datasets
 import pytest
 import torch
+from _pytest.doctest import DoctestItem
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 from transformers import AutoModelForCausalLM
@@ -141,6 +145,18 @@ def make_semantics():
     return TokenSemantics(TokenDescription(t, f"{words[0]} items", words) for t, words in keywords.items())
 
 
+_parse = doctest.DocTestParser.parse
+
+
+def _parse_fenced(self, string: str, name: str = "<string>"):
+    """Reads docstring examples that stand in a fence of backticks, whose last line is no expected output."""
+    return _parse(self, re.sub(r"(?m)^\s*```.*$", "", string), name)
+
+
+# pytest's finder holds a parser made at import, so the method is what can be replaced.
+doctest.DocTestParser.parse = _parse_fenced
+
+
 @pytest.fixture(scope="session")
 def backbone_dir(tmp_path_factory):
     return save_backbone(tmp_path_factory.mktemp("backbone"))
@@ -176,8 +192,11 @@ def model(backbone_dir, tokenizer, semantics):
 
 
 @pytest.fixture(autouse=True)
-def _names_in_docstrings(request, doctest_namespace):
+def _names_in_docstrings(request):
     """Docstring examples may use the tiny catalogue, tokenizer and model by these names."""
-    if isinstance(request.node, pytest.DoctestItem if hasattr(pytest, "DoctestItem") else ()):
+    if isinstance(request.node, DoctestItem):
+        names = request.getfixturevalue("doctest_namespace")
+        source = "".join(example.source for example in request.node.dtest.examples)
         for name in ("sid_index", "dataset", "semantics", "tokenizer", "model"):
-            doctest_namespace[name] = request.getfixturevalue(name)
+            if re.search(rf"\b{name}\b", source):
+                names[name] = request.getfixturevalue(name)

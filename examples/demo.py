@@ -10,7 +10,7 @@ MovieLens-100k (from the wheel `recbole`), embeds the movies, makes semantic IDs
 tokens by SA-Init, trains a little, evaluates before and after beside the floors, and recommends. Any Hub id or
 folder takes the backbone's place:
 
-    python examples/demo.py --model_name_or_path Qwen/Qwen2.5-0.5B --max_steps 5000 --train_seconds 36000 --num_eval_rows 2000
+    python examples/demo.py --model_name_or_path Qwen/Qwen2.5-0.5B --max_steps 5000 --train_seconds 36000
 
 What it shows is the path, not the method's quality: minutes of training see a small part of the log, and by default
 only the first layers of the backbone are kept. Raise `--max_steps`, `--train_seconds` and `--num_layers` for more.
@@ -76,11 +76,11 @@ class DemoArguments:
         },
     )
     level_sizes: list[int] = field(default_factory=lambda: [64, 64, 64], metadata={"help": "Codes at each level."})
-    max_steps: int = field(default=150, metadata={"help": "Training steps."})
+    max_steps: int = field(default=200, metadata={"help": "Training steps."})
     train_seconds: float = field(default=240.0, metadata={"help": "Training stops early after this many seconds."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW."})
-    batch_size: int = field(default=8, metadata={"help": "Rows in one training step."})
-    num_eval_rows: int = field(default=300, metadata={"help": "Test rows, drawn once and used before and after."})
+    batch_size: int = field(default=4, metadata={"help": "Rows in one training step."})
+    num_eval_rows: int = field(default=200, metadata={"help": "Test rows, drawn once and used before and after."})
     num_beams: int = field(default=30, metadata={"help": "Beams of the constrained search."})
     output_dir: str = field(default="outputs/demo", metadata={"help": "Folder of the checkpoint, metrics and plot."})
     seed: int = field(default=0, metadata={"help": "Seed of clusters, sample and training."})
@@ -161,7 +161,7 @@ def keep_first_layers(backbone: PreTrainedModel, num_layers: int) -> PreTrainedM
 # Semantic IDs
 ################
 def build_sid_index(dataset: RecommendationDataset, embeddings: np.ndarray, args: DemoArguments) -> SIDIndex:
-    # Hidden states share a few large dimensions that say nothing about the text: standardised, all of them count alike.
+    # Hidden states share a few large dimensions that tell texts apart badly: standardised, all dimensions count alike.
     embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std(axis=0)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     codes = ResidualKMeans(args.level_sizes, seed=args.seed).fit(embeddings).encode(embeddings)
@@ -207,6 +207,7 @@ def train(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, dataset: Recommend
             per_device_train_batch_size=args.batch_size,
             max_steps=args.max_steps,
             logging_steps=5,
+            dataloader_pin_memory=torch.cuda.is_available(),
             save_strategy="no",
             report_to="none",
             bf16=torch.cuda.is_available(),
@@ -303,12 +304,15 @@ def main(args: DemoArguments) -> None:
         name,
         tokenizer,
         semantics=semantics,
-        sa_init_kwargs={"pooling": "idf", "center": True},
+        sa_init_kwargs={"pooling": "idf", "center": True, "norm": "match_resize"},
         dtype=torch.float32,
         **kwargs,
     ).to("cuda" if torch.cuda.is_available() else "cpu")
     for level in model.config.sid_initialization["levels"]:
-        print(level)
+        print(
+            f"{level['matrix']} rows, level {level['level']}: {level['tokens']} tokens, mean cosine "
+            f"{level['mean_cosine']:.3f}, mean norm {level['mean_norm']:.2f}"
+        )
 
     sample = sorted(random.Random(args.seed).sample(range(len(dataset.test)), args.num_eval_rows))
     rows = dataset.test.select(sample)
@@ -325,7 +329,7 @@ def main(args: DemoArguments) -> None:
     }
     print(metrics_table(results))
 
-    say("Training", f"At most {args.train_seconds:.0f} seconds: a little, to show the path.")
+    say("Training", f"{args.max_steps} steps, at most {args.train_seconds:.0f} seconds: a little, to show the path.")
     plot_loss(train(model, tokenizer, dataset, args), output / "loss.png")
 
     say("After training")

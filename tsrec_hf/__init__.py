@@ -24,7 +24,11 @@ _ROOM_OF = {
     ],
     "data": [
         "DataCollatorForTSAlign",
+        "build_alignment_rows",
+        "build_history_title_rows",
         "build_sequence_rows",
+        "build_sft_mixture",
+        "build_title_rows",
     ],
     "evaluation": [
         "NextItemRecommender",

@@ -4,7 +4,9 @@ from tsrec_hf.models import PromptBuilder
 
 from .collator import TASKS, DataCollatorForTSAlign
 from .length import LengthReport, drop_oldest_items
+from .mixture import build_sft_mixture
 from .sequence import build_sequence_rows
+from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
 
 
 __all__ = [
@@ -12,6 +14,10 @@ __all__ = [
     "DataCollatorForTSAlign",
     "LengthReport",
     "PromptBuilder",
+    "build_alignment_rows",
+    "build_history_title_rows",
     "build_sequence_rows",
+    "build_sft_mixture",
+    "build_title_rows",
     "drop_oldest_items",
 ]

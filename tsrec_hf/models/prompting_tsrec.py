@@ -68,6 +68,34 @@ class PromptBuilder:
         """What stands before the history's SIDs in every sequence prompt."""
         return f"{self._start}Items chosen in order:"
 
+    def title_prompt(self, item_id: str) -> str:
+        """Prompt whose answer is the title of the item with this SID."""
+        return f"{self._start}{self.sid(item_id)} is titled:"
+
+    def item_prompt(self, title: str) -> str:
+        """Prompt whose answer is the SID of the item with this title."""
+        return f"{self._start}The item titled: {title} is:"
+
+    def history_title_prompt(self, history: Sequence[str]) -> str:
+        """Prompt whose answer is the title of the next item."""
+        return f"{self.sequence_prompt(history)} The title of the next:"
+
+    def description_prompt(self, token: str) -> str:
+        """Prompt whose answer is the description of a SID token's cluster."""
+        return f"{self._start}{token} means:"
+
+    def token_prompt(self, description: str) -> str:
+        """Prompt whose answer is the SID token with this description."""
+        return f"{self._start}Which token means: {description} It is:"
+
+    def keywords_prompt(self, token: str) -> str:
+        """Prompt whose answer is the keywords of a SID token's cluster."""
+        return f"{self._start}Keywords for {token}:"
+
+    def text_answer(self, text: str) -> str:
+        """A text as it stands in answers: behind a space, and closed by the end token."""
+        return f" {text}{self.tokenizer.eos_token}"
+
     def sid(self, item_id: str) -> str:
         """SID of an item as it stands in prompts and answers."""
         return self.sid_index.sid_of(item_id)

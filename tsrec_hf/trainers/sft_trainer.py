@@ -65,7 +65,9 @@ class TSRecSFTTrainer(SFTTrainer):
     ... )
     >>> rows = build_sequence_rows(dataset.train, tokenizer)
     >>> trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
-    >>> trainer.train().global_step
+    >>> output = trainer.train()
+    {'train_runtime': ...}
+    >>> output.global_step
     1
     ```
     """

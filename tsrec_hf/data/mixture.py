@@ -1,0 +1,146 @@
+"""The SFT mixture: rows of all tasks, tokenised, sampled by weight and shuffled."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+from tsrec_hf.items import RecommendationDataset
+from tsrec_hf.models import PROMPT_VERSION, TSRecTokenizer
+from tsrec_hf.semantics import TokenSemantics
+
+from .collator import TASKS
+from .sequence import IGNORED, ROW_FEATURES, build_sequence_rows
+from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
+
+
+def build_sft_mixture(
+    dataset: RecommendationDataset,
+    semantics: TokenSemantics | None,
+    tokenizer: TSRecTokenizer,
+    tasks: Sequence[str] = TASKS,
+    weights: Mapping[str, float] | None = None,
+    split: str = "train",
+    sequence_mode: str = "session",
+    keywords: bool = False,
+    seed: int = 42,
+) -> Dataset:
+    r"""
+    Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
+
+    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again.
+
+    Args:
+        dataset ([`RecommendationDataset`]):
+            Items and interactions.
+        semantics ([`TokenSemantics`]):
+            Descriptions of the SID tokens; may be `None` without the task `"alignment"`.
+        tokenizer ([`TSRecTokenizer`]):
+            Tokenizer with the SID index.
+        tasks (`Sequence[str]`, *optional*, defaults to all):
+            Among `"sequence"`, `"title"`, `"history_title"` and `"alignment"`.
+        weights (`dict[str, float]`, *optional*):
+            How often each task's rows occur: `2` twice, `0.1` a tenth of them, drawn by the seed. 1 where absent. (A factor of
+            the loss instead is `TSRecSFTConfig.task_weights`.)
+        split (`str`, *optional*, defaults to `"train"`):
+            Split whose interactions make the rows of `"sequence"` and `"history_title"`.
+        sequence_mode (`str`, *optional*, defaults to `"session"`):
+            As in [`build_sequence_rows`].
+        keywords (`bool`, *optional*, defaults to `False`):
+            As in [`build_alignment_rows`].
+        seed (`int`, *optional*, defaults to `42`):
+            Seed of the draws and the order.
+
+    Returns:
+        `Dataset` with `input_ids`, `labels` (`-100` on prompts) and `task`.
+
+    Example:
+
+    ```python
+    >>> from collections import Counter
+    >>> from tsrec_hf import build_sft_mixture
+
+    >>> rows = build_sft_mixture(dataset, semantics, tokenizer, weights={"title": 0.5})
+    >>> sorted(Counter(rows["task"]).items())
+    [('alignment', 14), ('history_title', 6), ('sequence', 3), ('title', 8)]
+    ```
+    """
+    weights = dict(weights or {})
+    for name, found in (("tasks", tasks), ("weights", weights)):
+        unknown = set(found) - set(TASKS)
+        if unknown:
+            raise ValueError(f"Expected `{name}` among {TASKS}, but found {sorted(unknown)}.")
+    if not tasks or any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"Expected at least one task and no negative weights, but found {list(tasks)} and {weights}.")
+    if "alignment" in tasks and semantics is None:
+        raise ValueError(
+            "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the task out."
+        )
+    interactions = getattr(dataset, split)
+    identity = (
+        [PROMPT_VERSION, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.sid_index.fingerprint],
+        [interactions[name][:] for name in ("user_id", "history", "target")],
+        [dataset.items[name][:] for name in ("item_id", "title")],
+        None if semantics is None else list(semantics.values()),
+        [list(tasks), sorted(weights.items()), sequence_mode, keywords, seed],
+    )
+
+    def generate() -> Iterator[dict[str, Any]]:
+        generator = np.random.default_rng(seed)
+        for task in tasks:
+            rows = _task_rows(task, dataset, semantics, tokenizer, interactions, sequence_mode, keywords)
+            for number in _drawn(len(rows), weights.get(task, 1.0), generator):
+                yield rows[number]
+
+    # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
+    rows = Dataset.from_generator(generate, features=ROW_FEATURES, fingerprint=Hasher.hash(identity))
+    return rows.shuffle(seed=seed)
+
+
+def _task_rows(
+    task: str,
+    dataset: RecommendationDataset,
+    semantics: TokenSemantics | None,
+    tokenizer: TSRecTokenizer,
+    interactions: Dataset,
+    sequence_mode: str,
+    keywords: bool,
+) -> list[dict[str, Any]]:
+    if task == "sequence":
+        return build_sequence_rows(interactions, tokenizer, mode=sequence_mode).to_list()
+    if task == "title":
+        rows = build_title_rows(dataset.items, tokenizer)
+    elif task == "history_title":
+        rows = build_history_title_rows(interactions, dataset.items, tokenizer)
+    else:
+        rows = build_alignment_rows(semantics, tokenizer, keywords=keywords)
+    return tokenize_rows(rows, tokenizer)
+
+
+def tokenize_rows(rows: Dataset, tokenizer: TSRecTokenizer) -> list[dict[str, Any]]:
+    """
+    Tokenises rows of `prompt`, `completion` and `task`; labels stand on the completion alone.
+
+    Prompt and completion are tokenised together, since a completion alone may be cut differently; it begins where the tokens of
+    the whole leave those of the prompt.
+    """
+    if len(rows) == 0:
+        return []
+    prompts = tokenizer(rows["prompt"][:], add_special_tokens=False).input_ids
+    wholes = tokenizer(
+        [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"])], add_special_tokens=False
+    ).input_ids
+    tokenized = []
+    for prompt, whole, task in zip(prompts, wholes, rows["task"]):
+        start = next((at for at, (left, right) in enumerate(zip(prompt, whole)) if left != right), len(prompt))
+        tokenized.append({"input_ids": whole, "labels": [IGNORED] * start + whole[start:], "task": task})
+    return tokenized
+
+
+def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:
+    """Row numbers such that every row occurs `weight` times on average: all of them per whole unit, and a draw for the rest."""
+    whole, part = divmod(weight, 1.0)
+    extra = generator.choice(size, size=round(part * size), replace=False)
+    return np.concatenate([np.tile(np.arange(size), int(whole)), np.sort(extra)])
