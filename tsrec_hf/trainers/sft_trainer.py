@@ -23,6 +23,7 @@ from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
 from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 
+from .cpu_head import add_cpu_lm_head
 from .sft_config import TSRecSFTConfig
 from .sid_rows import count_sid_row_parameters, sid_rows_only
 
@@ -103,6 +104,8 @@ class TSRecSFTTrainer(SFTTrainer):
             **kwargs,
         )
         self.recommender.check_tokenizer(processing_class)
+        if self.recommender.device.type == "cpu":
+            add_cpu_lm_head(self.recommender)
         self._evaluator = self._sample = None
         if eval_interactions is not None and args.eval_num_users > 0:
             size = min(args.eval_num_users, len(eval_interactions))
