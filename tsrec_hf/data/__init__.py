@@ -4,7 +4,7 @@ from tsrec_hf.models import PromptBuilder
 
 from .collator import TASKS, DataCollatorForTSAlign
 from .length import LengthReport, drop_oldest_items
-from .mixture import build_sft_mixture
+from .mixture import build_sft_mixture, tokenize_rows
 from .sequence import build_sequence_rows
 from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
 
@@ -20,4 +20,5 @@ __all__ = [
     "build_sft_mixture",
     "build_title_rows",
     "drop_oldest_items",
+    "tokenize_rows",
 ]

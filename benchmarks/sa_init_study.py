@@ -1,0 +1,334 @@
+"""
+Does it matter where SID embeddings start? Same data, same seed, same number of steps, another initialisation.
+
+    python benchmarks/sa_init_study.py --data_dir amazon/Industrial_and_Scientific \
+        --model_name_or_path HuggingFaceTB/SmolLM2-135M
+
+Each run (a variant and a seed) trains on the sequence task, and on TS-Align where the variant's name ends in `+align`, and
+writes `runs/<variant>-seed<seed>.json`. Runs that are there are not run again, so the study can be stopped and resumed; the
+tables and the plot are made from whatever is there:
+
+- `curves.csv`: validation loss of the sequence task against steps, a row per run and evaluation;
+- `summary.csv` and `summary.md`: per variant, mean and spread over seeds of the last loss, HR@10, NDCG@10, and the steps to
+  reach the loss that `random` ends with;
+- `curves.png`: the curves, mean over seeds with the spread as a band.
+
+The default preset, `cpu`, cuts the backbone to its first six layers so that a run takes minutes; `gpu` takes all layers, larger
+batches and three passes; `quick` only shows that the script runs.
+"""
+
+import csv
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback, set_seed
+
+from tsrec_hf import (
+    RecommendationEvaluator,
+    TokenSemantics,
+    TSRecForCausalLM,
+    TSRecSFTConfig,
+    TSRecSFTTrainer,
+    TSRecTokenizer,
+    build_alignment_rows,
+    build_sequence_rows,
+    initialize_sid_embeddings,
+    load_minionerec,
+)
+from tsrec_hf.data import tokenize_rows
+
+
+PUBLISHED: dict[str, Any] = {"pooling": "mean", "center": False, "norm": "vocab_mean"}
+CENTERED: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "vocab_mean"}
+SHUFFLE_SEED = 1234
+
+# Name -> arguments of SA-Init. "random" draws from a normal with the vocabulary's mean and variance of every dimension; "resize"
+# is what `resize_token_embeddings` leaves, the vocabulary's mean row.
+INITIALIZATIONS: dict[str, dict[str, Any] | None] = {
+    "random": None,
+    "resize": None,
+    "published": PUBLISHED,
+    "idf-centered": CENTERED,
+    "published-shuffled": {**PUBLISHED, "shuffle_seed": SHUFFLE_SEED},
+    "idf-centered-shuffled": {**CENTERED, "shuffle_seed": SHUFFLE_SEED},
+    "idf-centered-match_resize": {**CENTERED, "norm": "match_resize"},
+    "published-match_resize": {**PUBLISHED, "norm": "match_resize"},
+    "idf-centered-norm_none": {**CENTERED, "norm": None},
+    "published-norm_none": {**PUBLISHED, "norm": None},
+    "idf-centered-norm_1": {**CENTERED, "norm": 1.0},
+    "idf": {**CENTERED, "center": False},
+    "mean-centered": {**PUBLISHED, "center": True},
+    "published-levels_1": {**PUBLISHED, "levels": 1},
+    "published-levels_2": {**PUBLISHED, "levels": 2},
+    "idf-centered-levels_1": {**CENTERED, "levels": 1},
+    "idf-centered-levels_2": {**CENTERED, "levels": 2},
+}
+ALIGN = "+align"
+FIRST_VARIANTS = [
+    "random",
+    "resize",
+    "published",
+    "idf-centered",
+    "published-shuffled",
+    "idf-centered-shuffled",
+]
+PRESETS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {"num_layers": 0, "batch_size": 128, "num_passes": 3.0, "eval_rows": 1000, "eval_users": 1000, "num_beams": 50},
+    "quick": {"num_layers": 2, "max_steps": 4, "eval_rows": 16, "eval_users": 8, "num_beams": 10, "evaluations": 2},
+}
+
+
+@dataclass
+class StudyArguments:
+    """What to compare and how long to train."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
+    model_name_or_path: str = field(default="HuggingFaceTB/SmolLM2-135M", metadata={"help": "Backbone."})
+    gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
+    preset: str = field(default="cpu", metadata={"help": f"One of {list(PRESETS)}; its values replace the defaults below."})
+    quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
+    variants: list[str] = field(
+        default_factory=lambda: list(FIRST_VARIANTS),
+        metadata={"help": f"Among {list(INITIALIZATIONS)}, each also with '{ALIGN}' behind it."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per variant and seed."})
+    num_layers: int = field(default=6, metadata={"help": "First layers of the backbone to keep; 0 for all."})
+    num_passes: float = field(default=1.0, metadata={"help": "Passes over the session rows that set the number of steps."})
+    max_steps: int | None = field(default=None, metadata={"help": "Number of steps instead of passes."})
+    batch_size: int = field(default=32, metadata={"help": "Rows a step."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak rate; cosine, after a tenth of the steps."})
+    evaluations: int = field(default=8, metadata={"help": "Evaluations of the loss during a run."})
+    eval_rows: int = field(default=160, metadata={"help": "Validation session rows for the loss."})
+    eval_users: int = field(default=256, metadata={"help": "Validation rows to recommend for at the end."})
+    num_beams: int = field(default=20, metadata={"help": "Beams of the search."})
+    output_dir: str = field(default="outputs/sa_init_study", metadata={"help": "Folder of the results."})
+
+    def __post_init__(self):
+        self.preset = "quick" if self.quick else self.preset
+        if self.preset not in PRESETS:
+            raise ValueError(f"Expected `preset` among {list(PRESETS)}, but found {self.preset!r}.")
+        for name, value in PRESETS[self.preset].items():
+            setattr(self, name, value)
+        if self.quick:
+            self.seeds = self.seeds[:1]
+        unknown = [name for name in self.variants if name.removesuffix(ALIGN) not in INITIALIZATIONS]
+        if unknown:
+            raise ValueError(f"Expected variants among {list(INITIALIZATIONS)}, but found {unknown}.")
+        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
+
+
+class CurveCallback(TrainerCallback):
+    """Keeps the validation loss of every evaluation."""
+
+    def __init__(self):
+        self.curve: list[dict[str, float]] = []
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.curve.append({"step": state.global_step, "eval_loss": metrics["eval_loss"]})
+
+
+def save_backbone(args: StudyArguments, folder: Path) -> str:
+    """Writes the backbone, cut to its first layers, as a plain folder that every run starts from."""
+    if (folder / "config.json").exists():
+        return str(folder)
+    source = {"gguf_file": args.gguf_file} if args.gguf_file else {}
+    loaded = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=torch.float32, **source)
+    config = loaded.config
+    if source:
+        del config.quantization_config
+    kept = args.num_layers or config.num_hidden_layers
+    config.num_hidden_layers = kept
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:kept]
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Layers beyond the cut have no place in the smaller model; nothing of it may be missing.
+    result = model.load_state_dict(loaded.state_dict(), strict=False)
+    if result.missing_keys:
+        raise ValueError(f"The backbone lacks weights of its own configuration: {result.missing_keys[:3]}.")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(args.model_name_or_path, **source).save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def draw_random_rows(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, seed: int) -> None:
+    """SID rows from a normal with the vocabulary's mean and standard deviation of every dimension."""
+    token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
+    generator = torch.Generator().manual_seed(seed)
+    for weight in {id(w): w for w in (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))}.values():
+        old = weight[: int(token_ids.min())].float()
+        noise = torch.randn(len(token_ids), old.shape[1], generator=generator)
+        weight[token_ids] = (old.mean(dim=0) + old.std(dim=0) * noise).to(weight.dtype)
+
+
+def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, semantics, tokenizer) -> dict[str, Any]:
+    """Trains one variant with one seed."""
+    set_seed(seed)
+    name = variant.removesuffix(ALIGN)
+    model = TSRecForCausalLM.from_backbone(backbone, tokenizer, dtype=torch.float32)
+    if name == "random":
+        draw_random_rows(model, tokenizer, seed)
+    elif INITIALIZATIONS[name] is not None:
+        print(initialize_sid_embeddings(model, tokenizer, semantics, **INITIALIZATIONS[name]))
+    rows = build_sequence_rows(dataset.train, tokenizer)
+    steps = args.max_steps or round(args.num_passes * len(rows) / args.batch_size)
+    batch_size = args.batch_size
+    if variant.endswith(ALIGN):
+        # Larger batches by as much as there are more rows: the same sequence rows in the same number of steps.
+        alignment = tokenize_rows(build_alignment_rows(semantics, tokenizer), tokenizer)
+        batch_size = round(batch_size * (len(rows) + len(alignment)) / len(rows))
+        rows = concatenate_datasets([rows, Dataset.from_list(alignment, features=rows.features)])
+    eval_rows = build_sequence_rows(dataset.valid, tokenizer).shuffle(seed=0).select(range(args.eval_rows))
+    curve = CurveCallback()
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        training_args = TSRecSFTConfig(
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=32,
+            learning_rate=args.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, steps // 10),
+            activation_checkpointing=False,
+            train_sampling_strategy="group_by_length",
+            eval_strategy="steps",
+            eval_steps=max(1, steps // args.evaluations),
+            eval_on_start=True,
+            save_strategy="no",
+            logging_steps=max(1, steps // 20),
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        )
+        trainer = TSRecSFTTrainer(
+            model, training_args, train_dataset=rows, eval_dataset=eval_rows, processing_class=tokenizer, callbacks=[curve]
+        )
+        trainer.train()
+    users = dataset.valid.shuffle(seed=0).select(range(args.eval_users)).flatten_indices()
+    evaluator = RecommendationEvaluator(users, dataset.sid_index, dataset.train, ks=(10,))
+    final = evaluator.evaluate_model(model, tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
+    return {
+        "variant": variant,
+        "seed": seed,
+        "steps": steps,
+        "curve": curve.curve,
+        "eval_loss": curve.curve[-1]["eval_loss"],
+        "hr@10": final["hr@10"],
+        "ndcg@10": final["ndcg@10"],
+        "seconds": time.perf_counter() - started,
+        "arguments": asdict(args),
+        "torch": torch.__version__,
+    }
+
+
+def steps_to_reach(curve: list[dict[str, float]], target: float) -> float | None:
+    """Steps until the loss falls to `target`, by straight lines between evaluations; `None` if it never does."""
+    for before, after in zip(curve, curve[1:]):
+        if after["eval_loss"] <= target:
+            part = (before["eval_loss"] - target) / (before["eval_loss"] - after["eval_loss"])
+            return before["step"] + max(part, 0.0) * (after["step"] - before["step"])
+    return None
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def summarize(results: list[dict[str, Any]], folder: Path) -> str:
+    """Writes the tables and returns the summary as markdown."""
+    by_variant: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        by_variant[result["variant"]].append(result)
+    with open(folder / "curves.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "seed", "step", "eval_loss"])
+        for result in results:
+            writer.writerows([result["variant"], result["seed"], p["step"], p["eval_loss"]] for p in result["curve"])
+    goal = {result["seed"]: result["eval_loss"] for result in by_variant.get("random", [])}
+    header = ["variant", "seeds", "validation loss", "HR@10", "NDCG@10", "steps to random's last loss"]
+    rows = []
+    for variant, runs in by_variant.items():
+        reached = [steps_to_reach(result["curve"], goal[result["seed"]]) for result in runs if result["seed"] in goal]
+        if not reached:
+            steps = "-"
+        elif None in reached:
+            steps = f"not in {runs[0]['steps']} ({reached.count(None)} of {len(reached)})"
+        else:
+            steps = f"{statistics.mean(reached):.0f} of {runs[0]['steps']}"
+        figures = [spread([result[name] for result in runs]) for name in ("eval_loss", "hr@10", "ndcg@10")]
+        rows.append([variant, str(len(runs)), *figures, steps])
+    with open(folder / "summary.csv", "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+    (folder / "summary.md").write_text(table + "\n", encoding="utf-8")
+    return table
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Validation loss against steps: mean over seeds, and the spread between them as a band."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5.5))
+    for variant in dict.fromkeys(result["variant"] for result in results):
+        curves = [result["curve"] for result in results if result["variant"] == variant]
+        steps = [point["step"] for point in curves[0]]
+        losses = torch.tensor([[point["eval_loss"] for point in curve] for curve in curves])
+        style = "--" if "shuffled" in variant else "-"
+        (line,) = axes.plot(steps, losses.mean(dim=0), style, label=variant)
+        axes.fill_between(steps, losses.amin(dim=0), losses.amax(dim=0), alpha=0.15, color=line.get_color())
+    last = max(result["eval_loss"] for result in results)
+    axes.set(xlabel="step", ylabel="validation loss of the sequence task", ylim=(None, 2.2 * last))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main(args: StudyArguments) -> None:
+    if args.data_dir is None:
+        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
+        return
+    folder = Path(args.output_dir)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    dataset = load_minionerec(args.data_dir)
+    semantics = TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json")
+    backbone = save_backbone(args, folder / f"backbone-{args.num_layers or 'all'}")
+    tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
+    # Seed by seed, so that every variant has its first result early.
+    for seed in args.seeds:
+        for variant in args.variants:
+            path = folder / "runs" / f"{variant}-seed{seed}.json"
+            if path.exists():
+                continue
+            print(f"== {variant}, seed {seed}", flush=True)
+            result = run(args, variant, seed, backbone, dataset, semantics, tokenizer)
+            # Written whole or not at all: a stopped study must not leave half a result behind.
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            partial.replace(path)
+            print({name: result[name] for name in ("eval_loss", "hr@10", "ndcg@10", "seconds")}, flush=True)
+    results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
+    order = list(INITIALIZATIONS)
+    results.sort(key=lambda r: (order.index(r["variant"].removesuffix(ALIGN)), r["variant"], r["seed"]))
+    plot(results, folder / "curves.png")
+    print(summarize(results, folder))
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(StudyArguments).parse_args_into_dataclasses())
