@@ -162,6 +162,12 @@ def backbone_dir(tmp_path_factory):
     return save_backbone(tmp_path_factory.mktemp("backbone"))
 
 
+@pytest.fixture(name="save_backbone", scope="session")
+def _save_backbone():
+    """The function `save_backbone`, for tests that need another kind of backbone than `backbone_dir`."""
+    return save_backbone
+
+
 @pytest.fixture
 def sid_index():
     return make_sid_index()
@@ -189,6 +195,27 @@ def model(backbone_dir, tokenizer, semantics):
     from tsrec_hf import TSRecForCausalLM
 
     return TSRecForCausalLM.from_backbone(backbone_dir, tokenizer, semantics)
+
+
+@pytest.fixture
+def make_recommender(tmp_path, sid_index, semantics):
+    """Makes a tiny recommender of any kind of backbone: `model, tokenizer = make_recommender("gpt2", tied=False)`."""
+    from tsrec_hf import TSRecForCausalLM, TSRecTokenizer
+
+    def make(kind: str = "llama", index=sid_index, semantics=semantics, **kwargs):
+        folder = save_backbone(tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}", kind, **kwargs)
+        tokenizer = TSRecTokenizer.from_backbone(f"{folder}/tokenizer", index)
+        return TSRecForCausalLM.from_backbone(folder, tokenizer, semantics), tokenizer
+
+    return make
+
+
+@pytest.fixture
+def datasets_cache(tmp_path, monkeypatch):
+    """An empty folder in the place of the cache of `datasets`."""
+    folder = tmp_path / "datasets-cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,19 @@ On two CPU cores, one pass over the Industrial_and_Scientific sequences:
     python examples/sft.py --config examples/configs/sft_industrial.yaml \
         --data_dir amazon/Industrial_and_Scientific --model_name_or_path HuggingFaceTB/SmolLM2-135M
 
+The whole mixture of TS-Rec, with a first stage that trains the SID rows alone on TS-Align, is
+`--tasks all --grounding_epochs 2`; on a GPU `examples/configs/sft_gpu.yaml` holds the paper's settings.
+
 Several processes: put `accelerate launch` in the place of `python`. An interrupted run goes on with
 `--resume_from_checkpoint outputs/sft/checkpoint-100`.
 """
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import AutoConfig, EarlyStoppingCallback, set_seed
 from trl import ModelConfig, TrlParser
 
@@ -25,9 +29,11 @@ from tsrec_hf import (
     TSRecSFTConfig,
     TSRecSFTTrainer,
     TSRecTokenizer,
-    build_sequence_rows,
+    build_alignment_rows,
+    build_sft_mixture,
     load_minionerec,
 )
+from tsrec_hf.data import TASKS, tokenize_rows
 
 
 @dataclass
@@ -39,6 +45,18 @@ class ScriptArguments:
         default=None,
         metadata={"help": "Keywords of the SID tokens; default: description_keywords.json in `data_dir`, 'none' for none."},
     )
+    tasks: list[str] = field(
+        default_factory=lambda: ["sequence"],
+        metadata={"help": "'all', or some of 'sequence', 'title', 'history_title', 'alignment'."},
+    )
+    mixture_weights: str | None = field(
+        default=None,
+        metadata={"help": """How often each task's rows occur, as JSON: '{"history_title": 0.1}'; 1 where absent."""},
+    )
+    grounding_epochs: float = field(
+        default=0.0, metadata={"help": "Passes over TS-Align that train the SID rows alone, before everything is trained."}
+    )
+    grounding_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of that stage."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
     pooling: str = field(default="mean", metadata={"help": "SA-Init: 'mean' as published, or 'idf'."})
@@ -47,6 +65,10 @@ class ScriptArguments:
     levels: int | None = field(default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."})
     shuffle_seed: int | None = field(default=None, metadata={"help": "SA-Init: control with permuted keywords."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
+
+    def __post_init__(self):
+        self.tasks = list(TASKS) if self.tasks == ["all"] else self.tasks
+        self.mixture_weights = json.loads(self.mixture_weights) if self.mixture_weights else None
 
     def sa_init_kwargs(self) -> dict:
         norm = None if self.norm == "none" else self.norm
@@ -61,47 +83,80 @@ class ScriptArguments:
         }
 
 
-def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index):
+def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
+    if script_args.semantics_file == "none":
+        return None
+    return TokenSemantics.from_json(
+        script_args.semantics_file or Path(script_args.data_dir) / "description_keywords.json"
+    )
+
+
+def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index, semantics):
     """The recommender and its tokenizer: a checkpoint of ours as it is, or a backbone with new SID rows."""
-    source = {
-        name: value
-        for name, value in {"revision": model_args.model_revision, "gguf_file": script_args.gguf_file}.items()
-        if value not in (None, "main")
-    }
+    source = {"revision": model_args.model_revision}
+    if script_args.gguf_file:
+        source["gguf_file"] = script_args.gguf_file
     loading = {**source, "dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
     name = model_args.model_name_or_path
     if AutoConfig.from_pretrained(name, **source).model_type == "tsrec":
         tokenizer = TSRecTokenizer.from_pretrained(name, **source)
-        if tokenizer.sid_index != sid_index and tokenizer.sid_index.fingerprint != sid_index.fingerprint:
+        if tokenizer.sid_index.fingerprint != sid_index.fingerprint:
             raise ValueError(
                 f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: {sid_index}. Train "
                 "on the catalogue of the checkpoint, or start from a backbone."
             )
         return TSRecForCausalLM.from_pretrained(name, **loading), tokenizer
     tokenizer = TSRecTokenizer.from_backbone(name, sid_index, **source)
-    path = Path(script_args.semantics_file or Path(script_args.data_dir) / "description_keywords.json")
-    if script_args.semantics_file == "none":
-        return TSRecForCausalLM.from_backbone(name, tokenizer, **loading), tokenizer
-    semantics = TokenSemantics.from_json(path)
-    model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics, script_args.sa_init_kwargs(), **loading)
-    print(SAInitReport.from_dict(model.config.sid_initialization))
+    sa_init_kwargs = None if semantics is None else script_args.sa_init_kwargs()
+    model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics, sa_init_kwargs, **loading)
+    if semantics is not None:
+        print(SAInitReport.from_dict(model.config.sid_initialization))
     return model, tokenizer
+
+
+def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_args: TSRecSFTConfig) -> None:
+    """Trains the SID rows alone on TS-Align."""
+    rows = build_alignment_rows(semantics, tokenizer)
+    grounding_args = replace(
+        training_args,
+        output_dir=str(Path(training_args.output_dir, "grounding")),
+        trainable_part="sid_rows",
+        num_train_epochs=script_args.grounding_epochs,
+        max_steps=-1,
+        learning_rate=script_args.grounding_learning_rate,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+    )
+    rows = Dataset.from_list(tokenize_rows(rows, tokenizer))
+    TSRecSFTTrainer(model, grounding_args, train_dataset=rows, processing_class=tokenizer).train()
 
 
 def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = load_minionerec(script_args.data_dir)
     print(f"{dataset}\nseed: {training_args.seed}")
-    model, tokenizer = load_model(script_args, model_args, dataset.sid_index)
+    semantics = load_semantics(script_args)
+    model, tokenizer = load_model(script_args, model_args, dataset.sid_index, semantics)
+
+    # Titles and descriptions have no validation rows of their own: the training ones hold them all.
+    validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
+    mixture = {"weights": script_args.mixture_weights, "sequence_mode": script_args.sequence_mode}
+    train_rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=script_args.tasks, **mixture)
+    valid_rows = build_sft_mixture(
+        dataset, semantics, tokenizer, tasks=validated or script_args.tasks, split="valid", **mixture
+    )
     callbacks = []
     if script_args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(script_args.early_stopping_patience))
+    if script_args.grounding_epochs > 0 and training_args.resume_from_checkpoint is None:
+        ground(model, tokenizer, semantics, script_args, training_args)
 
     trainer = TSRecSFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=build_sequence_rows(dataset.train, tokenizer, mode=script_args.sequence_mode),
-        eval_dataset=build_sequence_rows(dataset.valid, tokenizer, mode=script_args.sequence_mode),
+        train_dataset=train_rows,
+        eval_dataset=valid_rows,
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
         callbacks=callbacks,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tsrec_hf
+
 
 PACKAGE = Path(__file__).parents[1] / "tsrec_hf"
 
@@ -125,3 +127,8 @@ def test_reading_a_tokenizer_imports_no_trainer_library() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", [name for name in tsrec_hf.__all__ if name != "__version__"])
+def test_every_public_name_has_an_example_that_runs(name: str) -> None:
+    assert ">>>" in getattr(tsrec_hf, name).__doc__

@@ -1,14 +1,17 @@
 """The SFT mixture: rows of all tasks, tokenised, sampled by weight and shuffled."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from tsrec_hf.items import RecommendationDataset
-from tsrec_hf.models import PROMPT_VERSION, TSRecTokenizer
+from tsrec_hf.items.dataset import SPLITS
+from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
 
 from .collator import TASKS
@@ -72,15 +75,18 @@ def build_sft_mixture(
         unknown = set(found) - set(TASKS)
         if unknown:
             raise ValueError(f"Expected `{name}` among {TASKS}, but found {sorted(unknown)}.")
-    if not tasks or any(weight < 0 for weight in weights.values()):
-        raise ValueError(f"Expected at least one task and no negative weights, but found {list(tasks)} and {weights}.")
+    if not tasks or not all(0 <= weight < float("inf") for weight in weights.values()):
+        raise ValueError(f"Expected at least one task and finite weights of at least 0, but found {list(tasks)} and {weights}.")
     if "alignment" in tasks and semantics is None:
         raise ValueError(
             "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the task out."
         )
+    if split not in SPLITS:
+        raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}.")
     interactions = getattr(dataset, split)
     identity = (
-        [PROMPT_VERSION, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.sid_index.fingerprint],
+        [PROMPT_VERSION, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
+        [_tokenizer_state(tokenizer), tokenizer.sid_index.fingerprint],
         [interactions[name][:] for name in ("user_id", "history", "target")],
         [dataset.items[name][:] for name in ("item_id", "title")],
         None if semantics is None else list(semantics.values()),
@@ -89,14 +95,29 @@ def build_sft_mixture(
 
     def generate() -> Iterator[dict[str, Any]]:
         generator = np.random.default_rng(seed)
+        num_rows = 0
         for task in tasks:
             rows = _task_rows(task, dataset, semantics, tokenizer, interactions, sequence_mode, keywords)
-            for number in _drawn(len(rows), weights.get(task, 1.0), generator):
+            numbers = _drawn(len(rows), weights.get(task, 1.0), generator)
+            num_rows += len(numbers)
+            for number in numbers:
                 yield rows[number]
+        if num_rows == 0:
+            raise ValueError(f"The tasks {list(tasks)} give no rows of {split!r} with the weights {weights}. Raise a weight.")
 
-    # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
-    rows = Dataset.from_generator(generate, features=ROW_FEATURES, fingerprint=Hasher.hash(identity))
+    try:
+        # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
+        rows = Dataset.from_generator(generate, features=ROW_FEATURES, fingerprint=Hasher.hash(identity))
+    except DatasetGenerationError as error:
+        # What the builders say would stand behind a message that says nothing.
+        raise error.__cause__ from None
     return rows.shuffle(seed=seed)
+
+
+def _tokenizer_state(tokenizer: TSRecTokenizer) -> str:
+    """The tokenizer as JSON, without the padding and truncation that its last call left behind."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({name: value for name, value in state.items() if name not in ("padding", "truncation")})
 
 
 def _task_rows(

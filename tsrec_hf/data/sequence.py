@@ -24,6 +24,7 @@ def build_sequence_rows(
     tokenizer: TSRecTokenizer,
     mode: Literal["session", "window"] = "session",
     max_history: int = 10,
+    targets_per_stretch: int = 1,
 ) -> Dataset:
     r"""
     Builds the training rows of the sequence task.
@@ -39,6 +40,9 @@ def build_sequence_rows(
             once.
         max_history (`int`, *optional*, defaults to `10`):
             Most items before a target.
+        targets_per_stretch (`int`, *optional*, defaults to `1`):
+            Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer tokens, and
+            the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer is exactly
@@ -64,6 +68,8 @@ def build_sequence_rows(
             f"Expected interactions with the columns `user_id`, `history` and `target`, but {sorted(missing)} are missing "
             f"from {interactions.column_names}. Load them with `load_minionerec` or `chronological_split`."
         )
+    if targets_per_stretch < 1:
+        raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}.")
     if mode not in ("session", "window"):
         raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}.")
     prompts = PromptBuilder(tokenizer, max_history=max_history)
@@ -71,7 +77,7 @@ def build_sequence_rows(
     if mode == "window":
         stretches = (([*prompts.kept_history(history), target], 1) for history, target in zip(histories, targets))
     else:
-        stretches = _session_stretches(users, histories, targets, prompts)
+        stretches = _session_stretches(users, histories, targets, prompts, targets_per_stretch)
     instruction = np.asarray(prompts.instruction_ids)
     sid_ids = item_token_ids(tokenizer)
     input_ids, labels = [], []
@@ -94,7 +100,11 @@ def item_token_ids(tokenizer: TSRecTokenizer) -> np.ndarray:
 
 
 def _session_stretches(
-    users: Sequence[str], histories: Sequence[list[str]], targets: Sequence[str], prompts: PromptBuilder
+    users: Sequence[str],
+    histories: Sequence[list[str]],
+    targets: Sequence[str],
+    prompts: PromptBuilder,
+    targets_per_stretch: int,
 ) -> Iterator[tuple[list[str], int]]:
     """Items of each session row and how many of them, at its end, are targets."""
     longest = prompts.max_history
@@ -103,7 +113,7 @@ def _session_stretches(
         start = max(0, target - longest)
         prompts.kept_history(items[start:target])
         while target < len(items):
-            stop = min(len(items), start + longest + 1)
+            stop = min(len(items), max(start + longest + 1, target + targets_per_stretch))
             yield items[start:stop], stop - target
             target = stop
             start = target - longest

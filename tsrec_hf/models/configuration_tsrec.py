@@ -57,6 +57,16 @@ class TSRecConfig(PreTrainedConfig):
         # TRL 1.16 looks into `config.auto_map` and expects a dict there.
         self.auto_map = getattr(self, "auto_map", None) or {}
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TSRecConfig":
+        """As the parent's. Raises `ValueError` for the configuration of another kind of model, such as a plain backbone."""
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"Expected the configuration of a 'tsrec' checkpoint, but found one of type {config_dict['model_type']!r}. Make "
+                "a recommender of a plain language model with `TSRecForCausalLM.from_backbone`."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration, so that `generate` and resized embeddings use the right sizes."""
         return self.backbone_config

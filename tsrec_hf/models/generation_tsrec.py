@@ -23,8 +23,8 @@ class TreeBeams:
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
-        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` where a catalogue has
-            fewer SIDs than beams.
+        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` only where the model gives
+            no legal continuation any probability.
     """
 
     leaves: torch.Tensor
@@ -107,7 +107,8 @@ def _mask_layer_types(config) -> list[str]:
     return kinds
 
 
-@torch.inference_mode()
+# Not `inference_mode`: its tensors would be refused by a later backward pass, the scores and a backbone's cached ones alike.
+@torch.no_grad()
 def tree_beam_search(
     backbone: PreTrainedModel,
     input_ids: torch.Tensor,
@@ -135,6 +136,9 @@ def tree_beam_search(
 
     Returns:
         [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
+
+    Raises:
+        `ValueError`: an attention implementation or kind of layer that takes no tree mask.
     """
     implementation = backbone.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
@@ -177,6 +181,6 @@ def tree_beam_search(
             use_cache=True,
         ).logits  # (batch, beams, vocabulary)
 
-    # Beams that ran out of legal continuations score -inf; their node is padding and stands for no leaf.
+    # A beam whose legal continuations all score -inf may end in padding, which stands for no leaf.
     leaves = trie.leaves_of(nodes).clamp(min=0)
     return TreeBeams(leaves=leaves, scores=scores)

@@ -40,7 +40,7 @@ class SIDIndex:
             Title of each item, carried along for those who load the checkpoint.
 
     Raises:
-        `TypeError`: item ids that are not strings, codes that are not integers.
+        `TypeError`: item ids, titles or tokens that are not strings, codes that are not integers.
         `ValueError`: duplicate item ids, ragged or negative codes, codes without a token, tokens not of the form `<...>`.
 
     Example:
@@ -72,12 +72,8 @@ class SIDIndex:
         self._check()
 
     def _check(self) -> None:
-        strays = [item_id for item_id in self.item_ids if not isinstance(item_id, str)]
-        if strays:
-            raise TypeError(
-                f"Expected item ids of type `str`, but found {strays[0]!r} of type `{type(strays[0]).__name__}`. "
-                "Convert the ids with `str` wherever they are read, so that every room names an item alike."
-            )
+        _check_strings("item ids", self.item_ids, "Convert the ids with `str` wherever they are read, so that all agree.")
+        _check_strings("titles", self.titles or [], "Give items without a title an empty one.")
         if len(self.item_ids) != len(self.codes):
             raise ValueError(
                 f"Expected one row of codes per item, but found {len(self.item_ids)} item ids and {len(self.codes)} rows "
@@ -100,6 +96,7 @@ class SIDIndex:
                     "Codes are positions into `tokens[level]`."
                 )
         flat = [token for level_tokens in self.tokens for token in level_tokens]
+        _check_strings("SID tokens", flat, "Spell code 12 of the first level '<a_12>'.")
         malformed = next((token for token in flat if not TOKEN_PATTERN.fullmatch(token)), None)
         if malformed is not None:
             raise ValueError(
@@ -183,8 +180,9 @@ class SIDIndex:
         return [self.position_of(item_id) for item_id in item_ids]
 
     def spell(self, codes: Sequence[int]) -> str:
-        """The SID with these codes as a string, `<a_0><b_1><c_0>`."""
-        return "".join(level_tokens[code] for level_tokens, code in zip(self.tokens, codes, strict=True))
+        """The SID with these codes as a string, `<a_0><b_1><c_0>`. Raises `ValueError` for codes without a token."""
+        self._check_sid(codes)
+        return "".join(level_tokens[code] for level_tokens, code in zip(self.tokens, codes))
 
     def parse(self, sid: str) -> tuple[int, ...]:
         """Codes of a spelled SID. Raises `ValueError` where a token is not of this index."""
@@ -212,12 +210,23 @@ class SIDIndex:
 
         Returns:
             `list[str]`: Empty for a SID of known tokens that no item carries.
+
+        Raises:
+            `ValueError`: another number of levels, a token or code that the index does not have.
         """
         codes = self.parse(sid) if isinstance(sid, str) else tuple(int(code) for code in sid)
-        if len(codes) != self.num_levels:
-            raise ValueError(f"Expected {self.num_levels} codes, but found {len(codes)}: {codes}.")
+        self._check_sid(codes)
         leaf = self.trie.find(codes)
         return [] if leaf is None else [self.item_ids[position] for position in self.trie.items_of_leaf(leaf)]
+
+    def _check_sid(self, codes: Sequence[int]) -> None:
+        if len(codes) != self.num_levels or not all(
+            0 <= code < size for code, size in zip(codes, self.level_sizes)
+        ):
+            raise ValueError(
+                f"Expected {self.num_levels} codes, from 0 and below the levels' sizes {self.level_sizes}, but found "
+                f"{tuple(map(int, codes))}."
+            )
 
     def collisions(self) -> dict[str, list[str]]:
         """SIDs that several items share, each with its items in index order."""
@@ -232,16 +241,19 @@ class SIDIndex:
         Reads MiniOneRec's `index.json`: `{"item id": ["<a_236>", "<b_231>", "<c_226>"], ...}`.
 
         The levels' tokens are those that occur in the file, ordered by number, so `codes` are positions among them and not
-        the numbers in the tokens. Duplicate item ids, ragged SIDs and truncated files raise `ValueError`.
+        the numbers in the tokens.
+
+        Raises:
+            `ValueError`: a truncated file, duplicate item ids, SIDs of unequal length, tokens not of the form `<...>`.
         """
         path = Path(path)
         try:
             pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
             ) from error
-        if not pairs or not all(isinstance(pair, tuple) and isinstance(pair[1], list) for pair in pairs):
+        if not (isinstance(pairs, list) and pairs and all(_is_json_item(pair) for pair in pairs)):
             raise ValueError(
                 f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least one '
                 "item."
@@ -249,10 +261,10 @@ class SIDIndex:
         item_ids, sids = zip(*pairs)
         widths = {len(sid) for sid in sids}
         if len(widths) != 1:
-            ragged = next(item for item, sid in pairs if len(sid) != len(sids[0]))
+            ragged, width = next((item, len(sid)) for item, sid in pairs if len(sid) != len(sids[0]))
             raise ValueError(
                 f"Expected SIDs of equal length in {path}, but item {item_ids[0]!r} has {len(sids[0])} tokens and item "
-                f"{ragged!r} has {len(dict(pairs)[ragged])}. Rebuild the index with one number of levels."
+                f"{ragged!r} has {width}. Rebuild the index with one number of levels."
             )
         tokens = [sorted(set(level), key=_natural_key) for level in zip(*sids)]
         code_of = [{token: code for code, token in enumerate(level)} for level in tokens]
@@ -286,6 +298,9 @@ class SIDIndex:
         Args:
             path (`str` or `Path`):
                 The folder that was saved to, or the file itself.
+
+        Raises:
+            `FileNotFoundError`: no such file. `ValueError`: a truncated file, or one of another format.
         """
         path = Path(path)
         path = path / SID_INDEX_FILE if path.is_dir() else path
@@ -428,7 +443,9 @@ class SIDTrie:
         return candidates, self.node_codes[candidates].long(), legal
 
     def find(self, codes: Sequence[int]) -> int | None:
-        """Leaf of a SID, or `None` where no item carries it."""
+        """Leaf of a SID, or `None` where no item carries it. Raises `ValueError` for another number of codes."""
+        if len(codes) != self.num_levels:
+            raise ValueError(f"Expected {self.num_levels} codes, but found {len(codes)}: {tuple(codes)}.")
         node = 0
         for code in codes:
             start, stop = self.first_child[node : node + 2].tolist()
@@ -452,7 +469,7 @@ def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -
     if isinstance(codes, torch.Tensor):
         codes = codes.detach().cpu().numpy()
     if not isinstance(codes, np.ndarray):
-        widths = {len(row) for row in codes}
+        widths = {len(row) for row in codes if isinstance(row, Sequence)}
         if len(widths) > 1:
             raise ValueError(
                 f"Expected SIDs with equally many codes, but found rows of {min(widths)} and of {max(widths)} codes. "
@@ -468,7 +485,20 @@ def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -
         raise TypeError(f"Expected integer codes, but found dtype `{codes.dtype}`. Codes are cluster numbers, from 0.")
     if codes.min() < 0 or codes.max() > np.iinfo(np.int32).max:
         raise ValueError(f"Expected codes from 0 to 2**31 - 1, but found {codes.min()} to {codes.max()}.")
-    return np.ascontiguousarray(codes, dtype=np.int32)
+    # A copy: look-ups are cached, and would go stale if the caller's array changed.
+    return np.array(codes, dtype=np.int32, order="C")
+
+
+def _check_strings(name: str, values: Sequence[object], remedy: str) -> None:
+    stray = next((value for value in values if not isinstance(value, str)), "")
+    if not isinstance(stray, str):
+        raise TypeError(f"Expected {name} of type `str`, but found {stray!r} of type `{type(stray).__name__}`. {remedy}")
+
+
+def _is_json_item(pair: object) -> bool:
+    return (
+        isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
+    )
 
 
 def _default_tokens(codes: np.ndarray) -> list[list[str]]:
@@ -489,7 +519,7 @@ def _lexicographic_order(codes: np.ndarray) -> np.ndarray:
 
 
 def _natural_key(token: str) -> tuple:
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", token))
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", token))
 
 
 def _pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:

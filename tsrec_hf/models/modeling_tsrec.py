@@ -11,14 +11,25 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from .configuration_tsrec import TSRecConfig
 from .generation_tsrec import tree_beam_search
-from .indexing_tsrec import SIDTrie
+from .indexing_tsrec import SIDIndex
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
 
 
 class Recommendation(NamedTuple):
-    """One recommended item: its id, its SID as a string, and the SID's log-probability given the history."""
+    """
+    One recommended item: its id, its SID as a string, and the SID's log-probability given the history.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import Recommendation
+
+    >>> Recommendation(item_id="nail", sid="<a_0><b_1><c_0>", score=-1.5).item_id
+    'nail'
+    ```
+    """
 
     item_id: str
     sid: str
@@ -60,6 +71,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: TSRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
         self.backbone = AutoModelForCausalLM.from_config(config.backbone_config) if backbone is None else backbone
+        # The parent takes our `num_beams` for a setting of `generate`, which would then run 50 beams unasked.
+        self.generation_config = self.backbone.generation_config
         self.post_init()
 
     @property
@@ -131,7 +144,12 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
         Returns:
             [`TSRecForCausalLM`]: In evaluation mode, as `from_pretrained` leaves models.
+
+        Raises:
+            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token without
+            keywords, `sa_init_kwargs` without `semantics`.
         """
+        _check_has_sids(tokenizer)
         if semantics is None and sa_init_kwargs:
             raise ValueError(
                 "Expected `semantics` with `sa_init_kwargs`: SA-Init needs the keywords of every SID token. Pass "
@@ -153,8 +171,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows of "
                 "embeddings. Make the tokenizer with `TSRecTokenizer.from_backbone` from the same backbone."
             )
-        if len(tokenizer) > rows:
-            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        # Where a vocabulary has gaps, ids reach beyond its length.
+        needed = max(len(tokenizer), int(token_ids.max()) + 1)
+        if needed > rows:
+            backbone.resize_token_embeddings(needed, mean_resizing=False)
         resize_default_rows(backbone, token_ids)
         config = TSRecConfig(
             backbone_config=backbone.config,
@@ -166,7 +186,6 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             attn_implementation=backbone.config._attn_implementation,
         )
         model = cls(config, backbone=backbone).eval()
-        model.generation_config = backbone.generation_config
         if semantics is not None:
             report = initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
             model.config.sid_initialization = report.to_dict()
@@ -174,11 +193,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own."""
-        if not hasattr(tokenizer, "sid_index"):
-            raise TypeError(
-                f"Expected a `TSRecTokenizer`, but found `{type(tokenizer).__name__}`. Load the checkpoint's own with "
-                "`TSRecTokenizer.from_pretrained`."
-            )
+        _check_has_sids(tokenizer)
         if self.config.prompt_version != PROMPT_VERSION:
             raise ValueError(
                 f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code builds "
@@ -222,14 +237,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             `list[list[Recommendation]]`: For each user, best first. Shorter than `top_k` only where the catalogue is.
 
         Raises:
-            `KeyError`: an item that the index does not hold. `ValueError`: an empty history, a tokenizer of another index, a
-            checkpoint of another prompt version, fewer beams than items asked for.
+            `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them.
+            `ValueError`: an empty history, a tokenizer of another index, a checkpoint of another prompt version, fewer beams
+            than items asked for, a model whose scores are not numbers.
         """
         self.check_tokenizer(tokenizer)
         num_beams = self.config.num_beams if num_beams is None else num_beams
         if top_k < 1 or batch_size < 1:
             raise ValueError(f"Expected `top_k` and `batch_size` of at least 1, but found {top_k} and {batch_size}.")
-        if num_beams < min(top_k, len(tokenizer.sid_index)):
+        if num_beams < min(top_k, tokenizer.sid_index.trie.num_leaves):
             raise ValueError(
                 f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
                 f"Pass `num_beams={top_k}` or more."
@@ -247,19 +263,23 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         results: list[list[Recommendation]] = [[] for _ in histories]
         # Users of like length share a batch, so that little of it is padding.
         order = sorted(range(len(encoded)), key=lambda user: len(encoded[user]), reverse=True)
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             for start in tqdm(range(0, len(order), batch_size), desc="Recommending", disable=not progress):
                 users = order[start : start + batch_size]
                 input_ids, attention_mask = self._pad_left([encoded[user] for user in users])
-                beams = tree_beam_search(
-                    self.backbone, input_ids, attention_mask, trie, level_token_ids, num_beams
-                )
+                beams = tree_beam_search(self.backbone, input_ids, attention_mask, trie, level_token_ids, num_beams)
+                if beams.scores.isnan().any():
+                    raise ValueError(
+                        f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). Its "
+                        "weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
+                    )
                 for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                    results[user] = _items_of_beams(index, trie, leaves, scores, top_k)
+                    results[user] = _items_of_beams(index, leaves, scores, top_k)
         finally:
-            self.train(was_training)
+            for module, mode in modes.items():
+                module.training = mode
         return results
 
     def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,12 +290,21 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         return input_ids, attention_mask
 
 
-def _items_of_beams(index, trie: SIDTrie, leaves: list[int], scores: list[float], top_k: int) -> list[Recommendation]:
+def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
+    # By attribute and not by class: the class of a checkpoint loaded with remote code is another one of the same name.
+    if not hasattr(tokenizer, "sid_index"):
+        raise TypeError(
+            f"Expected a `TSRecTokenizer`, but found `{type(tokenizer).__name__}`. Make one with "
+            "`TSRecTokenizer.from_backbone`, or load the checkpoint's own with `TSRecTokenizer.from_pretrained`."
+        )
+
+
+def _items_of_beams(index: SIDIndex, leaves: list[int], scores: list[float], top_k: int) -> list[Recommendation]:
     found: list[Recommendation] = []
     for leaf, score in zip(leaves, scores):
         if score == -torch.inf or len(found) >= top_k:
             break
-        rows = trie.items_of_leaf(leaf)
+        rows = index.trie.items_of_leaf(leaf)
         sid = index.spell(index.codes[rows[0]])
         found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
     return found[:top_k]

@@ -25,7 +25,18 @@ class SAInitReport:
     Attributes:
         settings (`dict`): Arguments that decided the rows.
         levels (`list[dict]`): One entry per matrix (`"input"`, and `"output"` when untied) and level: `matrix`, `level`, `tokens`,
-            `mean_cosine` (over pairs), `nearest_cosine` (mean over tokens), `mean_norm`.
+            `mean_cosine` (over pairs), `nearest_cosine` (mean over tokens), `mean_norm`. The cosines of a level with one token
+            are `None`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import SAInitReport
+
+    >>> report = SAInitReport.from_dict(model.config.sid_initialization)
+    >>> report.settings["pooling"], [row["tokens"] for row in report.levels]
+    ('mean', [2, 3, 2])
+    ```
     """
 
     settings: dict[str, Any]
@@ -45,9 +56,9 @@ class SAInitReport:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
         lines = [f"SID initialisation: {settings}", "matrix  level  tokens  mean cos  nearest cos  mean norm"]
         for row in self.levels:
+            mean, nearest = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("mean_cosine", "nearest_cosine"))
             lines.append(
-                f"{row['matrix']:<7} {row['level']:>5} {row['tokens']:>7} {row['mean_cosine']:>9.3f} "
-                f"{row['nearest_cosine']:>12.3f} {row['mean_norm']:>10.3f}"
+                f"{row['matrix']:<7} {row['level']:>5} {row['tokens']:>7} {mean:>9} {nearest:>12} {row['mean_norm']:>10.3f}"
             )
         return "\n".join(lines)
 
@@ -65,8 +76,10 @@ def resize_default_rows(model: PreTrainedModel, token_ids: torch.Tensor) -> None
             Ids of the tokens.
     """
     for module in _matrices(model).values():
-        mean = module.weight[: int(token_ids.min())].float().mean(dim=0)
-        module.weight[token_ids] = mean.to(module.weight.dtype)
+        for parameter in (module.weight, getattr(module, "bias", None)):
+            if parameter is not None:
+                mean = parameter[: int(token_ids.min())].float().mean(dim=0)
+                parameter[token_ids] = mean.to(parameter.dtype)
 
 
 @torch.no_grad()
@@ -110,7 +123,8 @@ def initialize_sid_embeddings(
         [`SAInitReport`]: Arguments and figures; prints as a table.
 
     Raises:
-        `ValueError`: a SID token without keywords, an argument out of range.
+        `ValueError`: a SID token without keywords, keywords that are SID tokens, tokens that all have the same keywords while
+        rows are centred, an argument out of range.
 
     Example:
 
@@ -127,6 +141,8 @@ def initialize_sid_embeddings(
         raise ValueError(f"Expected `pooling` 'mean' or 'idf', but found {pooling!r}.")
     if isinstance(norm, str) and norm not in ("vocab_mean", "match_resize"):
         raise ValueError(f"Expected `norm` 'vocab_mean', 'match_resize', a number or None, but found {norm!r}.")
+    if isinstance(norm, (int, float)) and not norm > 0:
+        raise ValueError(f"Expected a `norm` above 0, but found {norm}.")
     if missing not in ("error", "resize"):
         raise ValueError(f"Expected `missing` 'error' or 'resize', but found {missing!r}.")
     levels = index.num_levels if levels is None else levels
@@ -136,14 +152,14 @@ def initialize_sid_embeddings(
     tokens, keywords, token_ids, level_of = _keywords_by_token(tokenizer, semantics, levels, missing)
     if shuffle_seed is not None:
         keywords = _shuffled_within_levels(keywords, level_of, shuffle_seed)
-    weights = _subtoken_weights(tokenizer, tokens, keywords, pooling)
     first_sid = min(token_id for level in tokenizer.sid_token_ids for token_id in level)
+    weights = _subtoken_weights(tokenizer, tokens, keywords, pooling, first_sid)
     report = []
     for name, module in _matrices(model).items():
         vocabulary = module.weight[:first_sid].float()  # (vocabulary, width)
-        rows = torch.sparse.mm(weights.to(vocabulary.device), vocabulary[: weights.shape[1]])  # (tokens, width)
+        rows = torch.sparse.mm(weights.to(vocabulary.device), vocabulary)  # (tokens, width)
         if center:
-            rows = rows - rows.mean(dim=0)
+            rows = _centred(rows, tokens)
         target = _target_norm(norm, vocabulary)
         if target is not None:
             rows = rows * (target / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12))
@@ -188,8 +204,8 @@ def _keywords_by_token(
     if without and (missing == "error" or not tokens):
         raise ValueError(
             f"Expected keywords for every SID token, but {len(without)} of {len(without) + len(tokens)} have none, "
-            f"{without[0]!r} among them. Describe these tokens, or pass `missing='resize'` to start them as "
-            "`resize_token_embeddings` would."
+            f"{without[0]!r} among them. Describe these tokens, or (where some have keywords) pass `missing='resize'` to "
+            "start them as `resize_token_embeddings` would."
         )
     return tokens, keywords, torch.tensor(token_ids), level_of
 
@@ -204,14 +220,33 @@ def _shuffled_within_levels(keywords: list[list[str]], level_of: list[int], seed
     return shuffled
 
 
-def _subtoken_weights(tokenizer, tokens: list[str], keywords: list[list[str]], pooling: str) -> torch.Tensor:
+def _centred(rows: torch.Tensor, tokens: list[str]) -> torch.Tensor:
+    """Rows of shape `(tokens, width)` less their mean."""
+    centred = rows - rows.mean(dim=0)
+    # What rounding leaves of a row that is the mean would be scaled up to a direction that means nothing.
+    vanished = (centred.norm(dim=-1) <= 1e-5 * rows.norm(dim=-1)).nonzero().flatten().tolist()
+    if vanished:
+        raise ValueError(
+            f"Expected keywords that tell SID tokens apart, but those of {tokens[vanished[0]]!r} equal the mean of all "
+            f"{len(tokens)} tokens, so that nothing is left when rows are centred. Describe the tokens by other keywords, "
+            "or pass `center=False`."
+        )
+    return centred
+
+
+def _subtoken_weights(
+    tokenizer, tokens: list[str], keywords: list[list[str]], pooling: str, vocabulary_size: int
+) -> torch.Tensor:
     """Sparse matrix of shape `(tokens, vocabulary)` whose product with the embeddings pools each token's keywords."""
     distinct = {word: None for words in keywords for word in words}
     encoded = tokenizer(list(distinct), add_special_tokens=False).input_ids
     pieces = dict(zip(distinct, encoded))
-    empty = next((word for word, ids in pieces.items() if not ids), None)
-    if empty is not None:
-        raise ValueError(f"Keyword {empty!r} has no token in the backbone's vocabulary. Remove it from the semantics.")
+    unknown = next((word for word, ids in pieces.items() if not ids or max(ids) >= vocabulary_size), None)
+    if unknown is not None:
+        raise ValueError(
+            f"Expected keywords in the backbone's own tokens, but {unknown!r} is empty or a SID token there. Remove it from "
+            "the semantics."
+        )
     frequency = Counter(word for words in keywords for word in set(words))
     row_ids, column_ids, values = [], [], []
     for row, words in enumerate(keywords):
@@ -228,11 +263,10 @@ def _subtoken_weights(tokenizer, tokens: list[str], keywords: list[list[str]], p
             row_ids.extend([row] * len(pieces[word]))
             column_ids.extend(pieces[word])
             values.extend([share / total] * len(pieces[word]))
-    width = max(column_ids) + 1
     return torch.sparse_coo_tensor(
         torch.tensor([row_ids, column_ids]),
         torch.tensor(values, dtype=torch.float32),
-        size=(len(tokens), width),
+        size=(len(tokens), vocabulary_size),
         check_invariants=True,
     ).coalesce()
 
@@ -249,7 +283,8 @@ def _figures(rows: torch.Tensor) -> dict[str, Any]:
     """Figures of one level's rows of shape `(tokens, width)`."""
     figures = {"tokens": len(rows), "mean_norm": rows.norm(dim=-1).mean().item()}
     if len(rows) < 2:
-        return {**figures, "mean_cosine": float("nan"), "nearest_cosine": float("nan")}
+        # Not NaN, which is no JSON: the report travels in the checkpoint's configuration.
+        return {**figures, "mean_cosine": None, "nearest_cosine": None}
     unit = nn.functional.normalize(rows, dim=-1)
     cosine = (unit @ unit.T).fill_diagonal_(-torch.inf)
     pairs = cosine.masked_select(cosine > -torch.inf)

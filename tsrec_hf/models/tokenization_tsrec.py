@@ -9,6 +9,24 @@ from .indexing_tsrec import SID_INDEX_FILE, SIDIndex
 from .prompting_tsrec import PROMPT_VERSION
 
 
+# Where a base tokenizer was read from and how; the rest of its arguments belong to the new tokenizer as well.
+_NOT_SETTINGS = {
+    "added_tokens_decoder",
+    "auto_map",
+    "backend",
+    "gguf_file",
+    "is_local",
+    "local_files_only",
+    "merges",
+    "merges_file",
+    "sid_index_file",
+    "tokenizer_class",
+    "tokenizer_file",
+    "vocab",
+    "vocab_file",
+}
+
+
 class TSRecTokenizer(PreTrainedTokenizerFast):
     r"""
     A backbone's tokenizer that spells semantic IDs as single tokens and carries the catalogue's SID index.
@@ -40,6 +58,10 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Catalogue whose tokens are added.
             kwargs (*optional*):
                 Passed to `AutoTokenizer.from_pretrained`: `revision`, `gguf_file`, `token`, ...
+
+        Raises:
+            `TypeError`: an index that is not a [`SIDIndex`]. `ValueError`: a backbone without a `tokenizer.json` or without an
+            end token, or one whose vocabulary holds a SID token already.
         """
         if not isinstance(sid_index, SIDIndex):
             raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(sid_index).__name__}`.")
@@ -49,28 +71,42 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 f"Expected a tokenizer backed by the `tokenizers` library for {str(name_or_path)!r}, but found "
                 f"`{type(base).__name__}`. Use a backbone that ships a `tokenizer.json`."
             )
-        settings = {
-            name: value
-            for name, value in base.init_kwargs.items()
-            if name not in ("vocab_file", "merges_file", "tokenizer_file", "vocab", "merges", "added_tokens_decoder")
-            and name not in ("tokenizer_class", "auto_map", "backend", "gguf_file", "sid_index_file", "is_local", "local_files_only")
-        }
+        if base.eos_token is None:
+            raise ValueError(
+                f"Expected the tokenizer of {str(name_or_path)!r} to have an end token, which closes every answer, but it "
+                "has none. Name one of its tokens: `eos_token='</s>'`."
+            )
+        tokens = [token for level_tokens in sid_index.tokens for token in level_tokens]
+        known = base.get_vocab()
+        clash = next((token for token in tokens if token in known), None)
+        if clash is not None:
+            raise ValueError(
+                f"Expected SID tokens that are new to {str(name_or_path)!r}, but its vocabulary holds {clash!r}, whose "
+                "embedding would be overwritten. Spell the index's `tokens` otherwise; a checkpoint of ours is loaded with "
+                "`TSRecTokenizer.from_pretrained`."
+            )
+        settings = {name: value for name, value in base.init_kwargs.items() if name not in _NOT_SETTINGS}
         settings |= base.special_tokens_map
-        tokenizer = cls(
-            tokenizer_object=base.backend_tokenizer, **{**settings, "tsrec_prompt_version": PROMPT_VERSION}
-        )
+        # Only what is an argument is saved, whatever becomes of the attribute later.
+        settings |= {"padding_side": base.padding_side, "truncation_side": base.truncation_side}
+        settings |= {"tsrec_prompt_version": PROMPT_VERSION, "tsrec_sid_index_fingerprint": sid_index.fingerprint}
+        tokenizer = cls(tokenizer_object=base.backend_tokenizer, **settings)
         tokenizer.chat_template = base.chat_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         # Special tokens would vanish under `skip_special_tokens=True`, and `single_word` would break adjacent tokens.
-        tokens = [token for level_tokens in sid_index.tokens for token in level_tokens]
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
         tokenizer._attach(sid_index)
         return tokenizer
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs) -> "TSRecTokenizer":
-        """As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well."""
+        """
+        As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well.
+
+        Raises:
+            `FileNotFoundError`: a folder without a SID index. `ValueError`: the SID index of another checkpoint.
+        """
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # The path means nothing once the index is read, and would travel into saved files.
         index_file = tokenizer.init_kwargs.pop("sid_index_file", None)
@@ -79,7 +115,13 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 f"Expected {SID_INDEX_FILE!r} beside the tokenizer in {str(pretrained_model_name_or_path)!r}, but there is "
                 "no such file. Save the tokenizer with `save_pretrained`, or make one with `TSRecTokenizer.from_backbone`."
             )
-        tokenizer._attach(SIDIndex.load(index_file))
+        sid_index = SIDIndex.load(index_file)
+        if tokenizer.init_kwargs.get("tsrec_sid_index_fingerprint") not in (None, sid_index.fingerprint):
+            raise ValueError(
+                f"The SID index in {str(pretrained_model_name_or_path)!r} ({sid_index}) is not the one that the tokenizer "
+                "beside it was saved with: the two belong to different checkpoints. Load both from one folder."
+            )
+        tokenizer._attach(sid_index)
         return tokenizer
 
     def _attach(self, sid_index: SIDIndex) -> None:

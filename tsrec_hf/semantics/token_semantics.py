@@ -15,6 +15,15 @@ class TokenDescription:
         token (`str`): The token, such as `<a_12>`.
         description (`str`): What the items of its cluster share, in a sentence or more.
         keywords (`list[str]`): About 20 words or short phrases.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import TokenDescription
+
+    >>> TokenDescription("<a_0>", "Tools for wood.", ["saw", "hammer"]).keywords
+    ['saw', 'hammer']
+    ```
     """
 
     token: str

@@ -4,6 +4,8 @@ from typing import Any, Literal
 import torch
 from trl import SFTConfig
 
+from tsrec_hf.data import TASKS
+
 
 @dataclass
 class TSRecSFTConfig(SFTConfig):
@@ -31,7 +33,21 @@ class TSRecSFTConfig(SFTConfig):
         trainable_part (`str`, *optional*, defaults to `"all"`):
             `"all"` parameters, or the `"sid_rows"` of the embeddings alone, everything else staying bit for bit: the
             grounding stage, before a second one that trains everything.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from tsrec_hf import TSRecSFTConfig
+
+    >>> args = TSRecSFTConfig(tempfile.mkdtemp(), task_weights={"title": 0.5}, activation_checkpointing=False)
+    >>> args.eval_num_users, args.trainable_part
+    (256, 'all')
+    ```
     """
+
+    # Settings that the command line may give as JSON.
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["task_weights"]
 
     eval_num_users: int = field(
         default=256, metadata={"help": "Rows of `eval_interactions` to recommend for at each evaluation; 0 for none."}
@@ -62,8 +78,24 @@ class TSRecSFTConfig(SFTConfig):
                 "Packed and padding-free batches drop the rows' tasks and positions, which `TSRecSFTTrainer` needs. Set "
                 "`packing=False` and `padding_free=False`; `train_sampling_strategy='group_by_length'` keeps padding low."
             )
-        if self.eval_num_users < 0 or self.eval_num_beams < 1:
+        if self.eval_num_users < 0 or self.eval_num_beams < 1 or self.eval_recommend_batch_size < 1:
             raise ValueError(
-                f"Expected `eval_num_users` of at least 0 and `eval_num_beams` of at least 1, but found "
-                f"{self.eval_num_users} and {self.eval_num_beams}."
+                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at least 1, but "
+                f"found {self.eval_num_users}, {self.eval_num_beams} and {self.eval_recommend_batch_size}."
+            )
+        if self.task_weights:
+            self._check_task_weights()
+
+    def _check_task_weights(self) -> None:
+        weights = self.task_weights
+        if not isinstance(weights, dict) or not set(weights) <= set(TASKS) or min(weights.values()) < 0:
+            raise ValueError(
+                f"Expected `task_weights` as a dict, or a string of JSON, with numbers of at least 0 for some of {TASKS}, but "
+                f"found {weights!r}."
+            )
+        if self.loss_type != "nll" or self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`task_weights` are factors of the negative log-likelihood, but found loss_type={self.loss_type!r} and "
+                f"label_smoothing_factor={self.label_smoothing_factor}. Leave these at their defaults, or weigh the tasks by "
+                "`weights` of `build_sft_mixture`."
             )

@@ -86,6 +86,8 @@ class TSRecSFTTrainer(SFTTrainer):
     ):
         if args is None:
             args = TSRecSFTConfig("tsrec-sft")
+        if not isinstance(args, TSRecSFTConfig):
+            raise TypeError(f"Expected `args` to be a `TSRecSFTConfig`, but found `{type(args).__name__}`.")
         if processing_class is None:
             if not isinstance(model, str):
                 raise ValueError("Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model.")
@@ -93,6 +95,11 @@ class TSRecSFTTrainer(SFTTrainer):
         if data_collator is None:
             data_collator = DataCollatorForTSAlign(
                 processing_class, pad_to_multiple_of=args.pad_to_multiple_of, task_weights=args.task_weights
+            )
+        elif args.task_weights and getattr(data_collator, "task_weights", None) != args.task_weights:
+            raise ValueError(
+                f"The collator applies the weights of tasks, and yours does not know task_weights={args.task_weights}. Pass "
+                "them to `DataCollatorForTSAlign`, or leave `data_collator` out."
             )
         super().__init__(
             model=model,
@@ -104,7 +111,13 @@ class TSRecSFTTrainer(SFTTrainer):
             **kwargs,
         )
         self.recommender.check_tokenizer(processing_class)
-        if self.recommender.device.type == "cpu":
+        if args.trainable_part == "sid_rows" and self.recommender is not self.accelerator.unwrap_model(self.model):
+            raise ValueError(
+                "`trainable_part='sid_rows'` trains rows of the recommender itself, which PEFT's adapters would not save. Train "
+                "them before adding adapters, or name them in `LoraConfig(trainable_token_indices=...)`."
+            )
+        # Where it trains, not where it is: sharded models wait on the CPU.
+        if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
         self._evaluator = self._sample = None
         if eval_interactions is not None and args.eval_num_users > 0:
@@ -113,7 +126,6 @@ class TSRecSFTTrainer(SFTTrainer):
             # Cold slices are not reported during training, so the training rows do not matter here.
             self._evaluator = RecommendationEvaluator(self._sample, processing_class.sid_index, train=self._sample)
         self._task_sums = {mode: self._new_task_sums() for mode in ("train", "eval")}
-        self._task_step = 0
 
     @property
     def recommender(self) -> TSRecForCausalLM:
@@ -141,18 +153,25 @@ class TSRecSFTTrainer(SFTTrainer):
         """As the parent's; logs [`~TSRecSFTTrainer.describe`] first."""
         if self.is_world_process_zero():
             logger.info(self.describe())
+        # Steps behind the last log of an earlier call belong to no log.
+        self._task_sums["train"] = self._new_task_sums()
         if self.args.trainable_part == "all":
             return super().train(*args, **kwargs)
         with sid_rows_only(self.recommender, self.processing_class):
             return super().train(*args, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if isinstance(dataset, Dataset) and "labels" not in dataset.column_names:
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"Expected the {dataset_name} dataset to be a `datasets.Dataset`, but found `{type(dataset).__name__}`, whose "
+                "rows cannot be counted or fitted to `max_length`. Make one with `Dataset.from_generator`."
+            )
+        if "labels" not in dataset.column_names:
             raise ValueError(
                 f"Expected a {dataset_name} dataset with tokenised rows (`input_ids`, `labels`, `task`), but found the columns "
                 f"{dataset.column_names}. Build it with `build_sequence_rows` or `build_sft_mixture`."
             )
-        if isinstance(dataset, Dataset) and args.max_length is not None:
+        if args.max_length is not None:
             dataset, report = drop_oldest_items(dataset, processing_class, args.max_length)
             if report.rows:
                 logger.warning(
@@ -185,15 +204,16 @@ class TSRecSFTTrainer(SFTTrainer):
 
     def _new_task_sums(self) -> SimpleNamespace:
         zeros = torch.zeros(len(TASKS), dtype=torch.float64)
-        return SimpleNamespace(losses=zeros.clone(), shares=zeros.clone(), rows=0)
+        return SimpleNamespace(losses=zeros.clone(), shares=zeros.clone())
 
     @torch.no_grad()
     def _add_task_sums(self, mode: str, outputs: Any, task_ids: torch.Tensor, num_items_in_batch) -> None:
         """
         Adds each task's part of this batch's loss, before weights, and its share of the label tokens.
 
-        In training both are parts of the whole step, over all its batches and processes. In evaluation the batch's mean loss
-        counts once per row, as `Trainer` averages it; rows that a distributed sampler repeats to fill up are left out.
+        In training both are parts of the whole step, over all its batches and processes, so that the shares of a step add up to
+        1. In evaluation the batch's mean loss counts once per row, as `Trainer` averages it; rows that a distributed sampler
+        repeats to fill up are left out.
         """
         losses = -outputs.log_probs.float().sum(dim=-1)  # (batch,)
         tokens = outputs.label_mask.float().sum(dim=-1)  # (batch,)
@@ -209,17 +229,15 @@ class TSRecSFTTrainer(SFTTrainer):
         # Indexed additions in float64 on the CPU: three numbers a row.
         sums.losses.index_add_(0, task_ids.cpu(), losses.cpu().double() * scale)
         sums.shares.index_add_(0, task_ids.cpu(), tokens.cpu().double() * scale)
-        sums.rows += len(task_ids)
 
     def _task_metrics(self, mode: str) -> dict[str, float]:
         sums, self._task_sums[mode] = self._task_sums[mode], self._new_task_sums()
+        both = torch.stack([sums.losses, sums.shares])
         if mode == "train":
-            steps = max(self.state.global_step - self._task_step, 1)
-            self._task_step = self.state.global_step
-            both = torch.stack([sums.losses, sums.shares]).float().to(self.accelerator.device)
-            losses, shares = (self.accelerator.reduce(both, reduction="sum").cpu() / steps).tolist()
-        else:
-            losses, shares = (torch.stack([sums.losses, sums.shares]) / max(sums.rows, 1)).tolist()
+            # Evaluation gathered its rows from all processes already.
+            both = self.accelerator.reduce(both.float().to(self.accelerator.device), reduction="sum").cpu()
+        # All shares together count the steps, or the rows of an evaluation, that were added since the last log.
+        losses, shares = (both / both[1].sum()).tolist()
         prefix = "" if mode == "train" else "eval_"
         metrics = {}
         for task, loss, share in zip(TASKS, losses, shares):
