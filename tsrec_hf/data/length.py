@@ -43,8 +43,8 @@ def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int)
     levels = tokenizer.sid_index.num_levels
     if len(instruction) + 2 * levels > max_length:
         raise ValueError(
-            f"Expected `max_length` of at least {len(instruction) + 2 * levels}, the instruction and two items, but found "
-            f"{max_length}."
+            f"Expected `max_length` of at least {len(instruction) + 2 * levels}, the instruction and two items, but "
+            f"found {max_length}."
         )
     dropped_items = dropped_targets = 0
     shortened: dict[int, dict[str, list[int]]] = {}
@@ -54,8 +54,9 @@ def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int)
         row = rows[number]
         if row["input_ids"][: len(instruction)] != instruction or row.get("task", "sequence") != "sequence":
             raise ValueError(
-                f"Row {number} of task {row.get('task')!r} has {length} tokens, more than `max_length={max_length}`, and is not "
-                "a history that could lose its oldest items. Raise `max_length`, or shorten the texts it was built from."
+                f"Row {number} of task {row.get('task')!r} has {length} tokens, more than `max_length={max_length}`, "
+                "and is not a history that could lose its oldest items. Raise `max_length`, or shorten the texts it "
+                "was built from."
             )
         cut = -(-(length - max_length) // levels) * levels
         labels = row["labels"][len(instruction) :]

@@ -45,8 +45,8 @@ def build_sft_mixture(
         tasks (`Sequence[str]`, *optional*, defaults to all):
             Among `"sequence"`, `"title"`, `"history_title"` and `"alignment"`.
         weights (`dict[str, float]`, *optional*):
-            How often each task's rows occur: `2` twice, `0.1` a tenth of them, drawn by the seed. 1 where absent. (A factor of
-            the loss instead is `TSRecSFTConfig.task_weights`.)
+            How often each task's rows occur: `2` twice, `0.1` a tenth of them, drawn by the seed. 1 where absent. (A
+            factor of the loss instead is `TSRecSFTConfig.task_weights`.)
         split (`str`, *optional*, defaults to `"train"`):
             Split whose interactions make the rows of `"sequence"` and `"history_title"`.
         sequence_mode (`str`, *optional*, defaults to `"session"`):
@@ -76,10 +76,13 @@ def build_sft_mixture(
         if unknown:
             raise ValueError(f"Expected `{name}` among {TASKS}, but found {sorted(unknown)}.")
     if not tasks or not all(0 <= weight < float("inf") for weight in weights.values()):
-        raise ValueError(f"Expected at least one task and finite weights of at least 0, but found {list(tasks)} and {weights}.")
+        raise ValueError(
+            f"Expected at least one task and finite weights of at least 0, but found {list(tasks)} and {weights}."
+        )
     if "alignment" in tasks and semantics is None:
         raise ValueError(
-            "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the task out."
+            "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the task "
+            "out."
         )
     if split not in SPLITS:
         raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}.")
@@ -103,7 +106,9 @@ def build_sft_mixture(
             for number in numbers:
                 yield rows[number]
         if num_rows == 0:
-            raise ValueError(f"The tasks {list(tasks)} give no rows of {split!r} with the weights {weights}. Raise a weight.")
+            raise ValueError(
+                f"The tasks {list(tasks)} give no rows of {split!r} with the weights {weights}. Raise a weight."
+            )
 
     try:
         # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
@@ -144,14 +149,15 @@ def tokenize_rows(rows: Dataset, tokenizer: TSRecTokenizer) -> list[dict[str, An
     """
     Tokenises rows of `prompt`, `completion` and `task`; labels stand on the completion alone.
 
-    Prompt and completion are tokenised together, since a completion alone may be cut differently; it begins where the tokens of
-    the whole leave those of the prompt.
+    Prompt and completion are tokenised together, since a completion alone may be cut differently; it begins where the
+    tokens of the whole leave those of the prompt.
     """
     if len(rows) == 0:
         return []
     prompts = tokenizer(rows["prompt"][:], add_special_tokens=False).input_ids
     wholes = tokenizer(
-        [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"])], add_special_tokens=False
+        [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"])],
+        add_special_tokens=False,
     ).input_ids
     tokenized = []
     for prompt, whole, task in zip(prompts, wholes, rows["task"]):
@@ -161,7 +167,8 @@ def tokenize_rows(rows: Dataset, tokenizer: TSRecTokenizer) -> list[dict[str, An
 
 
 def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:
-    """Row numbers such that every row occurs `weight` times on average: all of them per whole unit, and a draw for the rest."""
+    """Row numbers such that every row occurs `weight` times on average: all of them per whole unit, and a draw for "
+    "the rest."""
     whole, part = divmod(weight, 1.0)
     extra = generator.choice(size, size=round(part * size), replace=False)
     return np.concatenate([np.tile(np.arange(size), int(whole)), np.sort(extra)])

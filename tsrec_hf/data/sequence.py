@@ -1,9 +1,9 @@
 """
 Rows of the sequence task: a history of SIDs, then the SID of the next item.
 
-A *session row* holds one user's items in order behind the instruction and carries the loss of every next item at once; a
-*window row* holds one target and the items before it. Both give every target the same context, so their losses are equal,
-but a session row reads each item once instead of up to ten times.
+A *session row* holds one user's items in order behind the instruction and carries the loss of every next item at once;
+a *window row* holds one target and the items before it. Both give every target the same context, so their losses are
+equal, but a session row reads each item once instead of up to ten times.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,18 +35,18 @@ def build_sequence_rows(
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer with the SID index.
         mode (`"session"` or `"window"`, *optional*, defaults to `"session"`):
-            One row per user, with a label at every target, or one row per target. Users of more than `max_history + 1` items
-            are cut into overlapping stretches, so that every target keeps its last `max_history` items and is counted
-            once.
+            One row per user, with a label at every target, or one row per target. Users of more than `max_history + 1`
+            items are cut into overlapping stretches, so that every target keeps its last `max_history` items and is
+            counted once.
         max_history (`int`, *optional*, defaults to `10`):
             Most items before a target.
         targets_per_stretch (`int`, *optional*, defaults to `1`):
-            Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer tokens, and
-            the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
+            Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer
+            tokens, and the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
 
     Returns:
-        `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer is exactly
-        the SID's tokens: no end token, since a SID's length is known.
+        `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer
+        is exactly the SID's tokens: no end token, since a SID's length is known.
 
     Raises:
         `ValueError`: a missing column, an empty history. `KeyError`: an item that the index does not hold.
@@ -65,8 +65,8 @@ def build_sequence_rows(
     missing = {"user_id", "history", "target"} - set(interactions.column_names)
     if missing:
         raise ValueError(
-            f"Expected interactions with the columns `user_id`, `history` and `target`, but {sorted(missing)} are missing "
-            f"from {interactions.column_names}. Load them with `load_minionerec` or `chronological_split`."
+            f"Expected interactions with the columns `user_id`, `history` and `target`, but {sorted(missing)} are "
+            f"missing from {interactions.column_names}. Load them with `load_minionerec` or `chronological_split`."
         )
     if targets_per_stretch < 1:
         raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}.")
@@ -122,7 +122,8 @@ def _session_stretches(
 def _sessions(
     users: Sequence[str], histories: Sequence[list[str]], targets: Sequence[str], longest: int
 ) -> list[tuple[list[str], int]]:
-    """Chains rows whose history is what the user's earlier rows hold; a row that does not fit begins another session."""
+    """Chains rows whose history is what the user's earlier rows hold; a row that does not fit begins another "
+    "session."""
     sessions: list[tuple[list[str], int]] = []
     open_session: dict[str, list[str]] = {}
     for user, history, target in zip(users, histories, targets):

@@ -1,10 +1,10 @@
 """
-Rows of the text tasks: titles, and TS-Align, which ties every SID token to the description of its cluster (TS-Rec, section
-on token-level semantic alignment).
+Rows of the text tasks: titles, and TS-Align, which ties every SID token to the description of its cluster (TS-Rec,
+section on token-level semantic alignment).
 
-Rows are `prompt`, `completion` and `task`, made from item ids and tokens, never looked up by title or SID: items with the same
-title, and items that share a SID, keep rows of their own. Answers in words end with the end token; answers in SID tokens end
-by their known length.
+Rows are `prompt`, `completion` and `task`, made from item ids and tokens, never looked up by title or SID: items with
+the same title, and items that share a SID, keep rows of their own. Answers in words end with the end token; answers in
+SID tokens end by their known length.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,9 @@ def build_history_title_rows(interactions: Dataset, items: Dataset, tokenizer: T
     rows = []
     for history, target in zip(interactions["history"], interactions["target"]):
         if target not in title_of:
-            raise KeyError(f"Target {target!r} is not among the {len(title_of)} items. Pass the items of this data set.")
+            raise KeyError(
+                f"Target {target!r} is not among the {len(title_of)} items. Pass the items of this data set."
+            )
         if title_of[target].strip():
             rows.append((prompts.history_title_prompt(history), prompts.text_answer(title_of[target])))
     return _dataset(rows, "history_title")
@@ -133,7 +135,8 @@ def _check_columns(rows: Dataset, columns: Sequence[str], name: str) -> None:
     missing = set(columns) - set(rows.column_names)
     if missing:
         raise ValueError(
-            f"Expected {name} with the columns {list(columns)}, but {sorted(missing)} are missing from {rows.column_names}."
+            f"Expected {name} with the columns {list(columns)}, but {sorted(missing)} are missing from "
+            f"{rows.column_names}."
         )
 
 

@@ -54,7 +54,9 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         self._entries: dict[str, TokenDescription] = {}
         for entry in entries:
             if entry.token in self._entries:
-                raise ValueError(f"Expected one entry per token, but {entry.token!r} occurs twice. Merge its keywords.")
+                raise ValueError(
+                    f"Expected one entry per token, but {entry.token!r} occurs twice. Merge its keywords."
+                )
             self._entries[entry.token] = entry
 
     def __getitem__(self, token: str) -> TokenDescription:
@@ -62,8 +64,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             return self._entries[token]
         except KeyError:
             raise KeyError(
-                f"Token {token!r} has no description among the {len(self)} known tokens. Describe it, or use the semantics "
-                "of this SID index."
+                f"Token {token!r} has no description among the {len(self)} known tokens. Describe it, or use the "
+                "semantics of this SID index."
             ) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -84,8 +86,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`.
 
         Raises:
-            `ValueError`: a truncated file, an entry without one of the three fields or with another type, a token that occurs
-            twice.
+            `ValueError`: a truncated file, an entry without one of the three fields or with another type, a token that
+            occurs twice.
         """
         path = Path(path)
         try:
@@ -109,9 +111,11 @@ def _entry(row: object, number: int, path: Path) -> TokenDescription:
     if not isinstance(row, dict) or any(not isinstance(row.get(name), kind) for name, kind in fields.items()):
         found = {name: type(value).__name__ for name, value in row.items()} if isinstance(row, dict) else row
         raise ValueError(
-            f"Expected entry {number} of {path} to hold `token` (str), `description` (str) and `keywords` (list), but found "
-            f"{found}."
+            f"Expected entry {number} of {path} to hold `token` (str), `description` (str) and `keywords` (list), but "
+            f"found {found}."
         )
     if not all(isinstance(word, str) for word in row["keywords"]):
-        raise ValueError(f"Expected the keywords of {row['token']!r} in {path} to be strings, but found {row['keywords']}.")
+        raise ValueError(
+            f"Expected the keywords of {row['token']!r} in {path} to be strings, but found {row['keywords']}."
+        )
     return TokenDescription(row["token"], row["description"], list(row["keywords"]))
