@@ -8,8 +8,15 @@ import pytest
 import torch
 from _pytest.doctest import DoctestItem
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 
 TITLES = {
@@ -24,8 +31,9 @@ TITLES = {
 }
 CODES = [[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 2, 1]]
 WORDS = """
-    tools metal fruit food fresh dairy sharp fastener handle steel red green hard claw hammer nail screw saw hand apple pear
-    rye bread cheese like items chosen in order the next title of is : , . means which token a description for keywords
+    tools metal fruit food fresh dairy sharp fastener handle steel red green hard claw hammer nail screw saw hand apple
+    pear rye bread cheese like items chosen in order the next title of is : , . means which token a description for
+    keywords
 """.split()
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -82,8 +90,8 @@ def save_backbone(folder, kind: str = "llama", tied: bool = True, padded_rows: i
     """
     Writes a tiny random backbone with its tokenizer, as a folder for `from_backbone`.
 
-    The tokenizer stands in the subfolder `tokenizer` as well: beside a configuration of type `qwen2`, transformers would read
-    it as Qwen2's own kind and lose the words.
+    The tokenizer stands in the subfolder `tokenizer` as well: beside a configuration of type `qwen2`, transformers
+    would read it as Qwen2's own kind and lose the words.
     """
     tokenizer = make_backbone_tokenizer(add_bos)
     torch.manual_seed(0)

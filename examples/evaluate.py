@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import HfArgumentParser
 
@@ -42,7 +42,8 @@ class ScriptArguments:
 
 
 def main(args: ScriptArguments) -> None:
-    state = PartialState()
+    # Not `PartialState()`, which knows nothing of `ACCELERATE_USE_CPU`: every process would then evaluate every row.
+    state = Accelerator().state
     dataset = load_minionerec(args.data_dir)
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):

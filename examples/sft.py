@@ -53,7 +53,7 @@ class ScriptArguments:
         default_factory=lambda: ["sequence"],
         metadata={"help": "'all', or some of 'sequence', 'title', 'history_title', 'alignment'."},
     )
-    mixture_weights: str | None = field(
+    mixture_weights: dict | str | None = field(
         default=None,
         metadata={"help": """How often each task's rows occur, as JSON: '{"history_title": 0.1}'; 1 where absent."""},
     )
@@ -77,7 +77,8 @@ class ScriptArguments:
 
     def __post_init__(self):
         self.tasks = list(TASKS) if self.tasks == ["all"] else self.tasks
-        self.mixture_weights = json.loads(self.mixture_weights) if self.mixture_weights else None
+        if isinstance(self.mixture_weights, str):
+            self.mixture_weights = json.loads(self.mixture_weights)
 
     def sa_init_kwargs(self) -> dict:
         norm = None if self.norm == "none" else self.norm
@@ -133,6 +134,10 @@ def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_a
         num_train_epochs=script_args.grounding_epochs,
         max_steps=-1,
         learning_rate=script_args.grounding_learning_rate,
+        # A few short passes: what suits the long run would leave the rows where they are.
+        warmup_steps=0,
+        weight_decay=0.0,
+        task_weights=None,
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,

@@ -1,4 +1,6 @@
-"""TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that write the semantic ID of the next item."""
+"""
+TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that write the semantic ID of the next item.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

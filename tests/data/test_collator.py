@@ -100,7 +100,9 @@ def test_refuses_what_has_no_loss(tokenizer):
 
 def test_refuses_rows_it_cannot_read(tokenizer):
     collator = DataCollatorForTSAlign(tokenizer)
-    with pytest.raises(ValueError, match=r"rows with `labels` .* the columns \['input_ids', 'task'\]. Build rows with"):
+    with pytest.raises(
+        ValueError, match=r"rows with `labels` .* the columns \['input_ids', 'task'\]. Build rows with"
+    ):
         collator([{"input_ids": [5, 6], "task": "title"}])
     with pytest.raises(ValueError, match="`labels` as long as their `input_ids`"):
         collator([{"input_ids": [5, 6], "labels": [6]}])

@@ -1,8 +1,14 @@
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from tsrec_hf.data import LengthReport, PromptBuilder, build_sequence_rows, build_title_rows, drop_oldest_items
-from tsrec_hf.data import tokenize_rows
+from tsrec_hf.data import (
+    LengthReport,
+    PromptBuilder,
+    build_sequence_rows,
+    build_title_rows,
+    drop_oldest_items,
+    tokenize_rows,
+)
 
 
 @pytest.fixture

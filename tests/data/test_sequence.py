@@ -144,7 +144,7 @@ def test_every_target_once_with_its_last_ten_items(wide_tokenizer):
     sequences = random_sequences(range(2, 41))
     rows = users_rows(sequences)
     sessions = build_sequence_rows(rows, wide_tokenizer)
-    # 10 users of 2 to 11 items fill one row each; the 29 longer ones, of n items, have n - 11 targets more, each with a row.
+    # 10 users of 2 to 11 items fill one row each; the longer ones, of n items, have n - 11 targets and rows more.
     assert sessions.num_rows == 10 + sum(1 + n - 11 for n in range(12, 41))
     assert Counter(read_back(sessions, wide_tokenizer)) == Counter(plain_pairs(rows))
     windows = build_sequence_rows(rows, wide_tokenizer, mode="window")

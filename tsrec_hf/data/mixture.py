@@ -19,6 +19,10 @@ from .sequence import IGNORED, ROW_FEATURES, build_sequence_rows
 from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
 
 
+# Raised whenever a row builder changes, so that rows cached before are not taken for its own.
+ROWS_VERSION = 1
+
+
 def build_sft_mixture(
     dataset: RecommendationDataset,
     semantics: TokenSemantics | None,
@@ -88,7 +92,7 @@ def build_sft_mixture(
         raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}.")
     interactions = getattr(dataset, split)
     identity = (
-        [PROMPT_VERSION, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
+        [ROWS_VERSION, PROMPT_VERSION, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
         [_tokenizer_state(tokenizer), tokenizer.sid_index.fingerprint],
         [interactions[name][:] for name in ("user_id", "history", "target")],
         [dataset.items[name][:] for name in ("item_id", "title")],

@@ -106,7 +106,7 @@ def build_alignment_rows(semantics: TokenSemantics, tokenizer: TSRecTokenizer, k
         `Dataset` with `prompt`, `completion` and `task` (`"alignment"`).
 
     Raises:
-        `KeyError`: a token of the index that has no description.
+        `KeyError`: a token of the index that is not described. `ValueError`: a blank description.
 
     Example:
 
@@ -124,6 +124,11 @@ def build_alignment_rows(semantics: TokenSemantics, tokenizer: TSRecTokenizer, k
     rows = []
     for token in (token for level in tokenizer.sid_index.tokens for token in level):
         meaning = semantics[token]
+        if not meaning.description.strip() or (keywords and not meaning.keywords):
+            raise ValueError(
+                f"Expected a description of {token!r}, and keywords where they are asked for, but found {meaning}. "
+                "Describe the token again."
+            )
         rows.append((prompts.description_prompt(token), prompts.text_answer(meaning.description)))
         rows.append((prompts.token_prompt(meaning.description), token))
         if keywords:

@@ -18,7 +18,8 @@ class TSRecConfig(PreTrainedConfig):
         backbone_config (`dict` or [`~transformers.PreTrainedConfig`], *optional*):
             Configuration of the language model inside; its `model_type` says which. Defaults to Qwen2's.
         sid_index_fingerprint (`str`, *optional*):
-            `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is refused.
+            `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is
+            refused.
         prompt_version (`str`, *optional*):
             Version of the prompts' wording. A checkpoint of another version is refused.
         max_history (`int`, *optional*, defaults to `10`):
@@ -59,11 +60,14 @@ class TSRecConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TSRecConfig":
-        """As the parent's. Raises `ValueError` for the configuration of another kind of model, such as a plain backbone."""
+        """
+        As the parent's. Raises `ValueError` for the configuration of another kind of model, such as a plain backbone.
+        """
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
-                f"Expected the configuration of a 'tsrec' checkpoint, but found one of type {config_dict['model_type']!r}. Make "
-                "a recommender of a plain language model with `TSRecForCausalLM.from_backbone`."
+                f"Expected the configuration of a 'tsrec' checkpoint, but found one of type "
+                f"{config_dict['model_type']!r}. Make a recommender of a plain language model with "
+                "`TSRecForCausalLM.from_backbone`."
             )
         return super().from_dict(config_dict, **kwargs)
 
@@ -72,7 +76,9 @@ class TSRecConfig(PreTrainedConfig):
         return self.backbone_config
 
     def to_dict(self) -> dict[str, Any]:
-        """As the parent's; a local folder in the backbone's `_name_or_path` means nothing elsewhere and is left out."""
+        """
+        As the parent's; a local folder in the backbone's `_name_or_path` means nothing elsewhere and is left out.
+        """
         output = super().to_dict()
         output["backbone_config"].pop("_name_or_path", None)
         return output

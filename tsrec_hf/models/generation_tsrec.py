@@ -1,11 +1,11 @@
 """
 Constrained beam search over a catalogue as tree decoding.
 
-The prompt of a user is read once. Each level's surviving prefixes then go through the model together, as positions of one
-sequence that see the prompt and their own ancestors only: an additive float mask says so. The keys and values of a level are
-appended to the cache and never copied per beam or reordered, since the mask follows the beams instead. Scores are sums of
-log-probabilities over the whole vocabulary, those of `generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`.
-Nothing here reads a `generation_config`.
+The prompt of a user is read once. Each level's surviving prefixes then go through the model together, as positions of
+one sequence that see the prompt and their own ancestors only: an additive float mask says so. The keys and values of a
+level are appended to the cache and never copied per beam or reordered, since the mask follows the beams instead.
+Scores are sums of log-probabilities over the whole vocabulary, those of
+`generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`. Nothing here reads a `generation_config`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from .filtering_tsrec import NodeFilter
 from .indexing_tsrec import SIDTrie
 
 
@@ -23,8 +24,8 @@ class TreeBeams:
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
-        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` only where the model gives
-            no legal continuation any probability.
+        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` only where the
+            model gives no legal continuation any probability.
     """
 
     leaves: torch.Tensor
@@ -57,7 +58,9 @@ class TreeMask:
         self.widths: list[int] = []
 
     def grow(self, parents: torch.Tensor) -> None:
-        """Moves to the next level, whose beam `k` extends beam `parents[:, k]` of the current one: `(batch, beams)`."""
+        """
+        Moves to the next level, whose beam `k` extends beam `parents[:, k]` of the current one: `(batch, beams)`.
+        """
         self.ancestors = [ancestor.gather(1, parents) for ancestor in self.ancestors]
         self.ancestors.append(torch.arange(parents.shape[1], device=parents.device).expand_as(parents))
         self.widths.append(parents.shape[1])
@@ -74,23 +77,23 @@ class TreeMask:
             ancestor.unsqueeze(-1) == torch.arange(width, device=ancestor.device)
             for ancestor, width in zip(self.ancestors, self.widths)
         ]
+        visible = torch.cat([self.prompt_visible.unsqueeze(1).expand(-1, beams, -1), *blocks], dim=-1)
         masks = {}
         for layer_type in self.layer_types:
-            prompt = self.prompt_visible.unsqueeze(1).expand(-1, beams, -1)
+            seen = visible
             if layer_type == "sliding_attention":
                 # The window counts positions: branches share them, so columns would count too much.
-                distance = self.position_ids().unsqueeze(-1) - self.prompt_positions.unsqueeze(1)
-                prompt = prompt & (distance < self.window)
-            visible = torch.cat([prompt, *self._within_window(blocks, layer_type)], dim=-1)
-            mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
-            masks[layer_type] = mask.masked_fill_(~visible, self.minimum).unsqueeze(1)
+                seen = visible & (self.position_ids().unsqueeze(-1) - self._key_positions() < self.window)
+            mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
+            masks[layer_type] = mask.masked_fill_(~seen, self.minimum).unsqueeze(1)
         return masks if len(masks) > 1 else masks[self.layer_types[0]]
 
-    def _within_window(self, blocks: list[torch.Tensor], layer_type: str) -> list[torch.Tensor]:
-        if layer_type != "sliding_attention":
-            return blocks
-        current = len(blocks) - 1
-        return [block & (current - level < self.window) for level, block in enumerate(blocks)]
+    def _key_positions(self) -> torch.Tensor:
+        """Positions of the prompt's tokens and of all levels' beams: `(batch, 1, prompt + all levels' beams)`."""
+        levels = [
+            (self.prompt_lengths + level).unsqueeze(-1).expand(-1, width) for level, width in enumerate(self.widths)
+        ]
+        return torch.cat([self.prompt_positions, *levels], dim=-1).unsqueeze(1)
 
 
 def _mask_layer_types(config) -> list[str]:
@@ -107,7 +110,8 @@ def _mask_layer_types(config) -> list[str]:
     return kinds
 
 
-# Not `inference_mode`: its tensors would be refused by a later backward pass, the scores and a backbone's cached ones alike.
+# Not `inference_mode`: its tensors would be refused by a later backward pass, the scores and a backbone's cached ones
+# alike.
 @torch.no_grad()
 def tree_beam_search(
     backbone: PreTrainedModel,
@@ -116,6 +120,7 @@ def tree_beam_search(
     trie: SIDTrie,
     level_token_ids: list[torch.Tensor],
     num_beams: int,
+    node_filter: NodeFilter | None = None,
 ) -> TreeBeams:
     """
     The most probable SIDs that exist, for a batch of prompts.
@@ -133,6 +138,8 @@ def tree_beam_search(
             For each level, the token id of every code.
         num_beams (`int`):
             Prefixes that survive each level.
+        node_filter ([`NodeFilter`], *optional*):
+            Rules of the batch's users: prefixes that lead only to items they may not be given take no place.
 
     Returns:
         [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
@@ -163,12 +170,16 @@ def tree_beam_search(
 
     for depth in range(trie.num_levels):
         children, codes, legal = trie.children(nodes, depth)  # each (batch, beams, width)
+        if node_filter is not None:
+            legal = node_filter(children, legal)
         token_ids = level_token_ids[depth][codes]
         logits = logits.float()
         log_probs = logits.gather(-1, token_ids) - logits.logsumexp(-1, keepdim=True)
         candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
         width = candidates.shape[-1]
-        scores, chosen = candidates.flatten(1).topk(min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel()))
+        scores, chosen = candidates.flatten(1).topk(
+            min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
+        )
         nodes = children.flatten(1).gather(1, chosen)
         if depth == trie.num_levels - 1:
             break

@@ -1,9 +1,10 @@
 """
-Which items exist and how their semantic IDs (SIDs) are spelled: `SIDIndex`, and `SIDTrie`, the same SIDs as a search tree.
+Which items exist and how their semantic IDs (SIDs) are spelled: `SIDIndex`, and `SIDTrie`, the same SIDs as a search
+tree.
 
-A SID is a tuple of `L` integer codes. Code `c` of level `l` is spelled by the token `index.tokens[l][c]`, so that codes are
-positions into the level's list of tokens. Indexes made from codes spell them `<a_0>`, `<a_1>`, ... (level `a`), `<b_0>`, ...
-(level `b`); indexes read from a file keep the spelling of the file.
+A SID is a tuple of `L` integer codes. Code `c` of level `l` is spelled by the token `index.tokens[l][c]`, so that
+codes are positions into the level's list of tokens. Indexes made from codes spell them `<a_0>`, `<a_1>`, ... (level
+`a`), `<b_0>`, ... (level `b`); indexes read from a file keep the spelling of the file.
 """
 
 import hashlib
@@ -34,14 +35,15 @@ class SIDIndex:
         codes (`np.ndarray` of shape `(num_items, num_levels)`):
             Codes of each item, integers from 0; 2 to 8 levels. Several items may share a SID.
         tokens (`Sequence[Sequence[str]]`, *optional*):
-            Token of every code, level by level. Defaults to `<a_0>`, `<a_1>`, ..., `<b_0>`, ... up to each level's highest
-            code.
+            Token of every code, level by level. Defaults to `<a_0>`, `<a_1>`, ..., `<b_0>`, ... up to each level's
+            highest code.
         titles (`Sequence[str]`, *optional*):
             Title of each item, carried along for those who load the checkpoint.
 
     Raises:
         `TypeError`: item ids, titles or tokens that are not strings, codes that are not integers.
-        `ValueError`: duplicate item ids, ragged or negative codes, codes without a token, tokens not of the form `<...>`.
+        `ValueError`: duplicate item ids, ragged or negative codes, codes without a token, tokens not of the form
+        `<...>`.
 
     Example:
 
@@ -72,17 +74,21 @@ class SIDIndex:
         self._check()
 
     def _check(self) -> None:
-        _check_strings("item ids", self.item_ids, "Convert the ids with `str` wherever they are read, so that all agree.")
+        _check_strings(
+            "item ids", self.item_ids, "Convert the ids with `str` wherever they are read, so that all agree."
+        )
         _check_strings("titles", self.titles or [], "Give items without a title an empty one.")
         if len(self.item_ids) != len(self.codes):
             raise ValueError(
-                f"Expected one row of codes per item, but found {len(self.item_ids)} item ids and {len(self.codes)} rows "
-                "of codes. Pass both in the same order."
+                f"Expected one row of codes per item, but found {len(self.item_ids)} item ids and {len(self.codes)} "
+                "rows of codes. Pass both in the same order."
             )
         if len(self._positions) != len(self.item_ids):
             seen: set[str] = set()
             twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
-            raise ValueError(f"Expected unique item ids, but {twice!r} occurs more than once. Remove the duplicate rows.")
+            raise ValueError(
+                f"Expected unique item ids, but {twice!r} occurs more than once. Remove the duplicate rows."
+            )
         if self.titles is not None and len(self.titles) != len(self.item_ids):
             raise ValueError(f"Expected {len(self.item_ids)} titles, one per item, but found {len(self.titles)}.")
         if len(self.tokens) != self.num_levels:
@@ -220,9 +226,7 @@ class SIDIndex:
         return [] if leaf is None else [self.item_ids[position] for position in self.trie.items_of_leaf(leaf)]
 
     def _check_sid(self, codes: Sequence[int]) -> None:
-        if len(codes) != self.num_levels or not all(
-            0 <= code < size for code, size in zip(codes, self.level_sizes)
-        ):
+        if len(codes) != self.num_levels or not all(0 <= code < size for code, size in zip(codes, self.level_sizes)):
             raise ValueError(
                 f"Expected {self.num_levels} codes, from 0 and below the levels' sizes {self.level_sizes}, but found "
                 f"{tuple(map(int, codes))}."
@@ -240,8 +244,8 @@ class SIDIndex:
         """
         Reads MiniOneRec's `index.json`: `{"item id": ["<a_236>", "<b_231>", "<c_226>"], ...}`.
 
-        The levels' tokens are those that occur in the file, ordered by number, so `codes` are positions among them and not
-        the numbers in the tokens.
+        The levels' tokens are those that occur in the file, ordered by number, so `codes` are positions among them and
+        not the numbers in the tokens.
 
         Raises:
             `ValueError`: a truncated file, duplicate item ids, SIDs of unequal length, tokens not of the form `<...>`.
@@ -255,16 +259,16 @@ class SIDIndex:
             ) from error
         if not (isinstance(pairs, list) and pairs and all(_is_json_item(pair) for pair in pairs)):
             raise ValueError(
-                f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least one '
-                "item."
+                f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least '
+                "one item."
             )
         item_ids, sids = zip(*pairs)
         widths = {len(sid) for sid in sids}
         if len(widths) != 1:
             ragged, width = next((item, len(sid)) for item, sid in pairs if len(sid) != len(sids[0]))
             raise ValueError(
-                f"Expected SIDs of equal length in {path}, but item {item_ids[0]!r} has {len(sids[0])} tokens and item "
-                f"{ragged!r} has {width}. Rebuild the index with one number of levels."
+                f"Expected SIDs of equal length in {path}, but item {item_ids[0]!r} has {len(sids[0])} tokens and "
+                f"item {ragged!r} has {width}. Rebuild the index with one number of levels."
             )
         tokens = [sorted(set(level), key=_natural_key) for level in zip(*sids)]
         code_of = [{token: code for code, token in enumerate(level)} for level in tokens]
@@ -305,7 +309,9 @@ class SIDIndex:
         path = Path(path)
         path = path / SID_INDEX_FILE if path.is_dir() else path
         if not path.is_file():
-            raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
+            raise FileNotFoundError(
+                f"Expected a SID index at {path}, but there is no such file. Write it with `save`."
+            )
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -327,8 +333,9 @@ class SIDTrie:
     r"""
     The set of legal SIDs as flat tensors: a prefix tree in compressed sparse rows.
 
-    Node 0 is the root; the nodes of depth `d` (prefixes of `d` codes) are numbered in lexicographic order right after those
-    of depth `d - 1`, so the children of a node are a contiguous range. Leaves are numbered from 0 as well, in the same order.
+    Node 0 is the root; the nodes of depth `d` (prefixes of `d` codes) are numbered in lexicographic order right after
+    those of depth `d - 1`, so the children of a node are a contiguous range. Leaves are numbered from 0 as well, in
+    the same order.
 
     Args:
         codes (`np.ndarray` or `torch.Tensor` of shape `(num_items, num_levels)`):
@@ -410,7 +417,8 @@ class SIDTrie:
             return self
         moved = object.__new__(SIDTrie)
         moved.__dict__ |= {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.__dict__.items()
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.__dict__.items()
         }
         return moved
 
@@ -420,7 +428,8 @@ class SIDTrie:
 
     def children(self, nodes: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Children of many prefixes of one depth, padded to the widest node of that depth. Makes no device synchronisation.
+        Children of many prefixes of one depth, padded to the widest node of that depth. Makes no device
+        synchronisation.
 
         Args:
             nodes (`torch.Tensor` of shape `(...)`):
@@ -429,8 +438,8 @@ class SIDTrie:
                 Number of codes in the prefixes, from 0 (the root) to `num_levels - 1`.
 
         Returns:
-            `tuple` of three `torch.Tensor` of shape `(..., max_children[depth])`: the children's nodes, their codes, and
-            which entries are real. Padding entries hold node 0 and code 0.
+            `tuple` of three `torch.Tensor` of shape `(..., max_children[depth])`: the children's nodes, their codes,
+            and which entries are real. Padding entries hold node 0 and code 0.
         """
         if not 0 <= depth < self.num_levels:
             raise ValueError(f"Expected a depth from 0 to {self.num_levels - 1}, but found {depth}.")
@@ -459,6 +468,60 @@ class SIDTrie:
         """Leaf numbers, from 0, of nodes of the deepest level."""
         return nodes - self.depth_starts[-2]
 
+    def count_items(self, item_mask: torch.Tensor) -> torch.Tensor:
+        """
+        How many of some items lie below each node.
+
+        Args:
+            item_mask (`torch.Tensor` of shape `(num_items,)`):
+                Which items to count, on the trie's device.
+
+        Returns:
+            `torch.Tensor` of shape `(num_nodes,)`: Counts, int32.
+        """
+        # Items lie in the order of the leaves, so those below any node are a range: two looks at a running sum.
+        running = torch.zeros(len(item_mask) + 1, dtype=torch.int32, device=self.device)
+        torch.cumsum(item_mask[self.leaf_items], 0, dtype=torch.int32, out=running[1:])
+        first, last = self._item_ranges
+        return running[last] - running[first]
+
+    @cached_property
+    def _item_ranges(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and last place (exclusive) of each node's items in the order of the leaves."""
+        firsts, lasts = [self.leaf_offsets[:-1]], [self.leaf_offsets[1:]]
+        for depth in range(self.num_levels - 1, -1, -1):
+            start, stop = self.depth_starts[depth], self.depth_starts[depth + 1]
+            children = self.first_child[start : stop + 1].long() - stop  # (nodes + 1,), places among the next depth
+            firsts.insert(0, firsts[0][children[:-1]])
+            lasts.insert(0, lasts[0][children[1:] - 1])
+        return torch.cat(firsts), torch.cat(lasts)
+
+    @cached_property
+    def _place_of_item(self) -> torch.Tensor:
+        """Place of each item in the order of the leaves."""
+        places = torch.empty_like(self.leaf_items)
+        places[self.leaf_items] = torch.arange(len(places), device=self.device)
+        return places
+
+    def paths_of(self, items: torch.Tensor) -> torch.Tensor:
+        """
+        The nodes on the way from the root, which is left out, to some items.
+
+        Args:
+            items (`torch.Tensor` of shape `(n,)`):
+                Rows of items, on the trie's device.
+
+        Returns:
+            `torch.Tensor` of shape `(n, num_levels)`: Nodes of depth 1, 2, ..., `num_levels`.
+        """
+        places = self._place_of_item[items]
+        firsts = self._item_ranges[0]
+        nodes = [
+            torch.searchsorted(firsts[start:stop], places, right=True) - 1 + start
+            for start, stop in zip(self.depth_starts[1:-1], self.depth_starts[2:])
+        ]
+        return torch.stack(nodes, dim=-1)
+
     def items_of_leaf(self, leaf: int) -> list[int]:
         """Rows of the items that carry a leaf's SID, in index order."""
         start, stop = self.leaf_offsets[leaf : leaf + 2].tolist()
@@ -469,7 +532,7 @@ def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -
     if isinstance(codes, torch.Tensor):
         codes = codes.detach().cpu().numpy()
     if not isinstance(codes, np.ndarray):
-        widths = {len(row) for row in codes if isinstance(row, Sequence)}
+        widths = {len(row) for row in codes if hasattr(row, "__len__")}
         if len(widths) > 1:
             raise ValueError(
                 f"Expected SIDs with equally many codes, but found rows of {min(widths)} and of {max(widths)} codes. "
@@ -478,8 +541,8 @@ def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -
         codes = np.asarray(codes)
     if codes.ndim != 2 or len(codes) == 0 or not MIN_LEVELS <= codes.shape[1] <= MAX_LEVELS:
         raise ValueError(
-            f"Expected codes of shape (items, levels) with at least one item and {MIN_LEVELS} to {MAX_LEVELS} levels, but "
-            f"found shape {codes.shape}."
+            f"Expected codes of shape (items, levels) with at least one item and {MIN_LEVELS} to {MAX_LEVELS} levels, "
+            f"but found shape {codes.shape}."
         )
     if not np.issubdtype(codes.dtype, np.integer):
         raise TypeError(f"Expected integer codes, but found dtype `{codes.dtype}`. Codes are cluster numbers, from 0.")
@@ -492,13 +555,13 @@ def _checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) -
 def _check_strings(name: str, values: Sequence[object], remedy: str) -> None:
     stray = next((value for value in values if not isinstance(value, str)), "")
     if not isinstance(stray, str):
-        raise TypeError(f"Expected {name} of type `str`, but found {stray!r} of type `{type(stray).__name__}`. {remedy}")
+        raise TypeError(
+            f"Expected {name} of type `str`, but found {stray!r} of type `{type(stray).__name__}`. {remedy}"
+        )
 
 
 def _is_json_item(pair: object) -> bool:
-    return (
-        isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
-    )
+    return isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
 
 
 def _default_tokens(codes: np.ndarray) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from .configuration_tsrec import TSRecConfig
+from .filtering_tsrec import ItemFilter
 from .generation_tsrec import tree_beam_search
 from .indexing_tsrec import SIDIndex
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
@@ -40,8 +41,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     r"""
     A wrapper of any causal language model that recommends items by their semantic IDs.
 
-    Made by [`TSRecForCausalLM.from_backbone`]; then it saves, loads, trains and generates as every transformers model does,
-    and [`~TSRecForCausalLM.recommend`] turns histories into ranked items.
+    Made by [`TSRecForCausalLM.from_backbone`]; then it saves, loads, trains and generates as every transformers model
+    does, and [`~TSRecForCausalLM.recommend`] turns histories into ranked items.
 
     Args:
         config ([`TSRecConfig`]):
@@ -140,14 +141,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             sa_init_kwargs (`dict`, *optional*):
                 Arguments of [`initialize_sid_embeddings`], such as `{"pooling": "idf", "center": True}`.
             from_pretrained_kwargs (*optional*):
-                Passed to `AutoModelForCausalLM.from_pretrained`: `dtype`, `attn_implementation`, `gguf_file`, `revision`, ...
+                Passed to `AutoModelForCausalLM.from_pretrained`: `dtype`, `attn_implementation`, `gguf_file`,
+                `revision`, ...
 
         Returns:
             [`TSRecForCausalLM`]: In evaluation mode, as `from_pretrained` leaves models.
 
         Raises:
-            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token without
-            keywords, `sa_init_kwargs` without `semantics`.
+            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token
+            without keywords, `sa_init_kwargs` without `semantics`.
         """
         _check_has_sids(tokenizer)
         if semantics is None and sa_init_kwargs:
@@ -157,8 +159,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             )
         backbone = AutoModelForCausalLM.from_pretrained(name_or_path, **from_pretrained_kwargs)
         if "gguf_file" in from_pretrained_kwargs:
-            # A model read from GGUF refuses to be saved, and its configuration would call the dequantised weights quantised:
-            # they move into a fresh model.
+            # A model read from GGUF refuses to be saved, and its configuration would call the dequantised weights
+            # quantised: they move into a fresh model.
             del backbone.config.quantization_config
             fresh = AutoModelForCausalLM.from_config(backbone.config, dtype=backbone.dtype)
             fresh.load_state_dict(backbone.state_dict())
@@ -168,8 +170,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         rows = backbone.get_input_embeddings().weight.shape[0]
         if int(token_ids.min()) > rows:
             raise ValueError(
-                f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows of "
-                "embeddings. Make the tokenizer with `TSRecTokenizer.from_backbone` from the same backbone."
+                f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows "
+                "of embeddings. Make the tokenizer with `TSRecTokenizer.from_backbone` from the same backbone."
             )
         # Where a vocabulary has gaps, ids reach beyond its length.
         needed = max(len(tokenizer), int(token_ids.max()) + 1)
@@ -182,7 +184,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prompt_version=tokenizer.prompt_version,
             sid_initialization={"pooling": "resize"},
             dtype=backbone.dtype,
-            # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded with.
+            # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded
+            # with.
             attn_implementation=backbone.config._attn_implementation,
         )
         model = cls(config, backbone=backbone).eval()
@@ -192,19 +195,21 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         return model
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
-        """Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own."""
+        """
+        Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own.
+        """
         _check_has_sids(tokenizer)
         if self.config.prompt_version != PROMPT_VERSION:
             raise ValueError(
-                f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code builds "
-                f"prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, or train it "
-                "again."
+                f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code "
+                f"builds prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, "
+                "or train it again."
             )
         if self.config.sid_index_fingerprint not in (None, tokenizer.sid_index.fingerprint):
             raise ValueError(
-                f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer holds "
-                f"another, {tokenizer.sid_index.fingerprint} ({tokenizer.sid_index}). Load the tokenizer from the same "
-                "checkpoint."
+                f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer "
+                f"holds another, {tokenizer.sid_index.fingerprint} ({tokenizer.sid_index}). Load the tokenizer from "
+                "the same checkpoint."
             )
 
     def recommend(
@@ -215,6 +220,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         num_beams: int | None = None,
         batch_size: int = 16,
         progress: bool = False,
+        allowed_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        exclude_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        exclude_history: bool = False,
     ) -> list[list[Recommendation]]:
         """
         Ranks the catalogue's items for each history by constrained beam search.
@@ -232,14 +240,29 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 Users decoded together.
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
+            allowed_items (`Iterable[str]`, or one such per user, *optional*):
+                Items that may be recommended. Defaults to all.
+            exclude_items (`Iterable[str]`, or one such per user, *optional*):
+                Items that may not be recommended.
+            exclude_history (`bool`, *optional*, defaults to `False`):
+                Whether to leave out the items of the user's own history, all of it.
 
         Returns:
-            `list[list[Recommendation]]`: For each user, best first. Shorter than `top_k` only where the catalogue is.
+            `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
+            shorter than `top_k` only where fewer items are allowed.
 
         Raises:
             `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them.
-            `ValueError`: an empty history, a tokenizer of another index, a checkpoint of another prompt version, fewer beams
-            than items asked for, a model whose scores are not numbers.
+            `ValueError`: an empty history, a tokenizer of another index, a checkpoint of another prompt version, fewer
+            beams than items asked for, a model whose scores are not numbers, rules that leave a user nothing.
+
+        Example:
+
+        ```python
+        >>> [[first]] = model.recommend(tokenizer, [["hammer"]], top_k=1, num_beams=4, allowed_items=["apple",
+        "bread"]) >>> first.item_id in ("apple", "bread")
+        True
+        ```
         """
         self.check_tokenizer(tokenizer)
         num_beams = self.config.num_beams if num_beams is None else num_beams
@@ -252,13 +275,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
             raise TypeError(
-                "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of ids. "
-                "Pass `[history]` for one user."
+                "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
+                "ids. Pass `[history]` for one user."
             )
         prompts = PromptBuilder(tokenizer, max_history=self.config.max_history)
         encoded = [prompts.sequence_prompt_ids(history) for history in histories]
         index = tokenizer.sid_index
         trie = index.trie.to(self.device)
+        item_filter = None
+        if allowed_items is not None or exclude_items is not None or exclude_history:
+            past = histories if exclude_history else None
+            item_filter = ItemFilter(index, trie, len(histories), allowed_items, exclude_items, past)
         level_token_ids = [torch.tensor(ids, device=self.device) for ids in tokenizer.sid_token_ids]
         results: list[list[Recommendation]] = [[] for _ in histories]
         # Users of like length share a batch, so that little of it is padding.
@@ -269,14 +296,22 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             for start in tqdm(range(0, len(order), batch_size), desc="Recommending", disable=not progress):
                 users = order[start : start + batch_size]
                 input_ids, attention_mask = self._pad_left([encoded[user] for user in users])
-                beams = tree_beam_search(self.backbone, input_ids, attention_mask, trie, level_token_ids, num_beams)
+                beams = tree_beam_search(
+                    self.backbone,
+                    input_ids,
+                    attention_mask,
+                    trie,
+                    level_token_ids,
+                    num_beams,
+                    node_filter=None if item_filter is None else item_filter.batch(users),
+                )
                 if beams.scores.isnan().any():
                     raise ValueError(
-                        f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). Its "
-                        "weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
+                        f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). "
+                        "Its weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
                     )
                 for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                    results[user] = _items_of_beams(index, leaves, scores, top_k)
+                    results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -299,12 +334,16 @@ def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
         )
 
 
-def _items_of_beams(index: SIDIndex, leaves: list[int], scores: list[float], top_k: int) -> list[Recommendation]:
+def _items_of_beams(
+    index: SIDIndex, leaves: list[int], scores: list[float], top_k: int, user: int, item_filter: ItemFilter | None
+) -> list[Recommendation]:
     found: list[Recommendation] = []
     for leaf, score in zip(leaves, scores):
         if score == -torch.inf or len(found) >= top_k:
             break
         rows = index.trie.items_of_leaf(leaf)
         sid = index.spell(index.codes[rows[0]])
+        if item_filter is not None:
+            rows = item_filter.allows(user, rows)
         found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
     return found[:top_k]

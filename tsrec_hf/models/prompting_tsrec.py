@@ -1,9 +1,10 @@
 """
 The wording of every prompt, for training, reinforcement learning, evaluation and inference alike.
 
-The wording is short, since prompt tokens are what everything here costs, and puts the history last: the answer's SID follows
-the history's SIDs directly, so that one row can carry the loss of every next item of a user. The version is stored in each
-checkpoint, and a checkpoint of another version is refused rather than prompted with words it was not trained on.
+The wording is short, since prompt tokens are what everything here costs, and puts the history last: the answer's SID
+follows the history's SIDs directly, so that one row can carry the loss of every next item of a user. The version is
+stored in each checkpoint, and a checkpoint of another version is refused rather than prompted with words it was not
+trained on.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ MAX_HISTORY = 10
 
 class PromptBuilder:
     r"""
-    Builds every prompt from item ids and SID tokens. Encode the strings with `add_special_tokens=False`: where the backbone
-    starts its texts with a token of its own, the prompts hold it already.
+    Builds every prompt from item ids and SID tokens. Encode the strings with `add_special_tokens=False`: where the
+    backbone starts its texts with a token of its own, the prompts hold it already.
 
     Args:
         tokenizer ([`TSRecTokenizer`]):
@@ -48,9 +49,9 @@ class PromptBuilder:
             raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}.")
         if tokenizer.prompt_version != PROMPT_VERSION:
             raise ValueError(
-                f"This tokenizer belongs to prompt version {tokenizer.prompt_version!r}, but this code builds prompts of "
-                f"version {PROMPT_VERSION!r}. Load the checkpoint with the `tsrec_hf` release that trained it, or train "
-                "it again."
+                f"This tokenizer belongs to prompt version {tokenizer.prompt_version!r}, but this code builds prompts "
+                f"of version {PROMPT_VERSION!r}. Load the checkpoint with the `tsrec_hf` release that trained it, or "
+                "train it again."
             )
         self.tokenizer = tokenizer
         self.sid_index = tokenizer.sid_index

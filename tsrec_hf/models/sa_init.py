@@ -1,10 +1,11 @@
 """
-Semantic-aware initialisation of SID token embeddings (SA-Init, TS-Rec section on semantic-aware embedding initialisation).
+Semantic-aware initialisation of SID token embeddings (SA-Init, TS-Rec section on semantic-aware embedding
+initialisation).
 
 As published, a SID token starts as the mean of the backbone's own embeddings of its keywords' tokens, rescaled to the
-vocabulary's mean norm. Keywords that many tokens share then dominate the mean and the rows nearly coincide, so pooling may
-weigh each keyword by its inverse document frequency and the rows may be centred. Everything is computed in float32 and
-vectorised over tokens; untied models get their output rows from their output matrix.
+vocabulary's mean norm. Keywords that many tokens share then dominate the mean and the rows nearly coincide, so pooling
+may weigh each keyword by its inverse document frequency and the rows may be centred. Everything is computed in float32
+and vectorised over tokens; untied models get their output rows from their output matrix.
 """
 
 from collections import Counter
@@ -24,9 +25,9 @@ class SAInitReport:
 
     Attributes:
         settings (`dict`): Arguments that decided the rows.
-        levels (`list[dict]`): One entry per matrix (`"input"`, and `"output"` when untied) and level: `matrix`, `level`, `tokens`,
-            `mean_cosine` (over pairs), `nearest_cosine` (mean over tokens), `mean_norm`. The cosines of a level with one token
-            are `None`.
+        levels (`list[dict]`): One entry per matrix (`"input"`, and `"output"` when untied) and level: `matrix`,
+            `level`, `tokens`, `mean_cosine` (over pairs), `nearest_cosine` (mean over tokens), `mean_norm`. The
+            cosines of a level with one token are `None`.
 
     Example:
 
@@ -56,9 +57,12 @@ class SAInitReport:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
         lines = [f"SID initialisation: {settings}", "matrix  level  tokens  mean cos  nearest cos  mean norm"]
         for row in self.levels:
-            mean, nearest = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("mean_cosine", "nearest_cosine"))
+            mean, nearest = (
+                "-" if row[name] is None else f"{row[name]:.3f}" for name in ("mean_cosine", "nearest_cosine")
+            )
             lines.append(
-                f"{row['matrix']:<7} {row['level']:>5} {row['tokens']:>7} {mean:>9} {nearest:>12} {row['mean_norm']:>10.3f}"
+                f"{row['matrix']:<7} {row['level']:>5} {row['tokens']:>7} {mean:>9} {nearest:>12} "
+                f"{row['mean_norm']:>10.3f}"
             )
         return "\n".join(lines)
 
@@ -66,8 +70,8 @@ class SAInitReport:
 @torch.no_grad()
 def resize_default_rows(model: PreTrainedModel, token_ids: torch.Tensor) -> None:
     """
-    Gives tokens the rows that `resize_token_embeddings` would have given them: the mean of the vocabulary before the first of
-    them. Rows of a padded vocabulary, which resizing leaves as they are, are treated alike.
+    Gives tokens the rows that `resize_token_embeddings` would have given them: the mean of the vocabulary before the
+    first of them. Rows of a padded vocabulary, which resizing leaves as they are, are treated alike.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -105,13 +109,14 @@ def initialize_sid_embeddings(
         semantics ([`TokenSemantics`]):
             Keywords by SID token.
         pooling (`"mean"` or `"idf"`, *optional*, defaults to `"mean"`):
-            `"mean"`: mean over all sub-tokens of all keywords, as published. `"idf"`: mean over keywords, each the mean of its
-            sub-tokens, weighted by `log(tokens / tokens that have the keyword)`.
+            `"mean"`: mean over all sub-tokens of all keywords, as published. `"idf"`: mean over keywords, each the
+            mean of its sub-tokens, weighted by `log(tokens / tokens that have the keyword)`.
         center (`bool`, *optional*, defaults to `False`):
             Whether to subtract the mean row of all initialised SID tokens.
         norm (`str` or `float`, *optional*, defaults to `"vocab_mean"`):
-            Norm of every row: `"vocab_mean"`, the mean norm of the vocabulary's rows, as published; `"match_resize"`, the norm
-            that `resize_token_embeddings` would have given (that of the vocabulary's mean row); a number; or `None`, as pooled.
+            Norm of every row: `"vocab_mean"`, the mean norm of the vocabulary's rows, as published; `"match_resize"`,
+            the norm that `resize_token_embeddings` would have given (that of the vocabulary's mean row); a number; or
+            `None`, as pooled.
         levels (`int`, *optional*):
             Number of levels, from the first, to initialise. Defaults to all.
         shuffle_seed (`int`, *optional*):
@@ -123,8 +128,8 @@ def initialize_sid_embeddings(
         [`SAInitReport`]: Arguments and figures; prints as a table.
 
     Raises:
-        `ValueError`: a SID token without keywords, keywords that are SID tokens, tokens that all have the same keywords while
-        rows are centred, an argument out of range.
+        `ValueError`: a SID token without keywords, keywords that are SID tokens, tokens that all have the same
+        keywords while rows are centred, an argument out of range.
 
     Example:
 
@@ -204,8 +209,8 @@ def _keywords_by_token(
     if without and (missing == "error" or not tokens):
         raise ValueError(
             f"Expected keywords for every SID token, but {len(without)} of {len(without) + len(tokens)} have none, "
-            f"{without[0]!r} among them. Describe these tokens, or (where some have keywords) pass `missing='resize'` to "
-            "start them as `resize_token_embeddings` would."
+            f"{without[0]!r} among them. Describe these tokens, or (where some have keywords) pass `missing='resize'` "
+            "to start them as `resize_token_embeddings` would."
         )
     return tokens, keywords, torch.tensor(token_ids), level_of
 
@@ -227,9 +232,9 @@ def _centred(rows: torch.Tensor, tokens: list[str]) -> torch.Tensor:
     vanished = (centred.norm(dim=-1) <= 1e-5 * rows.norm(dim=-1)).nonzero().flatten().tolist()
     if vanished:
         raise ValueError(
-            f"Expected keywords that tell SID tokens apart, but those of {tokens[vanished[0]]!r} equal the mean of all "
-            f"{len(tokens)} tokens, so that nothing is left when rows are centred. Describe the tokens by other keywords, "
-            "or pass `center=False`."
+            f"Expected keywords that tell SID tokens apart, but those of {tokens[vanished[0]]!r} equal the mean of "
+            f"all {len(tokens)} tokens, so that nothing is left when rows are centred. Describe the tokens by other "
+            "keywords, or pass `center=False`."
         )
     return centred
 
@@ -244,8 +249,8 @@ def _subtoken_weights(
     unknown = next((word for word, ids in pieces.items() if not ids or max(ids) >= vocabulary_size), None)
     if unknown is not None:
         raise ValueError(
-            f"Expected keywords in the backbone's own tokens, but {unknown!r} is empty or a SID token there. Remove it from "
-            "the semantics."
+            f"Expected keywords in the backbone's own tokens, but {unknown!r} is empty or a SID token there. Remove "
+            "it from the semantics."
         )
     frequency = Counter(word for words in keywords for word in set(words))
     row_ids, column_ids, values = [], [], []

@@ -31,8 +31,9 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
     r"""
     A backbone's tokenizer that spells semantic IDs as single tokens and carries the catalogue's SID index.
 
-    Made by [`TSRecTokenizer.from_backbone`]; saved and loaded with `save_pretrained`, `from_pretrained` and `push_to_hub`, the
-    index included. The class defines no `__init__`: transformers 5 would rebuild a subclass that does as a bare BPE.
+    Made by [`TSRecTokenizer.from_backbone`]; saved and loaded with `save_pretrained`, `from_pretrained` and
+    `push_to_hub`, the index included. The class defines no `__init__`: transformers 5 would rebuild a subclass that
+    does as a bare BPE.
 
     Example:
 
@@ -60,8 +61,8 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Passed to `AutoTokenizer.from_pretrained`: `revision`, `gguf_file`, `token`, ...
 
         Raises:
-            `TypeError`: an index that is not a [`SIDIndex`]. `ValueError`: a backbone without a `tokenizer.json` or without an
-            end token, or one whose vocabulary holds a SID token already.
+            `TypeError`: an index that is not a [`SIDIndex`]. `ValueError`: a backbone without a `tokenizer.json` or
+            without an end token, or one whose vocabulary holds a SID token already.
         """
         if not isinstance(sid_index, SIDIndex):
             raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(sid_index).__name__}`.")
@@ -73,17 +74,17 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
             )
         if base.eos_token is None:
             raise ValueError(
-                f"Expected the tokenizer of {str(name_or_path)!r} to have an end token, which closes every answer, but it "
-                "has none. Name one of its tokens: `eos_token='</s>'`."
+                f"Expected the tokenizer of {str(name_or_path)!r} to have an end token, which closes every answer, "
+                "but it has none. Name one of its tokens: `eos_token='</s>'`."
             )
         tokens = [token for level_tokens in sid_index.tokens for token in level_tokens]
         known = base.get_vocab()
         clash = next((token for token in tokens if token in known), None)
         if clash is not None:
             raise ValueError(
-                f"Expected SID tokens that are new to {str(name_or_path)!r}, but its vocabulary holds {clash!r}, whose "
-                "embedding would be overwritten. Spell the index's `tokens` otherwise; a checkpoint of ours is loaded with "
-                "`TSRecTokenizer.from_pretrained`."
+                f"Expected SID tokens that are new to {str(name_or_path)!r}, but its vocabulary holds {clash!r}, "
+                "whose embedding would be overwritten. Spell the index's `tokens` otherwise; a checkpoint of ours is "
+                "loaded with `TSRecTokenizer.from_pretrained`."
             )
         settings = {name: value for name, value in base.init_kwargs.items() if name not in _NOT_SETTINGS}
         settings |= base.special_tokens_map
@@ -108,18 +109,19 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
             `FileNotFoundError`: a folder without a SID index. `ValueError`: the SID index of another checkpoint.
         """
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # The path means nothing once the index is read, and would travel into saved files.
-        index_file = tokenizer.init_kwargs.pop("sid_index_file", None)
+        index_file = tokenizer.init_kwargs.get("sid_index_file")
         if index_file is None:
             raise FileNotFoundError(
-                f"Expected {SID_INDEX_FILE!r} beside the tokenizer in {str(pretrained_model_name_or_path)!r}, but there is "
-                "no such file. Save the tokenizer with `save_pretrained`, or make one with `TSRecTokenizer.from_backbone`."
+                f"Expected {SID_INDEX_FILE!r} beside the tokenizer in {str(pretrained_model_name_or_path)!r}, but "
+                "there is no such file. Save the tokenizer with `save_pretrained`, or make one with "
+                "`TSRecTokenizer.from_backbone`."
             )
         sid_index = SIDIndex.load(index_file)
         if tokenizer.init_kwargs.get("tsrec_sid_index_fingerprint") not in (None, sid_index.fingerprint):
             raise ValueError(
-                f"The SID index in {str(pretrained_model_name_or_path)!r} ({sid_index}) is not the one that the tokenizer "
-                "beside it was saved with: the two belong to different checkpoints. Load both from one folder."
+                f"The SID index in {str(pretrained_model_name_or_path)!r} ({sid_index}) is not the one that the "
+                "tokenizer beside it was saved with: the two belong to different checkpoints. Load both from one "
+                "folder."
             )
         tokenizer._attach(sid_index)
         return tokenizer
@@ -129,8 +131,8 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         unknown = next((token for level in sid_index.tokens for token in level if token not in vocabulary), None)
         if unknown is not None:
             raise ValueError(
-                f"The SID index spells {unknown!r}, which is not a token of the tokenizer beside it: the two belong to "
-                "different checkpoints. Load both from one folder."
+                f"The SID index spells {unknown!r}, which is not a token of the tokenizer beside it: the two belong "
+                "to different checkpoints. Load both from one folder."
             )
         self._sid_index = sid_index
         self._sid_token_ids = [[vocabulary[token] for token in level] for level in sid_index.tokens]

@@ -30,6 +30,14 @@ class TokenDescription:
     description: str
     keywords: list[str]
 
+    def __post_init__(self) -> None:
+        # The letters of one string would pass for keywords.
+        if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
+            raise TypeError(
+                f"Expected the keywords of {self.token!r} as a list of strings, but found {self.keywords!r}. Split "
+                "them, as in `['saw', 'hammer']`."
+            )
+
 
 class TokenSemantics(Mapping[str, TokenDescription]):
     r"""
@@ -38,6 +46,9 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     Args:
         entries (`Iterable[TokenDescription]`):
             One entry per token.
+
+    Raises:
+        `TypeError`: entries that are not [`TokenDescription`]. `ValueError`: a token that occurs twice.
 
     Example:
 
@@ -53,6 +64,11 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     def __init__(self, entries: Iterable[TokenDescription]):
         self._entries: dict[str, TokenDescription] = {}
         for entry in entries:
+            if not isinstance(entry, TokenDescription):
+                raise TypeError(
+                    f"Expected `TokenDescription` entries, but found {entry!r} of type `{type(entry).__name__}`. Pass "
+                    "the values of a dictionary, and read a teacher's file with `TokenSemantics.from_json`."
+                )
             if entry.token in self._entries:
                 raise ValueError(
                     f"Expected one entry per token, but {entry.token!r} occurs twice. Merge its keywords."
@@ -92,7 +108,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         path = Path(path)
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
             ) from error

@@ -1,10 +1,10 @@
 """
 The output head for training on a CPU.
 
-TRL 1.16 scores labels by a chunked function written for accelerators: elsewhere than on Triton devices it projects every
-position, ignored ones too, and makes several passes over the logits for each figure. On two CPU cores that takes longer than six
-layers of a 135M-parameter model. Here the labelled positions alone are projected and one `log_softmax` scores them: the same
-numbers in about a third of the time. To be removed when TRL skips ignored positions on CPUs.
+TRL 1.16 scores labels by a chunked function written for accelerators: elsewhere than on Triton devices it projects
+every position, ignored ones too, and makes several passes over the logits for each figure. On two CPU cores that takes
+longer than six layers of a 135M-parameter model. Here the labelled positions alone are projected and one `log_softmax`
+scores them: the same numbers in about a third of the time. To be removed when TRL skips ignored positions on CPUs.
 """
 
 import functools
@@ -17,14 +17,21 @@ from tsrec_hf.models import TSRecForCausalLM
 
 
 # Settings by which an architecture changes its logits after the head; TRL's own function knows them.
-LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
 
 
 def add_cpu_lm_head(model: TSRecForCausalLM) -> None:
     """
     Replaces what `trl.trainer.utils.add_fused_lm_head` added to `model` by an equal that is fast on CPUs.
 
-    Left as it is for backbones that change their logits after the head, and for mixtures of experts, whose auxiliary loss TRL adds.
+    Left as it is for backbones that change their logits after the head, and for mixtures of experts, whose auxiliary
+    loss TRL adds.
 
     Args:
         model ([`TSRecForCausalLM`]):

@@ -10,14 +10,15 @@ from tsrec_hf.data import TASKS
 @dataclass
 class TSRecSFTConfig(SFTConfig):
     r"""
-    Settings of [`TSRecSFTTrainer`] on top of [`~trl.SFTConfig`]. Where there is no accelerator, `use_cpu` turns itself on.
+    Settings of [`TSRecSFTTrainer`] on top of [`~trl.SFTConfig`]. Where there is no accelerator, `use_cpu` turns itself
+    on.
 
     Parameters:
         > Parameters that control the evaluation by recommendation
 
         eval_num_users (`int`, *optional*, defaults to `256`):
-            Rows of `eval_interactions` that are recommended for at each evaluation: a fixed sample, the same whatever the
-            seed. `0` turns it off.
+            Rows of `eval_interactions` that are recommended for at each evaluation: a fixed sample, the same whatever
+            the seed. `0` turns it off.
         eval_num_beams (`int`, *optional*, defaults to `20`):
             Beams of that search.
         eval_recommend_batch_size (`int`, *optional*, defaults to `16`):
@@ -26,7 +27,8 @@ class TSRecSFTConfig(SFTConfig):
         > Parameters that control the loss
 
         task_weights (`dict[str, float]`, *optional*):
-            Factor of the loss of each task (`"sequence"`, `"title"`, `"history_title"`, `"alignment"`); 1 where absent.
+            Factor of the loss of each task (`"sequence"`, `"title"`, `"history_title"`, `"alignment"`); 1 where
+            absent.
 
         > Parameters that control what is trained
 
@@ -70,18 +72,20 @@ class TSRecSFTConfig(SFTConfig):
             raise ValueError(f"Expected `trainable_part` 'all' or 'sid_rows', but found {self.trainable_part!r}.")
         if self.trainable_part == "sid_rows" and self.weight_decay != 0.0:
             raise ValueError(
-                f"`trainable_part='sid_rows'` keeps all other rows as they are, but weight_decay={self.weight_decay} would shrink "
-                "them. Set `weight_decay=0.0`."
+                f"`trainable_part='sid_rows'` keeps all other rows as they are, but weight_decay={self.weight_decay} "
+                "would shrink them. Set `weight_decay=0.0`."
             )
         if self.packing or self.padding_free:
             raise ValueError(
-                "Packed and padding-free batches drop the rows' tasks and positions, which `TSRecSFTTrainer` needs. Set "
-                "`packing=False` and `padding_free=False`; `train_sampling_strategy='group_by_length'` keeps padding low."
+                "Packed and padding-free batches drop the rows' tasks and positions, which `TSRecSFTTrainer` needs. "
+                "Set `packing=False` and `padding_free=False`; `train_sampling_strategy='group_by_length'` keeps "
+                "padding low."
             )
         if self.eval_num_users < 0 or self.eval_num_beams < 1 or self.eval_recommend_batch_size < 1:
             raise ValueError(
-                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at least 1, but "
-                f"found {self.eval_num_users}, {self.eval_num_beams} and {self.eval_recommend_batch_size}."
+                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at "
+                f"least 1, but found {self.eval_num_users}, {self.eval_num_beams} and "
+                f"{self.eval_recommend_batch_size}."
             )
         if self.task_weights:
             self._check_task_weights()
@@ -90,12 +94,12 @@ class TSRecSFTConfig(SFTConfig):
         weights = self.task_weights
         if not isinstance(weights, dict) or not set(weights) <= set(TASKS) or min(weights.values()) < 0:
             raise ValueError(
-                f"Expected `task_weights` as a dict, or a string of JSON, with numbers of at least 0 for some of {TASKS}, but "
-                f"found {weights!r}."
+                "Expected `task_weights` as a dict, or a string of JSON, with numbers of at least 0 for some of "
+                f"{TASKS}, but found {weights!r}."
             )
         if self.loss_type != "nll" or self.label_smoothing_factor != 0:
             raise ValueError(
-                f"`task_weights` are factors of the negative log-likelihood, but found loss_type={self.loss_type!r} and "
-                f"label_smoothing_factor={self.label_smoothing_factor}. Leave these at their defaults, or weigh the tasks by "
-                "`weights` of `build_sft_mixture`."
+                f"`task_weights` are factors of the negative log-likelihood, but found loss_type={self.loss_type!r} "
+                f"and label_smoothing_factor={self.label_smoothing_factor}. Leave these at their defaults, or weigh "
+                "the tasks by `weights` of `build_sft_mixture`."
             )

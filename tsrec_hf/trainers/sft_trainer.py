@@ -1,6 +1,6 @@
 """
-Supervised fine-tuning of a TS-Rec recommender: TRL's `SFTTrainer` with rows of several tasks, the loss of each task in the
-logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
+Supervised fine-tuning of a TS-Rec recommender: TRL's `SFTTrainer` with rows of several tasks, the loss of each task in
+the logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
 
 - rows come tokenised, with `input_ids`, `labels` and `task`; those that are too long lose their oldest whole items;
 - `loss` is the sum over label tokens, each times its task's weight, divided by the number of label tokens of the step;
@@ -10,7 +10,6 @@ logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
 import logging
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,8 +47,8 @@ class TSRecSFTTrainer(SFTTrainer):
         eval_dataset (`Dataset`, *optional*):
             Rows of the same kind, for the loss.
         eval_interactions (`Dataset`, *optional*):
-            Rows with `history` and `target`; a sample of them is recommended for, which adds `eval_hr@k`, `eval_ndcg@k` (by
-            item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
+            Rows with `history` and `target`; a sample of them is recommended for, which adds `eval_hr@k`,
+            `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
         processing_class ([`TSRecTokenizer`], *optional*):
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
         kwargs (*optional*):
@@ -90,7 +89,9 @@ class TSRecSFTTrainer(SFTTrainer):
             raise TypeError(f"Expected `args` to be a `TSRecSFTConfig`, but found `{type(args).__name__}`.")
         if processing_class is None:
             if not isinstance(model, str):
-                raise ValueError("Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model.")
+                raise ValueError(
+                    "Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model."
+                )
             processing_class = TSRecTokenizer.from_pretrained(model)
         if data_collator is None:
             data_collator = DataCollatorForTSAlign(
@@ -98,8 +99,9 @@ class TSRecSFTTrainer(SFTTrainer):
             )
         elif args.task_weights and getattr(data_collator, "task_weights", None) != args.task_weights:
             raise ValueError(
-                f"The collator applies the weights of tasks, and yours does not know task_weights={args.task_weights}. Pass "
-                "them to `DataCollatorForTSAlign`, or leave `data_collator` out."
+                "The collator applies the weights of tasks, and yours does not know "
+                f"task_weights={args.task_weights}. Pass them to `DataCollatorForTSAlign`, or leave `data_collator` "
+                "out."
             )
         super().__init__(
             model=model,
@@ -113,8 +115,8 @@ class TSRecSFTTrainer(SFTTrainer):
         self.recommender.check_tokenizer(processing_class)
         if args.trainable_part == "sid_rows" and self.recommender is not self.accelerator.unwrap_model(self.model):
             raise ValueError(
-                "`trainable_part='sid_rows'` trains rows of the recommender itself, which PEFT's adapters would not save. Train "
-                "them before adding adapters, or name them in `LoraConfig(trainable_token_indices=...)`."
+                "`trainable_part='sid_rows'` trains rows of the recommender itself, which PEFT's adapters would not "
+                "save. Train them before adding adapters, or name them in `LoraConfig(trainable_token_indices=...)`."
             )
         # Where it trains, not where it is: sharded models wait on the CPU.
         if self.accelerator.device.type == "cpu":
@@ -125,7 +127,13 @@ class TSRecSFTTrainer(SFTTrainer):
             self._sample = eval_interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
             # Cold slices are not reported during training, so the training rows do not matter here.
             self._evaluator = RecommendationEvaluator(self._sample, processing_class.sid_index, train=self._sample)
-        self._task_sums = {mode: self._new_task_sums() for mode in ("train", "eval")}
+            highest = self._evaluator.ks[-1]
+            if args.eval_num_beams < min(highest, processing_class.sid_index.trie.num_leaves):
+                logger.warning(
+                    f"{args.eval_num_beams} beams find as many SIDs, so the metrics at {highest} are too low. Set "
+                    f"`eval_num_beams={highest}` or more."
+                )
+        self._task_sums = {mode: _no_sums() for mode in ("train", "eval")}
 
     @property
     def recommender(self) -> TSRecForCausalLM:
@@ -145,7 +153,8 @@ class TSRecSFTTrainer(SFTTrainer):
         total = sum(p.numel() for p in self.model.parameters())
         return (
             f"SID initialisation: {initialization or 'unknown'}\n"
-            f"Rows per task: {dict(rows) or len(self.train_dataset)}; task weights: {self.args.task_weights or 'all 1'}\n"
+            f"Rows per task: {dict(rows) or len(self.train_dataset)}; "
+            f"task weights: {self.args.task_weights or 'all 1'}\n"
             f"Trainable parameters: {trainable:,} of {total:,} ({self.args.trainable_part})"
         )
 
@@ -154,7 +163,7 @@ class TSRecSFTTrainer(SFTTrainer):
         if self.is_world_process_zero():
             logger.info(self.describe())
         # Steps behind the last log of an earlier call belong to no log.
-        self._task_sums["train"] = self._new_task_sums()
+        self._task_sums["train"] = _no_sums()
         if self.args.trainable_part == "all":
             return super().train(*args, **kwargs)
         with sid_rows_only(self.recommender, self.processing_class):
@@ -163,20 +172,21 @@ class TSRecSFTTrainer(SFTTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if not isinstance(dataset, Dataset):
             raise TypeError(
-                f"Expected the {dataset_name} dataset to be a `datasets.Dataset`, but found `{type(dataset).__name__}`, whose "
-                "rows cannot be counted or fitted to `max_length`. Make one with `Dataset.from_generator`."
+                f"Expected the {dataset_name} dataset to be a `datasets.Dataset`, but found "
+                f"`{type(dataset).__name__}`, whose rows cannot be counted or fitted to `max_length`. Make one with "
+                "`Dataset.from_generator`."
             )
         if "labels" not in dataset.column_names:
             raise ValueError(
-                f"Expected a {dataset_name} dataset with tokenised rows (`input_ids`, `labels`, `task`), but found the columns "
-                f"{dataset.column_names}. Build it with `build_sequence_rows` or `build_sft_mixture`."
+                f"Expected a {dataset_name} dataset with tokenised rows (`input_ids`, `labels`, `task`), but found "
+                f"the columns {dataset.column_names}. Build it with `build_sequence_rows` or `build_sft_mixture`."
             )
         if args.max_length is not None:
             dataset, report = drop_oldest_items(dataset, processing_class, args.max_length)
             if report.rows:
                 logger.warning(
-                    f"{report.rows} rows of the {dataset_name} dataset were longer than max_length={args.max_length} and lost "
-                    f"their {report.items} oldest items, {report.targets} of them targets."
+                    f"{report.rows} rows of the {dataset_name} dataset were longer than max_length={args.max_length} "
+                    f"and lost their {report.items} oldest items, {report.targets} of them targets."
                 )
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
@@ -202,42 +212,33 @@ class TSRecSFTTrainer(SFTTrainer):
 
         return super().compute_loss(weighted_model, inputs, return_outputs, num_items_in_batch)
 
-    def _new_task_sums(self) -> SimpleNamespace:
-        zeros = torch.zeros(len(TASKS), dtype=torch.float64)
-        return SimpleNamespace(losses=zeros.clone(), shares=zeros.clone())
-
     @torch.no_grad()
     def _add_task_sums(self, mode: str, outputs: Any, task_ids: torch.Tensor, num_items_in_batch) -> None:
         """
         Adds each task's part of this batch's loss, before weights, and its share of the label tokens.
 
-        In training both are parts of the whole step, over all its batches and processes, so that the shares of a step add up to
-        1. In evaluation the batch's mean loss counts once per row, as `Trainer` averages it; rows that a distributed sampler
-        repeats to fill up are left out.
+        In training both are parts of the whole step, over all its batches and processes, so that the shares of a step
+        add up to 1. In evaluation they are parts of the batch, counted once per row, as `Trainer` averages the loss.
         """
         losses = -outputs.log_probs.float().sum(dim=-1)  # (batch,)
         tokens = outputs.label_mask.float().sum(dim=-1)  # (batch,)
-        if mode == "train":
-            scale = 1.0 / float(tokens.sum() if num_items_in_batch is None else num_items_in_batch)
-        else:
-            scale = len(tokens) / float(tokens.sum())
-            losses, tokens, task_ids = self.accelerator.gather_for_metrics(
-                (losses * scale, tokens * scale, task_ids)
-            )
-            scale = 1.0
-        sums = self._task_sums[mode]
         # Indexed additions in float64 on the CPU: three numbers a row.
-        sums.losses.index_add_(0, task_ids.cpu(), losses.cpu().double() * scale)
-        sums.shares.index_add_(0, task_ids.cpu(), tokens.cpu().double() * scale)
+        rows = torch.stack([losses, tokens]).cpu().double()  # (2, batch)
+        divisor = float(tokens.sum() if num_items_in_batch is None else num_items_in_batch)
+        parts = _no_sums().index_add_(1, task_ids.cpu(), rows) / divisor  # (2, tasks)
+        if mode == "eval":
+            # `gather_for_metrics` leaves out the rows that a distributed sampler repeats to fill up the last batch.
+            parts = parts.float().to(self.accelerator.device).repeat(len(tokens), 1, 1)  # (batch, 2, tasks)
+            parts = self.accelerator.gather_for_metrics(parts).sum(dim=0).cpu()
+        self._task_sums[mode] += parts
 
     def _task_metrics(self, mode: str) -> dict[str, float]:
-        sums, self._task_sums[mode] = self._task_sums[mode], self._new_task_sums()
-        both = torch.stack([sums.losses, sums.shares])
+        sums, self._task_sums[mode] = self._task_sums[mode], _no_sums()
         if mode == "train":
             # Evaluation gathered its rows from all processes already.
-            both = self.accelerator.reduce(both.float().to(self.accelerator.device), reduction="sum").cpu()
+            sums = self.accelerator.reduce(sums.float().to(self.accelerator.device), reduction="sum").cpu()
         # All shares together count the steps, or the rows of an evaluation, that were added since the last log.
-        losses, shares = (both / both[1].sum()).tolist()
+        losses, shares = (sums / sums[1].sum()).tolist()
         prefix = "" if mode == "train" else "eval_"
         metrics = {}
         for task, loss, share in zip(TASKS, losses, shares):
@@ -248,15 +249,17 @@ class TSRecSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
-        As the parent's, with `loss/<task>`, the mean loss of the task's label tokens, and `share/<task>`, their share of all label
-        tokens: the sum of weight x share x loss over tasks is `loss`.
+        As the parent's, with `loss/<task>`, the mean negative log-likelihood of the task's label tokens, and
+        `share/<task>`, their share of all label tokens: the sum of weight x share x loss over tasks is `loss`.
         """
         mode = "train" if self.model.training else "eval"
         if mode == "train" and "loss" in logs:
             logs |= self._task_metrics("train")
         super().log(logs, start_time)
 
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
         """As the parent's, with the metrics of the recommendations and the loss of each task."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         task_metrics = {name.removeprefix("eval_"): value for name, value in self._task_metrics("eval").items()}
@@ -277,8 +280,16 @@ class TSRecSFTTrainer(SFTTrainer):
             num_beams=num_beams,
             batch_size=self.args.eval_recommend_batch_size,
         )
-        numbered = [(number, [item.item_id for item in items]) for number, items in zip(range(rank, len(histories), world), mine)]
+        numbered = [
+            (number, [item.item_id for item in items])
+            for number, items in zip(range(rank, len(histories), world), mine)
+        ]
         ranked = [items for _, items in sorted(gather_object(numbered))]
         metrics = dict(self._evaluator.evaluate(ranked)["all"])
         del metrics["num_rows"]
         return metrics
+
+
+def _no_sums() -> torch.Tensor:
+    """Sums of each task's losses and of its shares of the label tokens, of shape `(2, tasks)`."""
+    return torch.zeros(2, len(TASKS), dtype=torch.float64)

@@ -11,10 +11,11 @@ from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 @contextmanager
 def sid_rows_only(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> Iterator[None]:
     """
-    Freezes everything but the SID rows of the input embeddings and, when untied, of the output head; undone on leaving.
+    Freezes everything but the SID rows of the input embeddings and, when untied, of the output head; undone on
+    leaving.
 
-    A row of a matrix has no gradient flag of its own, so the matrices stay trainable and the gradients of all other rows are set
-    to zero as they arrive. Without weight decay other rows then stay bit for bit.
+    A row of a matrix has no gradient flag of its own, so the matrices stay trainable and the gradients of all other
+    rows are set to zero as they arrive. Without weight decay other rows then stay bit for bit.
 
     Args:
         model ([`TSRecForCausalLM`]):

@@ -1,0 +1,107 @@
+"""Business rules inside the trie equal leaving items out of the whole ranking, and never cost a place in the list."""
+
+import numpy as np
+import pytest
+import torch
+
+from tsrec_hf import SIDIndex, SIDTrie
+
+
+ITEM_IDS = [f"item{number}" for number in range(40)]
+
+
+@pytest.fixture
+def recommender(make_recommender):
+    codes = np.random.default_rng(1).integers(0, 4, (40, 3))
+    model, tokenizer = make_recommender("llama", index=SIDIndex(ITEM_IDS, codes), semantics=None)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        # Rows of their own, so that SIDs score apart.
+        model.get_input_embeddings().weight[-12:].normal_(std=0.5)
+    assert tokenizer.sid_index.collisions()
+    return model, tokenizer
+
+
+def draw_histories(rng) -> list[list[str]]:
+    return [rng.choice(ITEM_IDS, size=rng.integers(1, 8)).tolist() for _ in range(6)]
+
+
+def draw_items(rng, low: int, high: int) -> list[str]:
+    return rng.choice(ITEM_IDS, size=rng.integers(low, high), replace=False).tolist()
+
+
+def of_user(items, user: int):
+    return items if not items or isinstance(items[0], str) else items[user]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rules_equal_a_filtered_full_ranking(recommender, seed):
+    model, tokenizer = recommender
+    rng = np.random.default_rng(seed)
+    histories = draw_histories(rng)
+    allowed = [None, draw_items(rng, 12, 30), [draw_items(rng, 14, 20) for _ in histories]][seed % 3]
+    excluded = [None, draw_items(rng, 1, 5), [draw_items(rng, 0, 5) for _ in histories]][seed // 3 % 3]
+    rules = {"allowed_items": allowed, "exclude_items": excluded, "exclude_history": seed % 2 == 0}
+    whole = model.recommend(tokenizer, histories, top_k=40, num_beams=40)
+    ruled = model.recommend(tokenizer, histories, top_k=40, num_beams=40, batch_size=4, **rules)
+    few = model.recommend(tokenizer, histories, top_k=5, num_beams=5, **rules)
+    for user, history in enumerate(histories):
+        own, barred = of_user(allowed, user), set(of_user(excluded, user) or [])
+        barred |= set(history) if rules["exclude_history"] else set()
+        expected = [r for r in whole[user] if r.item_id not in barred and (own is None or r.item_id in own)]
+        assert [r.item_id for r in ruled[user]] == [r.item_id for r in expected]
+        assert [r.score for r in ruled[user]] == pytest.approx([r.score for r in expected], abs=1e-5)
+        # Five beams reach five legal items, whatever the rules close.
+        assert len(few[user]) == min(5, len(expected))
+
+
+def test_a_beam_is_never_spent_on_what_may_not_be_given(recommender):
+    model, tokenizer = recommender
+    [ranking] = model.recommend(tokenizer, [["item0"]], top_k=40, num_beams=40)
+    worst = ranking[-1].item_id
+    [[only]] = model.recommend(tokenizer, [["item0"]], top_k=1, num_beams=1, allowed_items=[worst])
+    assert only.item_id == worst
+
+
+def test_items_of_a_shared_sid_are_barred_one_by_one(model, tokenizer):
+    [items] = model.recommend(tokenizer, [["saw"]], top_k=8, num_beams=8, exclude_items=["nail"])
+    names = [item.item_id for item in items]
+    assert "nail" not in names and "screw" in names and len(names) == 7
+
+
+def test_rules_that_leave_nothing_name_the_user(model, tokenizer):
+    histories = [["saw"], ["apple"]]
+    with pytest.raises(ValueError, match="user 1 may be given"):
+        model.recommend(tokenizer, histories, allowed_items=[["nail"], ["pear"]], exclude_items=["pear"])
+    with pytest.raises(ValueError, match="user 0 may be given"):
+        model.recommend(tokenizer, histories, allowed_items=[])
+    with pytest.raises(ValueError, match="user 1 may be given"):
+        model.recommend(tokenizer, histories, allowed_items=["apple"], exclude_history=True)
+
+
+def test_wrong_rules_are_refused(model, tokenizer):
+    with pytest.raises(KeyError, match="'spoon' is not among"):
+        model.recommend(tokenizer, [["saw"]], exclude_items=["spoon"])
+    with pytest.raises(TypeError, match="found the string 'nail'"):
+        model.recommend(tokenizer, [["saw"]], allowed_items="nail")
+    with pytest.raises(ValueError, match="2 collections for 1 users"):
+        model.recommend(tokenizer, [["saw"]], allowed_items=[["nail"], ["saw"]])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_counts_and_paths_equal_a_walk(levels):
+    rng = np.random.default_rng(levels)
+    codes = rng.integers(0, 5, (60, levels))
+    trie = SIDTrie(codes)
+    mask = torch.from_numpy(rng.random(60) < 0.4)
+    expected = torch.zeros(trie.num_nodes, dtype=torch.int32)
+    expected[0] = mask.sum()
+    paths = trie.paths_of(torch.arange(60))
+    for item in range(60):
+        node = torch.tensor(0)
+        for depth in range(levels):
+            children, child_codes, legal = trie.children(node, depth)
+            node = children[legal & (child_codes == codes[item, depth])][0]
+            assert node == paths[item, depth]
+            expected[node] += int(mask[item])
+    assert torch.equal(trie.count_items(mask), expected)

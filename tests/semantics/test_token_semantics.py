@@ -1,0 +1,119 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tsrec_hf.models import SIDIndex
+from tsrec_hf.semantics import TokenDescription, TokenSemantics
+
+
+INDUSTRIAL = os.environ.get("TSREC_DATA")
+needs_data = pytest.mark.skipif(
+    not INDUSTRIAL, reason="TSREC_DATA does not name the folder of Industrial_and_Scientific"
+)
+
+ROWS = [
+    {"token": "<a_12>", "description": "Tools für Holz 🪚.", "keywords": ["saw", "wood glue"]},
+    {"token": "<b_0>", "description": "", "keywords": []},
+]
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_is_a_mapping_in_the_order_given() -> None:
+    entries = [TokenDescription("<b_0>", "two", ["x"]), TokenDescription("<a_0>", "one", ["y", "z"])]
+    semantics = TokenSemantics(entries)
+    assert list(semantics) == ["<b_0>", "<a_0>"] and len(semantics) == 2
+    assert semantics["<a_0>"].keywords == ["y", "z"] and semantics["<a_0>"].description == "one"
+    assert "<a_0>" in semantics and "<a_1>" not in semantics and None not in semantics
+    assert dict(semantics) == {"<b_0>": entries[0], "<a_0>": entries[1]}
+    assert semantics.get("<a_1>") is None
+    assert repr(semantics) == "TokenSemantics(2 tokens)"
+    assert semantics == TokenSemantics(entries[::-1]) and semantics != TokenSemantics(entries[:1])
+    assert pickle.loads(pickle.dumps(semantics)) == semantics
+    assert len(TokenSemantics([])) == 0
+
+
+def test_unknown_token_is_named() -> None:
+    with pytest.raises(KeyError, match="'<a_1>' has no description among the 1 known tokens"):
+        TokenSemantics([TokenDescription("<a_0>", "", [])])["<a_1>"]
+
+
+def test_a_token_described_twice() -> None:
+    with pytest.raises(ValueError, match="'<a_0>' occurs twice"):
+        TokenSemantics([TokenDescription("<a_0>", "one", []), TokenDescription("<a_0>", "two", [])])
+
+
+def test_a_mapping_or_rows_in_place_of_entries() -> None:
+    entry = TokenDescription("<a_0>", "", ["saw"])
+    for entries in ({"<a_0>": entry}, [{"token": "<a_0>", "description": "", "keywords": []}], ["<a_0>"]):
+        with pytest.raises(TypeError, match="`TokenDescription` entries, but found"):
+            TokenSemantics(entries)
+
+
+def test_keywords_in_one_string() -> None:
+    # Its letters would pass for keywords.
+    with pytest.raises(TypeError, match="keywords of '<a_0>' as a list of strings, but found 'saw, hammer'"):
+        TokenDescription("<a_0>", "", "saw, hammer")
+    with pytest.raises(TypeError, match="keywords of '<a_0>' as a list of strings"):
+        TokenDescription("<a_0>", "", ["saw", None])
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    semantics = TokenSemantics.from_json(write(tmp_path / "in.json", ROWS))
+    assert list(semantics) == ["<a_12>", "<b_0>"]
+    assert semantics["<a_12>"] == TokenDescription("<a_12>", "Tools für Holz 🪚.", ["saw", "wood glue"])
+    semantics.to_json(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == ROWS
+    assert TokenSemantics.from_json(str(tmp_path / "out.json")) == semantics
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not valid JSON.*truncated"),
+        (json.dumps(ROWS)[:-1], "not valid JSON.*truncated"),
+        (json.dumps(ROWS)[:40], "not valid JSON.*truncated"),
+        ({"<a_0>": ["saw"]}, "list of entries, but found `dict`"),
+        ("3", "list of entries, but found `int`"),
+        ([ROWS[0], "x"], "entry 1 of .*but found x"),
+        ([{"token": "<a_0>", "description": "d"}], "entry 0 of .*'token': 'str', 'description': 'str'}"),
+        ([{**ROWS[0], "keywords": "saw, wood"}], "'keywords': 'str'"),
+        ([{**ROWS[0], "keywords": None}], "'keywords': 'NoneType'"),
+        ([{**ROWS[0], "token": 12}], "'token': 'int'"),
+        ([{**ROWS[0], "description": None}], "'description': 'NoneType'"),
+        ([{**ROWS[0], "keywords": ["saw", 3]}], "keywords of '<a_12>' in .* to be strings, but found .'saw', 3."),
+        ([ROWS[0], ROWS[0]], "'<a_12>' occurs twice"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        TokenSemantics.from_json(write(tmp_path / "in.json", content))
+
+
+def test_a_file_cut_within_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_bytes('["ü'.encode()[:-1])
+    with pytest.raises(ValueError, match="in.json is not valid JSON.*truncated"):
+        TokenSemantics.from_json(tmp_path / "in.json")
+
+
+def test_other_fields_are_passed_over(tmp_path: Path) -> None:
+    semantics = TokenSemantics.from_json(write(tmp_path / "in.json", [{**ROWS[0], "item_count": 3}]))
+    assert semantics["<a_12>"].keywords == ["saw", "wood glue"]
+
+
+@needs_data
+def test_the_industrial_teacher(tmp_path: Path) -> None:
+    semantics = TokenSemantics.from_json(Path(INDUSTRIAL) / "description_keywords.json")
+    index = SIDIndex.from_json(Path(INDUSTRIAL) / "index.json")
+    assert len(semantics) == 560 and set(semantics) == {token for level in index.tokens for token in level}
+    assert all(semantics[token].description for token in semantics)
+    sizes = [len(semantics[token].keywords) for token in semantics]
+    assert 15 < sum(sizes) / len(sizes) < 25 and min(sizes) > 0
+    semantics.to_json(tmp_path / "out.json")
+    assert TokenSemantics.from_json(tmp_path / "out.json") == semantics

@@ -1,0 +1,78 @@
+import copy
+
+import pytest
+import torch
+from trl.trainer.utils import add_fused_lm_head
+
+from tsrec_hf.data import DataCollatorForTSAlign, build_sequence_rows
+from tsrec_hf.trainers.cpu_head import add_cpu_lm_head
+
+
+OUTPUTS = ("log_probs", "entropy", "is_top1")
+
+
+@pytest.fixture
+def batch(dataset, tokenizer):
+    return DataCollatorForTSAlign(tokenizer)(
+        list(build_sequence_rows(dataset.train, tokenizer).remove_columns("task"))
+    )
+
+
+def both_heads(model):
+    """The same model with TRL's own fused head, and with ours."""
+    theirs = copy.deepcopy(model)
+    add_fused_lm_head(theirs, outputs=OUTPUTS)
+    ours = copy.deepcopy(model)
+    add_fused_lm_head(ours, outputs=OUTPUTS)
+    add_cpu_lm_head(ours)
+    assert ours.forward.__code__.co_filename.endswith("cpu_head.py")
+    return theirs, ours
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("num_items", [None, 40])
+def test_equals_trls_fused_head(make_recommender, batch, kind, tied, num_items):
+    model, _ = make_recommender(kind, tied=tied)
+    theirs, ours = both_heads(model)
+    expected, found = (
+        head(**batch, fused_lm_head=True, num_items_in_batch=num_items, use_cache=False) for head in (theirs, ours)
+    )
+    for name in ("loss", "log_probs", "entropy"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.is_top1.bool(), expected.is_top1.bool())
+    assert torch.equal(found.label_mask, expected.label_mask)
+    assert int(found.label_mask.sum()) == 6 * 3
+    expected.loss.backward()
+    found.loss.backward()
+    for name, ours_, theirs_ in zip(
+        dict(ours.named_parameters()), ours.parameters(), theirs.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours_.grad, theirs_.grad, rtol=1e-5, atol=1e-5, msg=name)
+    assert ours.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_equals_the_plain_loss_and_leaves_the_plain_forward(model, batch):
+    plain = model(**batch)
+    _, ours = both_heads(model)
+    assert torch.equal(ours(**batch).logits, plain.logits)
+    torch.testing.assert_close(ours(**batch, fused_lm_head=True).loss, plain.loss, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_without_labels_has_no_loss_and_no_gradient(model, batch):
+    _, ours = both_heads(model)
+    batch["labels"][:] = -100
+    output = ours(**batch, fused_lm_head=True)
+    assert output.loss.item() == 0 and output.log_probs.shape == (3, 16)
+    output.loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in ours.parameters())
+
+
+def test_backbones_that_change_their_logits_keep_trls_head(make_recommender, batch):
+    model, _ = make_recommender("gemma3")
+    model.config.get_text_config().final_logit_softcapping = 5.0
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    trls = model.forward
+    add_cpu_lm_head(model)
+    assert model.forward == trls
+    assert model(**batch, fused_lm_head=True).loss.isfinite()

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from transformers import HfArgumentParser
+
+from tsrec_hf.trainers import TSRecSFTConfig
+
+
+def test_turns_to_the_cpu_where_there_is_nothing_else(tmp_path):
+    assert TSRecSFTConfig(str(tmp_path)).use_cpu == (not torch.accelerator.is_available())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trainable_part": "head"}, "'all' or 'sid_rows', but found 'head'"),
+        (
+            {"trainable_part": "sid_rows", "weight_decay": 0.1},
+            r"weight_decay=0.1 would shrink them. Set `weight_decay=0.0`",
+        ),
+        ({"packing": True}, "`packing=False`"),
+        ({"padding_free": True}, "`padding_free=False`"),
+        ({"eval_num_users": -1}, "`eval_num_users` of at least 0.*but found -1, 20 and 16"),
+        ({"eval_num_beams": 0}, "but found 256, 0 and 16"),
+        ({"eval_recommend_batch_size": 0}, "but found 256, 20 and 0"),
+        ({"task_weights": {"titles": 1.0}}, "for some of .*but found {'titles': 1.0}"),
+        ({"task_weights": {"title": -1.0}}, "numbers of at least 0"),
+        ({"task_weights": "title=2"}, "or a string of JSON.*but found 'title=2'"),
+        ({"task_weights": {"title": 2.0}, "loss_type": "dft"}, "loss_type='dft'"),
+        ({"task_weights": {"title": 2.0}, "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+    ],
+)
+def test_errors(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TSRecSFTConfig(str(tmp_path), **arguments)
+
+
+def test_weight_decay_is_allowed_where_all_is_trained(tmp_path):
+    assert TSRecSFTConfig(str(tmp_path), weight_decay=0.1).weight_decay == 0.1
+    assert TSRecSFTConfig(str(tmp_path), trainable_part="sid_rows").weight_decay == 0.0
+
+
+def test_task_weights_from_the_command_line(tmp_path):
+    line = ["--output_dir", str(tmp_path), "--task_weights", '{"title": 0.5, "alignment": 2}']
+    [args] = HfArgumentParser(TSRecSFTConfig).parse_args_into_dataclasses(line)
+    assert args.task_weights == {"title": 0.5, "alignment": 2}
+
+
+def test_every_setting_has_a_word_of_help():
+    fields = TSRecSFTConfig.__dataclass_fields__
+    for name in ("eval_num_users", "eval_num_beams", "eval_recommend_batch_size", "task_weights", "trainable_part"):
+        assert fields[name].metadata["help"]

@@ -1,0 +1,53 @@
+"""Trains two steps and evaluates; launched by `test_two_processes.py` with one and with two processes."""
+
+import json
+import sys
+
+import datasets
+import torch
+
+from tsrec_hf import TSRecForCausalLM, TSRecSFTConfig, TSRecSFTTrainer, TSRecTokenizer
+
+
+def main(folder: str, name: str, **arguments) -> None:
+    rows = datasets.load_from_disk(f"{folder}/rows")
+    args = TSRecSFTConfig(
+        f"{folder}/{name}",
+        max_steps=2,
+        logging_steps=1,
+        gradient_accumulation_steps=2,
+        task_weights={"title": 0.5, "alignment": 2.0},
+        eval_num_beams=7,
+        report_to="none",
+        save_strategy="no",
+        bf16=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        **arguments,
+    )
+    trainer = TSRecSFTTrainer(
+        TSRecForCausalLM.from_pretrained(f"{folder}/model"),
+        args,
+        train_dataset=rows,
+        eval_dataset={"even": rows.select(range(8)), "odd": rows.select(range(7))},
+        eval_interactions=datasets.load_from_disk(f"{folder}/interactions"),
+        processing_class=TSRecTokenizer.from_pretrained(f"{folder}/model"),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        weights = torch.cat([parameter.detach().flatten() for parameter in trainer.recommender.parameters()])
+        log = {
+            "world_size": args.world_size,
+            "train": [entry for entry in trainer.state.log_history if "loss" in entry],
+            "metrics": metrics,
+            "weights": weights.tolist(),
+        }
+        with open(f"{folder}/{name}.json", "w") as file:
+            json.dump(log, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

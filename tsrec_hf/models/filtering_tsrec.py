@@ -1,0 +1,187 @@
+"""
+Business rules inside the trie: which items a user may be given.
+
+A rule removes leaves, and with them every prefix that leads to removed leaves only, so that beams never spend a place
+on what could not be returned. Rules that all users share are one mask over the nodes, made once. Rules of single users
+are short lists of nodes, looked up in sorted order, so that a step costs nothing per item of the catalogue.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from .indexing_tsrec import SIDIndex, SIDTrie
+
+
+class ItemFilter:
+    r"""
+    The items that users may be given, and the prefixes that lead to them.
+
+    Args:
+        index ([`SIDIndex`]):
+            The catalogue.
+        trie ([`SIDTrie`]):
+            Its trie, on the device of the search.
+        num_users (`int`):
+            Users of the call.
+        allowed_items (`Iterable[str]` or one such per user, *optional*):
+            Items that may be given; all where absent. Users may have sets of their own: a list with a collection per
+            user.
+        exclude_items (`Iterable[str]` or one such per user, *optional*):
+            Items that may not be given.
+        exclude_per_user (`Sequence[Sequence[str]]`, *optional*):
+            Further items that a user may not be given: histories.
+
+    Raises:
+        `KeyError`: an item that the index does not hold. `TypeError`: a single string. `ValueError`: sets for another
+        number of users; a user whose rules allow nothing, who is named.
+    """
+
+    def __init__(
+        self,
+        index: SIDIndex,
+        trie: SIDTrie,
+        num_users: int,
+        allowed_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        exclude_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        exclude_per_user: Sequence[Sequence[str]] | None = None,
+    ):
+        self.trie = trie
+        allowed, allowed_by_user = _rows(index, allowed_items, num_users, "allowed_items")
+        excluded, excluded_by_user = _rows(index, exclude_items, num_users, "exclude_items")
+        item_mask = np.ones(len(index), dtype=bool) if allowed is None else np.zeros(len(index), dtype=bool)
+        if allowed is not None:
+            item_mask[allowed] = True
+        if excluded is not None:
+            item_mask[excluded] = False
+        self._item_mask = item_mask
+        self._num_shared = int(item_mask.sum())
+        # Items below each node that the shared rules leave; the rules of single users subtract from it.
+        self._counts = trie.count_items(torch.from_numpy(item_mask).to(trie.device))
+        self._shared = None if item_mask.all() else self._counts > 0
+        further = None if exclude_per_user is None else [np.array(index.positions_of(ids)) for ids in exclude_per_user]
+        self._allowed_by_user = allowed_by_user
+        self._excluded_by_user = _joined(excluded_by_user, further)
+        self._check_users(num_users)
+
+    def _check_users(self, num_users: int) -> None:
+        personal = self._allowed_by_user is not None or self._excluded_by_user is not None
+        barred = 0 if self._num_shared == 0 else next((u for u in range(num_users if personal else 0) if self._left(u)
+        == 0), None) if barred is not None:
+            raise ValueError(
+                f"Expected at least one item that user {barred} may be given, but the rules leave none of the "
+                f"{len(self._item_mask)}. Widen `allowed_items`, or exclude less."
+            )
+
+    def _left(self, user: int) -> int:
+        """How many items the rules leave a user."""
+        if self._allowed_by_user is not None:
+            return len(self._allowed_rows(user))
+        return self._num_shared - int(self._item_mask[np.unique(self._excluded_by_user[user])].sum())
+
+    def batch(self, users: Sequence[int]) -> "NodeFilter":
+        """The rules of some users, in the order of a batch, for the search."""
+        trie, device = self.trie, self.trie.device
+        if self._allowed_by_user is not None:
+            own = [self._allowed_rows(user) for user in users]
+            nodes, rows = _paths(trie, own)
+            keys = torch.unique(rows * trie.num_nodes + nodes)
+            return NodeFilter(shared=None, keys=keys, listed_are_legal=True, num_nodes=trie.num_nodes)
+        if self._excluded_by_user is None:
+            return NodeFilter(self._shared, None, False, trie.num_nodes)
+        excluded = [np.unique(self._excluded_by_user[user]) for user in users]
+        nodes, rows = _paths(trie, [rows_[self._item_mask[rows_]] for rows_ in excluded])
+        keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
+        # A prefix is closed to a user when all that the shared rules leave below it is excluded.
+        closed = (
+            counts == self._counts[keys % trie.num_nodes] if len(keys) else torch.zeros(0, dtype=bool, device=device)
+        )
+        return NodeFilter(self._shared, keys[closed], False, trie.num_nodes)
+
+    def _allowed_rows(self, user: int) -> np.ndarray:
+        own = self._allowed_by_user[user]
+        if self._excluded_by_user is not None:
+            own = np.setdiff1d(own, self._excluded_by_user[user])
+        return own[self._item_mask[own]]
+
+    def allows(self, user: int, rows: Sequence[int]) -> list[int]:
+        """Those of some rows of the index that a user may be given: items that share a SID may differ."""
+        kept = [row for row in rows if self._item_mask[row]]
+        if self._excluded_by_user is not None:
+            excluded = self._excluded_by_user[user]
+            kept = [row for row in kept if row not in excluded]
+        if self._allowed_by_user is not None:
+            own = self._allowed_by_user[user]
+            kept = [row for row in kept if row in own]
+        return kept
+
+
+class NodeFilter:
+    """
+    The rules of one batch over the trie's nodes.
+
+    Args:
+        shared (`torch.Tensor` of shape `(num_nodes,)`, *optional*):
+            Nodes that the rules of all users leave open.
+        keys (`torch.Tensor`, *optional*):
+            Sorted `row * num_nodes + node` of the batch's rows that have rules of their own.
+        listed_are_legal (`bool`):
+            Whether those are the open nodes, or the closed ones.
+        num_nodes (`int`):
+            Nodes of the trie.
+    """
+
+    def __init__(self, shared: torch.Tensor | None, keys: torch.Tensor | None, listed_are_legal: bool, num_nodes: int):
+        self.shared = shared
+        self.keys = keys
+        self.listed_are_legal = listed_are_legal
+        self.num_nodes = num_nodes
+
+    def __call__(self, nodes: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        """What of `legal` stays, for nodes of shape `(batch, ...)`. Makes no device synchronisation."""
+        if self.shared is not None:
+            legal = legal & self.shared[nodes]
+        if self.keys is None:
+            return legal
+        if len(self.keys) == 0:
+            return torch.zeros_like(legal) if self.listed_are_legal else legal
+        rows = torch.arange(len(nodes), device=nodes.device).view(-1, *[1] * (nodes.dim() - 1))
+        wanted = rows * self.num_nodes + nodes
+        places = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        listed = self.keys[places] == wanted
+        return legal & (listed if self.listed_are_legal else ~listed)
+
+
+def _rows(
+    index: SIDIndex, items: Iterable[str] | Sequence[Iterable[str]] | None, num_users: int, name: str
+) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+    """Rows of the index for a set that all users share, or for one set per user."""
+    if items is None:
+        return None, None
+    if isinstance(items, str):
+        raise TypeError(f"Expected `{name}` as a collection of item ids, but found the string {items!r}.")
+    items = list(items)
+    if not items or isinstance(items[0], str):
+        return np.array(index.positions_of(items), dtype=np.int64), None
+    if len(items) != num_users:
+        raise ValueError(
+            f"Expected `{name}` as one collection of item ids, or one per user, but found {len(items)} collections "
+            f"for {num_users} users."
+        )
+    return None, [np.unique(np.array(index.positions_of(list(ids)), dtype=np.int64)) for ids in items]
+
+
+def _joined(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> list[np.ndarray] | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return [np.concatenate(pair) for pair in zip(first, second)]
+
+
+def _paths(trie: SIDTrie, item_rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes on the paths to items, root left out, and which row of the batch each belongs to; both flat."""
+    counts = torch.tensor([len(rows) for rows in item_rows])
+    items = torch.from_numpy(np.concatenate(item_rows).astype(np.int64)).to(trie.device)
+    nodes = trie.paths_of(items)  # (items, levels)
+    rows = torch.repeat_interleave(torch.arange(len(item_rows)), counts).to(trie.device)
+    return nodes.flatten(), rows.unsqueeze(-1).expand_as(nodes).flatten()
