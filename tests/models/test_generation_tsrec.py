@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -212,6 +213,26 @@ def test_nothing_of_a_generation_config_reaches_the_search(save_backbone, tmp_pa
     loaded = TSRecForCausalLM.from_pretrained(tmp_path / "saved")
     assert loaded.generation_config.repetition_penalty == 5
     assert loaded.recommend(tokenizer, histories_of(index), top_k=8, num_beams=9) == expected
+
+
+def test_rules_that_leave_fewer_sids_than_beams(save_backbone, tmp_path) -> None:
+    # Dead beams stand in padding, below which there is nothing: the first level's codes 5 and 9 must not be taken for
+    # the third level's, which has two.
+    index = SIDIndex(list("012345"), [[5, 0, 0], [5, 1, 0], [5, 2, 0], [5, 2, 1], [9, 0, 0], [9, 0, 1]])
+    model, tokenizer = make(save_backbone(tmp_path), index)
+    [everything] = model.recommend(tokenizer, [["0"]], top_k=6, num_beams=6)
+    for size in range(1, 6):
+        for allowed in itertools.combinations("012345", size):
+            expected = [r for r in everything if r.item_id in allowed]
+            for num_beams in (6, 50):
+                found = model.recommend(tokenizer, [["0"]], top_k=6, num_beams=num_beams, allowed_items=list(allowed))
+                assert [r.item_id for r in found[0]] == [r.item_id for r in expected]
+                assert [r.score for r in found[0]] == pytest.approx([r.score for r in expected], abs=TOLERANCE)
+            for num_beams in (1, 3):
+                [found] = model.recommend(
+                    tokenizer, [["0"]], top_k=num_beams, num_beams=num_beams, allowed_items=list(allowed)
+                )
+                assert len(found) == min(num_beams, size) and {r.item_id for r in found} <= set(allowed)
 
 
 def test_each_prompt_of_a_batch_gets_what_it_gets_alone(save_backbone, tmp_path) -> None:

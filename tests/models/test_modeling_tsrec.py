@@ -403,7 +403,7 @@ class TestRecommend:
         monkeypatch.setattr(
             sys.modules[TSRecForCausalLM.__module__],
             "tree_beam_search",
-            lambda *args: (seen.append(args[-1]), search(*args))[1],
+            lambda *args, **kwargs: (seen.append(args[5]), search(*args, **kwargs))[1],
         )
         model.config.num_beams = 5
         model.recommend(tokenizer, HISTORIES, top_k=5, batch_size=2)

@@ -67,8 +67,10 @@ class ItemFilter:
 
     def _check_users(self, num_users: int) -> None:
         personal = self._allowed_by_user is not None or self._excluded_by_user is not None
-        barred = 0 if self._num_shared == 0 else next((u for u in range(num_users if personal else 0) if self._left(u)
-        == 0), None) if barred is not None:
+        barred = 0 if self._num_shared == 0 else None
+        if barred is None and personal:
+            barred = next((user for user in range(num_users) if self._left(user) == 0), None)
+        if barred is not None:
             raise ValueError(
                 f"Expected at least one item that user {barred} may be given, but the rules leave none of the "
                 f"{len(self._item_mask)}. Widen `allowed_items`, or exclude less."

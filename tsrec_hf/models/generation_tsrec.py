@@ -24,8 +24,8 @@ class TreeBeams:
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
-        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` only where the
-            model gives no legal continuation any probability.
+        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` for beams that
+            found no legal SID, because the rules leave fewer; their leaf means nothing.
     """
 
     leaves: torch.Tensor
@@ -180,7 +180,10 @@ def tree_beam_search(
         scores, chosen = candidates.flatten(1).topk(
             min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
         )
+        # A beam without a legal continuation may hold padding, which is no node of this level: it goes on from one
+        # that is, so that codes stay within their level, and keeps its score of -inf.
         nodes = children.flatten(1).gather(1, chosen)
+        nodes = torch.where(scores == -torch.inf, trie.depth_starts[depth + 1], nodes)
         if depth == trie.num_levels - 1:
             break
         mask.grow(chosen // width)
@@ -192,6 +195,4 @@ def tree_beam_search(
             use_cache=True,
         ).logits  # (batch, beams, vocabulary)
 
-    # A beam whose legal continuations all score -inf may end in padding, which stands for no leaf.
-    leaves = trie.leaves_of(nodes).clamp(min=0)
-    return TreeBeams(leaves=leaves, scores=scores)
+    return TreeBeams(leaves=trie.leaves_of(nodes), scores=scores)

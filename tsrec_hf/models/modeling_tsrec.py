@@ -259,8 +259,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         Example:
 
         ```python
-        >>> [[first]] = model.recommend(tokenizer, [["hammer"]], top_k=1, num_beams=4, allowed_items=["apple",
-        "bread"]) >>> first.item_id in ("apple", "bread")
+        >>> allowed = ["apple", "bread"]
+        >>> [[first]] = model.recommend(tokenizer, [["hammer"]], top_k=1, num_beams=4, allowed_items=allowed)
+        >>> first.item_id in allowed
         True
         ```
         """
