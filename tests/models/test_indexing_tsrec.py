@@ -310,7 +310,7 @@ class TestSaveAndLoad:
 
     def test_another_file(self, tmp_path: Path) -> None:
         save_file({"codes": np.zeros((1, 2), dtype=np.int32)}, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match="format 'tsrec_sid_index_v1', but found None"):
+        with pytest.raises(ValueError, match="version 1, but found version None"):
             SIDIndex.load(tmp_path / "model.safetensors")
         with pytest.raises(FileNotFoundError, match="SID index at .*no such file"):
             SIDIndex.load(tmp_path)

@@ -234,7 +234,7 @@ class TestWrapper:
 
     def test_our_beams_are_no_setting_of_generate(self, tmp_path) -> None:
         fresh = TSRecForCausalLM(TSRecConfig(backbone_config=LlamaConfig(vocab_size=50, **SMALL)))
-        assert fresh.config.num_beams == 50 and fresh.generation_config.num_beams in (None, 1)
+        assert fresh.config.recommend_num_beams == 50 and fresh.generation_config.num_beams in (None, 1)
         fresh.save_pretrained(tmp_path)
         assert TSRecForCausalLM.from_pretrained(tmp_path).generation_config.num_beams in (None, 1)
 
@@ -246,10 +246,10 @@ class TestWrapper:
         assert all(parameter.grad is not None for parameter in model.parameters())
 
     def test_default_configuration_round_trips(self, tmp_path) -> None:
-        config = TSRecConfig(backbone_config=LlamaConfig(vocab_size=50, **SMALL), max_history=3, num_beams=7)
+        config = TSRecConfig(backbone_config=LlamaConfig(vocab_size=50, **SMALL), max_history=3, recommend_num_beams=7)
         config.save_pretrained(tmp_path)
         loaded = TSRecConfig.from_pretrained(tmp_path)
-        assert (loaded.max_history, loaded.num_beams, loaded.prompt_version) == (3, 7, PROMPT_VERSION)
+        assert (loaded.max_history, loaded.recommend_num_beams, loaded.prompt_version) == (3, 7, PROMPT_VERSION)
         assert type(loaded.backbone_config) is LlamaConfig and loaded.backbone_config.hidden_size == 16
         assert loaded.get_text_config() is loaded.backbone_config
         assert loaded.tie_word_embeddings is loaded.backbone_config.tie_word_embeddings is False
@@ -405,7 +405,7 @@ class TestRecommend:
             "tree_beam_search",
             lambda *args, **kwargs: (seen.append(args[5]), search(*args, **kwargs))[1],
         )
-        model.config.num_beams = 5
+        model.config.recommend_num_beams = 5
         model.recommend(tokenizer, HISTORIES, top_k=5, batch_size=2)
         model.recommend(tokenizer, HISTORIES, top_k=1, num_beams=3)
         assert seen == [5, 5, 3]

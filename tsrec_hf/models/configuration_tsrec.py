@@ -24,7 +24,7 @@ class TSRecConfig(PreTrainedConfig):
             Version of the prompts' wording. A checkpoint of another version is refused.
         max_history (`int`, *optional*, defaults to `10`):
             Most recent items of a history that prompts hold.
-        num_beams (`int`, *optional*, defaults to `50`):
+        recommend_num_beams (`int`, *optional*, defaults to `50`):
             Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
@@ -36,7 +36,7 @@ class TSRecConfig(PreTrainedConfig):
     >>> from tsrec_hf import TSRecConfig
 
     >>> config = TSRecConfig(backbone_config=LlamaConfig(num_hidden_layers=2))
-    >>> config.backbone_config.model_type, config.num_beams
+    >>> config.backbone_config.model_type, config.recommend_num_beams
     ('llama', 50)
     ```
     """
@@ -48,7 +48,8 @@ class TSRecConfig(PreTrainedConfig):
     sid_index_fingerprint: str | None = None
     prompt_version: str = PROMPT_VERSION
     max_history: int = MAX_HISTORY
-    num_beams: int = 50
+    # Not `num_beams`, which `generate` would take for its own default.
+    recommend_num_beams: int = 50
     sid_initialization: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):

@@ -60,7 +60,9 @@ class ItemFilter:
         # Items below each node that the shared rules leave; the rules of single users subtract from it.
         self._counts = trie.count_items(torch.from_numpy(item_mask).to(trie.device))
         self._shared = None if item_mask.all() else self._counts > 0
-        further = None if exclude_per_user is None else [np.array(index.positions_of(ids)) for ids in exclude_per_user]
+        further = (
+            None if exclude_per_user is None else [np.unique(index.positions_of(ids)) for ids in exclude_per_user]
+        )
         self._allowed_by_user = allowed_by_user
         self._excluded_by_user = _joined(excluded_by_user, further)
         self._check_users(num_users)
@@ -80,7 +82,7 @@ class ItemFilter:
         """How many items the rules leave a user."""
         if self._allowed_by_user is not None:
             return len(self._allowed_rows(user))
-        return self._num_shared - int(self._item_mask[np.unique(self._excluded_by_user[user])].sum())
+        return self._num_shared - int(self._item_mask[self._excluded_by_user[user]].sum())
 
     def batch(self, users: Sequence[int]) -> "NodeFilter":
         """The rules of some users, in the order of a batch, for the search."""
@@ -92,8 +94,8 @@ class ItemFilter:
             return NodeFilter(shared=None, keys=keys, listed_are_legal=True, num_nodes=trie.num_nodes)
         if self._excluded_by_user is None:
             return NodeFilter(self._shared, None, False, trie.num_nodes)
-        excluded = [np.unique(self._excluded_by_user[user]) for user in users]
-        nodes, rows = _paths(trie, [rows_[self._item_mask[rows_]] for rows_ in excluded])
+        excluded = [self._excluded_by_user[user] for user in users]
+        nodes, rows = _paths(trie, [items[self._item_mask[items]] for items in excluded])
         keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
         # A prefix is closed to a user when all that the shared rules leave below it is excluded.
         closed = (
@@ -109,14 +111,13 @@ class ItemFilter:
 
     def allows(self, user: int, rows: Sequence[int]) -> list[int]:
         """Those of some rows of the index that a user may be given: items that share a SID may differ."""
-        kept = [row for row in rows if self._item_mask[row]]
+        rows = np.asarray(rows)
+        kept = self._item_mask[rows]
         if self._excluded_by_user is not None:
-            excluded = self._excluded_by_user[user]
-            kept = [row for row in kept if row not in excluded]
+            kept &= ~_contains(self._excluded_by_user[user], rows)
         if self._allowed_by_user is not None:
-            own = self._allowed_by_user[user]
-            kept = [row for row in kept if row in own]
-        return kept
+            kept &= _contains(self._allowed_by_user[user], rows)
+        return rows[kept].tolist()
 
 
 class NodeFilter:
@@ -177,7 +178,14 @@ def _rows(
 def _joined(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> list[np.ndarray] | None:
     if first is None or second is None:
         return second if first is None else first
-    return [np.concatenate(pair) for pair in zip(first, second)]
+    return [np.union1d(*pair) for pair in zip(first, second)]
+
+
+def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which values are in an ordered array."""
+    if len(ordered) == 0:
+        return np.zeros(len(values), dtype=bool)
+    return ordered[np.searchsorted(ordered, values).clip(max=len(ordered) - 1)] == values
 
 
 def _paths(trie: SIDTrie, item_rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -291,7 +291,8 @@ class SIDIndex:
         if self.titles is not None:
             arrays |= _pack_strings("titles", self.titles)
         path = directory / SID_INDEX_FILE
-        save_file(arrays, path, metadata={"format": "tsrec_sid_index_v1", "tokens": json.dumps(self.tokens)})
+        # One entry alone: several would be written in an order that changes from save to save.
+        save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps({"version": 1, "tokens": self.tokens})})
         return path
 
     @classmethod
@@ -314,19 +315,19 @@ class SIDIndex:
             )
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {}).get("tsrec_sid_index", "{}"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
             raise ValueError(
                 f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
             ) from error
-        if metadata.get("format") != "tsrec_sid_index_v1":
+        if metadata.get("version") != 1:
             raise ValueError(
-                f"Expected {path} to be a SID index of format 'tsrec_sid_index_v1', but found "
-                f"{metadata.get('format')!r}. Write it with `SIDIndex.save` of this version."
+                f"Expected {path} to be a SID index of version 1, but found version {metadata.get('version')}. Write it "
+                "with `SIDIndex.save` of this release."
             )
         titles = _unpack_strings(arrays, "titles") if "titles" in arrays else None
-        return cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], json.loads(metadata["tokens"]), titles)
+        return cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], metadata["tokens"], titles)
 
 
 class SIDTrie:

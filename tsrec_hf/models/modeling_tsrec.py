@@ -72,7 +72,6 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: TSRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
         self.backbone = AutoModelForCausalLM.from_config(config.backbone_config) if backbone is None else backbone
-        # The parent takes our `num_beams` for a setting of `generate`, which would then run 50 beams unasked.
         self.generation_config = self.backbone.generation_config
         self.post_init()
 
@@ -235,7 +234,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             top_k (`int`, *optional*, defaults to `10`):
                 Items to return per user. Items that share a SID all count, in index order.
             num_beams (`int`, *optional*):
-                Prefixes kept at each level. Defaults to `config.num_beams` (50).
+                Prefixes kept at each level. Defaults to `config.recommend_num_beams` (50).
             batch_size (`int`, *optional*, defaults to `16`):
                 Users decoded together.
             progress (`bool`, *optional*, defaults to `False`):
@@ -266,7 +265,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         ```
         """
         self.check_tokenizer(tokenizer)
-        num_beams = self.config.num_beams if num_beams is None else num_beams
+        num_beams = self.config.recommend_num_beams if num_beams is None else num_beams
         if top_k < 1 or batch_size < 1:
             raise ValueError(f"Expected `top_k` and `batch_size` of at least 1, but found {top_k} and {batch_size}.")
         if num_beams < min(top_k, tokenizer.sid_index.trie.num_leaves):
