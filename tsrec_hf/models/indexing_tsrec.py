@@ -323,8 +323,8 @@ class SIDIndex:
             ) from error
         if metadata.get("version") != 1:
             raise ValueError(
-                f"Expected {path} to be a SID index of version 1, but found version {metadata.get('version')}. Write it "
-                "with `SIDIndex.save` of this release."
+                f"Expected {path} to be a SID index of version 1, but found version {metadata.get('version')}. Write "
+                "it with `SIDIndex.save` of this release."
             )
         titles = _unpack_strings(arrays, "titles") if "titles" in arrays else None
         return cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], metadata["tokens"], titles)
