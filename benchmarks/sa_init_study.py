@@ -62,6 +62,7 @@ INITIALIZATIONS: dict[str, dict[str, Any] | None] = {
     "published-shuffled": {**PUBLISHED, "shuffle_seed": SHUFFLE_SEED},
     "idf-centered-shuffled": {**CENTERED, "shuffle_seed": SHUFFLE_SEED},
     "idf-centered-match_resize": {**CENTERED, "norm": "match_resize"},
+    "idf-centered-match_resize-shuffled": {**CENTERED, "norm": "match_resize", "shuffle_seed": SHUFFLE_SEED},
     "published-match_resize": {**PUBLISHED, "norm": "match_resize"},
     "idf-centered-norm_none": {**CENTERED, "norm": None},
     "published-norm_none": {**PUBLISHED, "norm": None},
@@ -79,8 +80,10 @@ FIRST_VARIANTS = [
     "resize",
     "published",
     "idf-centered",
+    "idf-centered-match_resize",
     "published-shuffled",
     "idf-centered-shuffled",
+    "idf-centered-match_resize-shuffled",
 ]
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
