@@ -330,6 +330,18 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def check_comparable(args: StudyArguments, result: dict[str, Any], path: Path) -> None:
+    """Raises unless a finished run had the settings of this call: other runs belong into another folder."""
+    free = {"data_dir", "preset", "quick", "variants", "seeds", "output_dir"}
+    wanted = {name: value for name, value in asdict(args).items() if name not in free}
+    differing = {n: (result["arguments"].get(n), v) for n, v in wanted.items() if result["arguments"].get(n) != v}
+    if differing:
+        raise ValueError(
+            f"Expected {path} to be a run of the same settings, but found (there, here): {differing}. Pass another "
+            "`--output_dir`, or the settings of that run."
+        )
+
+
 def main(args: StudyArguments) -> None:
     if args.data_dir is None:
         print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
@@ -345,6 +357,7 @@ def main(args: StudyArguments) -> None:
         for variant in args.variants:
             path = folder / "runs" / f"{variant}-seed{seed}.json"
             if path.exists():
+                check_comparable(args, json.loads(path.read_text()), path)
                 continue
             print(f"== {variant}, seed {seed}", flush=True)
             result = run(args, variant, seed, backbone, dataset, semantics, tokenizer)
