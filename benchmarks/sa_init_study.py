@@ -34,6 +34,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback, set_seed
 
 from tsrec_hf import (
+    PUBLISHED_SA_INIT,
     RecommendationEvaluator,
     TokenSemantics,
     TSRecForCausalLM,
@@ -48,7 +49,7 @@ from tsrec_hf import (
 from tsrec_hf.data import tokenize_rows
 
 
-PUBLISHED: dict[str, Any] = {"pooling": "mean", "center": False, "norm": "vocab_mean"}
+PUBLISHED: dict[str, Any] = dict(PUBLISHED_SA_INIT)
 CENTERED: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "vocab_mean"}
 SHUFFLE_SEED = 1234
 

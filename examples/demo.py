@@ -298,7 +298,6 @@ def main(args: DemoArguments) -> None:
         name,
         tokenizer,
         semantics=semantics,
-        sa_init_kwargs={"pooling": "idf", "center": True, "norm": "match_resize"},
         dtype=torch.float32,
         **kwargs,
     ).to("cuda" if torch.cuda.is_available() else "cpu")

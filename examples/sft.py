@@ -64,10 +64,11 @@ class ScriptArguments:
     grounding_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of that stage."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
-    pooling: str = field(default="mean", metadata={"help": "SA-Init: 'mean' as published, or 'idf'."})
-    center: bool = field(default=False, metadata={"help": "SA-Init: subtract the mean row."})
+    pooling: str = field(default="idf", metadata={"help": "SA-Init: 'idf', or 'mean' as published."})
+    center: bool = field(default=True, metadata={"help": "SA-Init: subtract the mean row; published: no."})
     norm: str = field(
-        default="vocab_mean", metadata={"help": "SA-Init: 'vocab_mean', 'match_resize', 'none' or a number."}
+        default="match_resize",
+        metadata={"help": "SA-Init: 'match_resize', 'vocab_mean' as published, 'none', or a number."},
     )
     levels: int | None = field(
         default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."}

@@ -14,6 +14,7 @@ _ROOM_OF = {
     "sids": ["ResidualKMeans"],
     "semantics": ["KeywordTeacher", "TokenDescription", "TokenSemantics", "describe_tokens"],
     "models": [
+        "PUBLISHED_SA_INIT",
         "PromptBuilder",
         "Recommendation",
         "SAInitReport",

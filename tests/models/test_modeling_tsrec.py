@@ -328,7 +328,7 @@ class TestFromBackbone:
         model, _, _ = make("llama", tied=False)
         record = model.config.sid_initialization
         assert (
-            record["pooling"] == "mean"
+            record["pooling"] == "idf"
             and [row["matrix"] for row in record["levels"]] == ["input"] * 3 + ["output"] * 3
         )
 

@@ -8,13 +8,18 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tsrec_hf import SAInitReport, TokenDescription, TokenSemantics, TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models import SIDIndex, initialize_sid_embeddings
+from tsrec_hf.models import PUBLISHED_SA_INIT, SIDIndex, initialize_sid_embeddings
 
 
 # A vocabulary of four words in two dimensions, then the four SID tokens of two levels. Worked examples use it alone.
 WORDS = {"x": [1.0, 0.0], "y": [0.0, 1.0], "u": [3.0, 4.0], "v": [-1.0, 2.0]}
 INDEX = SIDIndex(["1", "2"], [[0, 0], [1, 1]])
 KEYWORDS = {"<a_0>": ["x u", "y"], "<a_1>": ["y", "v"], "<b_0>": ["u"], "<b_1>": ["v", "u"]}
+
+
+def initialize_published(model, tokenizer, semantics, **kwargs) -> SAInitReport:
+    """Worked examples start from the published form, whose steps a reader can follow one by one."""
+    return initialize_sid_embeddings(model, tokenizer, semantics, **{**PUBLISHED_SA_INIT, **kwargs})
 
 
 class PaperTokenizer:
@@ -55,7 +60,7 @@ def semantics_of(keywords: dict[str, list[str]]) -> TokenSemantics:
 
 def rows_after(keywords=KEYWORDS, tied=True, dtype=torch.float32, **kwargs) -> torch.Tensor:
     model = PaperModel(tied, dtype)
-    initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(keywords), **kwargs)
+    initialize_published(model, PaperTokenizer(), semantics_of(keywords), **kwargs)
     return model.inputs.weight[4:].detach()
 
 
@@ -126,8 +131,11 @@ class TestNorm:
         directions = self.DIRECTIONS - self.DIRECTIONS.mean(0) if center else self.DIRECTIONS
         torch.testing.assert_close(rows, length * nn.functional.normalize(directions, dim=-1))
 
-    def test_vocab_mean_is_the_default(self) -> None:
-        assert torch.equal(rows_after(), rows_after(norm="vocab_mean"))
+    def test_the_studys_best_form_is_the_default(self) -> None:
+        model = PaperModel()
+        initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(KEYWORDS))
+        best = rows_after(pooling="idf", center=True, norm="match_resize")
+        assert torch.equal(model.inputs.weight[4:], best) and not torch.equal(best, rows_after())
 
     def test_centring_comes_before_scaling(self) -> None:
         rows = rows_after(norm=1.0, center=True)
@@ -155,12 +163,12 @@ class TestLevelsAndMissing:
         ):
             model = PaperModel()
             with pytest.raises(ValueError, match="1 of 4 have none, '<b_0>' among them.*missing='resize'"):
-                initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(keywords))
+                initialize_published(model, PaperTokenizer(), semantics_of(keywords))
             assert (model.inputs.weight[4:] == 9).all()  # Nothing was written.
 
     def test_missing_resize_leaves_the_rows(self) -> None:
         model = PaperModel()
-        report = initialize_sid_embeddings(
+        report = initialize_published(
             model, PaperTokenizer(), semantics_of({**KEYWORDS, "<b_0>": []}), missing="resize", norm=None
         )
         close(model.inputs.weight[4:].detach(), [[4 / 3, 5 / 3], [-1 / 2, 3 / 2], [9.0, 9.0], [1.0, 3.0]])
@@ -203,7 +211,9 @@ class TestShuffle:
         semantics = semantics_of({**{f"<a_{row}>": [word] for row, word in enumerate(words)}, "<b_0>": ["hard"]})
         tokenizer = TSRecTokenizer.from_backbone(backbone_dir, index)
         plain, shuffled, again = (
-            TSRecForCausalLM.from_backbone(backbone_dir, tokenizer, semantics, {"shuffle_seed": seed})
+            TSRecForCausalLM.from_backbone(
+                backbone_dir, tokenizer, semantics, {**PUBLISHED_SA_INIT, "shuffle_seed": seed}
+            )
             for seed in (None, 3, 3)
         )
         rows, permuted, same = (
@@ -219,7 +229,7 @@ class TestShuffle:
 class TestMatrices:
     def test_untied_rows_come_from_their_own_matrix(self) -> None:
         model = PaperModel(tied=False)
-        report = initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(KEYWORDS), norm=None)
+        report = initialize_published(model, PaperTokenizer(), semantics_of(KEYWORDS), norm=None)
         rows = torch.tensor([[4 / 3, 5 / 3], [-1 / 2, 3 / 2], [3.0, 4.0], [1.0, 3.0]])
         torch.testing.assert_close(model.inputs.weight[4:].detach(), rows)
         torch.testing.assert_close(model.outputs.weight[4:].detach(), 2 * rows.flip(1))
@@ -230,7 +240,7 @@ class TestMatrices:
             ("output", 2),
         ]
         # Norms too: those of the output's vocabulary are twice as long.
-        initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(KEYWORDS))
+        initialize_published(model, PaperTokenizer(), semantics_of(KEYWORDS))
         mean_norm = (1 + 1 + 5 + math.sqrt(5)) / 4
         torch.testing.assert_close(model.inputs.weight[4:].norm(dim=-1), torch.full((4,), mean_norm))
         torch.testing.assert_close(model.outputs.weight[4:].norm(dim=-1), torch.full((4,), 2 * mean_norm))
@@ -242,7 +252,7 @@ class TestMatrices:
         tokenizer = TSRecTokenizer.from_backbone(f"{folder}/tokenizer", sid_index)
         model = TSRecForCausalLM.from_backbone(folder, tokenizer)
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        initialize_sid_embeddings(model, tokenizer, semantics, pooling="idf", center=True)
+        initialize_published(model, tokenizer, semantics, pooling="idf", center=True)
         sids = sum(tokenizer.sid_token_ids, [])
         changed = set()
         for name, value in model.state_dict().items():
@@ -257,9 +267,10 @@ class TestMatrices:
         folder = save_backbone(tmp_path)
         tokenizer = TSRecTokenizer.from_backbone(folder, sid_index)
         for settings in ({}, {"pooling": "idf", "center": True}, {"norm": "match_resize"}):
+            settings = {**PUBLISHED_SA_INIT, **settings}
             model = TSRecForCausalLM.from_backbone(folder, tokenizer, semantics, settings, dtype=torch.bfloat16)
             exact = TSRecForCausalLM.from_backbone(folder, tokenizer, dtype=torch.bfloat16).float()
-            initialize_sid_embeddings(exact, tokenizer, semantics, **settings)
+            initialize_published(exact, tokenizer, semantics, **settings)
             weight, exact_weight = (m.get_input_embeddings().weight for m in (model, exact))
             assert weight.dtype == torch.bfloat16
             # Rounded once, at the end.
@@ -267,7 +278,7 @@ class TestMatrices:
 
     def test_gradients_are_not_recorded(self) -> None:
         model = PaperModel()
-        initialize_sid_embeddings(model, PaperTokenizer(), semantics_of(KEYWORDS))
+        initialize_published(model, PaperTokenizer(), semantics_of(KEYWORDS))
         assert model.inputs.weight.requires_grad and model.inputs.weight.is_leaf
 
 
@@ -277,7 +288,7 @@ class TestReport:
         folder = save_backbone(tmp_path, tied=tied)
         tokenizer = TSRecTokenizer.from_backbone(folder, sid_index)
         model = TSRecForCausalLM.from_backbone(folder, tokenizer)
-        report = initialize_sid_embeddings(model, tokenizer, semantics, norm=None)
+        report = initialize_published(model, tokenizer, semantics, norm=None)
         matrices = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
         assert len(report.levels) == (3 if tied else 6)
         for figures in report.levels:
@@ -295,7 +306,7 @@ class TestReport:
 
     def test_figures_worked_by_hand(self) -> None:
         model = PaperModel()
-        report = initialize_sid_embeddings(
+        report = initialize_published(
             model,
             PaperTokenizer(),
             semantics_of({"<a_0>": ["x"], "<a_1>": ["u"], "<b_0>": ["y"], "<b_1>": ["x"]}),
@@ -387,7 +398,7 @@ def test_the_published_recipe_on_a_backbone(save_backbone, tmp_path, sid_index, 
     # Mean of all keyword sub-tokens, scaled to the mean norm of the vocabulary, by the plainest loop.
     folder = save_backbone(tmp_path, "gpt2", padded_rows=4)
     tokenizer = TSRecTokenizer.from_backbone(folder, sid_index)
-    model = TSRecForCausalLM.from_backbone(folder, tokenizer, semantics)
+    model = TSRecForCausalLM.from_backbone(folder, tokenizer, semantics, PUBLISHED_SA_INIT)
     base = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight.detach()
     first = tokenizer.sid_token_ids[0][0]
     length = torch.stack([row.norm() for row in base[:first]]).mean()  # The four rows of padding do not count.

@@ -454,9 +454,9 @@ def test_describe(make_trainer, model, caplog):
         "'title': 16",
     ]
     assert "task weights: {'title': 0.5}" in text
-    # SA-Init as published; the two names that users tell variants by.
+    # SA-Init by default; the two names that users tell variants by.
     line = text.splitlines()[0]
-    assert line.startswith("SID initialisation: ") and "'pooling': 'mean'" in line and "vocab_mean" in line
+    assert line.startswith("SID initialisation: ") and "'pooling': 'idf'" in line and "match_resize" in line
 
 
 def test_describe_names_other_initialisations_and_parts(make_recommender, make_trainer):

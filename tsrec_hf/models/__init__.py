@@ -5,12 +5,13 @@ from .generation_tsrec import TreeBeams, tree_beam_search
 from .indexing_tsrec import SIDIndex, SIDTrie
 from .modeling_tsrec import Recommendation, TSRecForCausalLM
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
-from .sa_init import SAInitReport, initialize_sid_embeddings
+from .sa_init import PUBLISHED_SA_INIT, SAInitReport, initialize_sid_embeddings
 from .tokenization_tsrec import TSRecTokenizer
 
 
 __all__ = [
     "PROMPT_VERSION",
+    "PUBLISHED_SA_INIT",
     "PromptBuilder",
     "Recommendation",
     "SAInitReport",

@@ -138,7 +138,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 Keywords of every SID token, from which SA-Init makes its row. Without them the rows start as
                 `resize_token_embeddings` would have made them.
             sa_init_kwargs (`dict`, *optional*):
-                Arguments of [`initialize_sid_embeddings`], such as `{"pooling": "idf", "center": True}`.
+                Arguments of [`initialize_sid_embeddings`], such as `PUBLISHED_SA_INIT`.
             from_pretrained_kwargs (*optional*):
                 Passed to `AutoModelForCausalLM.from_pretrained`: `dtype`, `attn_implementation`, `gguf_file`,
                 `revision`, ...
