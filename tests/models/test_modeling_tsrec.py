@@ -163,14 +163,25 @@ json.dump(results, open("results.json", "w"))
                 **os.environ,
                 "HF_HUB_OFFLINE": "1",
                 "HF_MODULES_CACHE": str(tmp_path / "modules"),
-                "OMP_NUM_THREADS": "1",
             },
             capture_output=True,
             text=True,
         )
         assert run.returncode == 0, run.stderr
-        # Logits are float32 and JSON keeps every digit.
-        assert json.loads((tmp_path / "results.json").read_text()) == expected
+        # Another process may add in another order: numbers agree to the last digits of float32, all else exactly.
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert results.keys() == expected.keys()
+        for folder, facts in expected.items():
+            found = results[folder]
+            assert [found[name] for name in ("prompt", "items", "tied")] == [
+                facts["prompt"],
+                facts["items"],
+                facts["tied"],
+            ]
+            torch.testing.assert_close(torch.tensor(found["logits"]), torch.tensor(facts["logits"]))
+            for row, expected_row in zip(found["recommendations"], facts["recommendations"], strict=True):
+                assert [item[:2] for item in row] == [item[:2] for item in expected_row]
+                assert [item[2] for item in row] == pytest.approx([item[2] for item in expected_row], abs=1e-4)
 
     def test_attention_and_dtype_are_chosen_at_loading(self, make, tmp_path) -> None:
         model, tokenizer, folder = make("llama")
