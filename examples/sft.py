@@ -127,6 +127,10 @@ def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index,
 
 def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_args: TSRecSFTConfig) -> None:
     """Trains the SID rows alone on TS-Align."""
+    if semantics is None:
+        raise ValueError(
+            "Expected descriptions for the grounding stage, but found `--semantics_file none`. Pass a file."
+        )
     rows = build_alignment_rows(semantics, tokenizer)
     grounding_args = replace(
         training_args,

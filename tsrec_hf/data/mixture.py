@@ -171,8 +171,10 @@ def tokenize_rows(rows: Dataset, tokenizer: TSRecTokenizer) -> list[dict[str, An
 
 
 def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:
-    """Row numbers such that every row occurs `weight` times on average: all of them per whole unit, and a draw for "
-    "the rest."""
+    """
+    Row numbers such that every row occurs `weight` times on average: all of them per whole unit, and a draw for
+    the rest.
+    """
     whole, part = divmod(weight, 1.0)
     extra = generator.choice(size, size=round(part * size), replace=False)
     return np.concatenate([np.tile(np.arange(size), int(whole)), np.sort(extra)])

@@ -122,8 +122,10 @@ def _session_stretches(
 def _sessions(
     users: Sequence[str], histories: Sequence[list[str]], targets: Sequence[str], longest: int
 ) -> list[tuple[list[str], int]]:
-    """Chains rows whose history is what the user's earlier rows hold; a row that does not fit begins another "
-    "session."""
+    """
+    Chains rows whose history is what the user's earlier rows hold; a row that does not fit begins another
+    session.
+    """
     sessions: list[tuple[list[str], int]] = []
     open_session: dict[str, list[str]] = {}
     for user, history, target in zip(users, histories, targets):
