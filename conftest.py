@@ -10,6 +10,7 @@ from _pytest.doctest import DoctestItem
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -56,6 +57,10 @@ BACKBONES = {
         layer_types=["sliding_attention", "full_attention"],
         tie_word_embeddings=tied,
         **TINY,
+    ),
+    # Distances instead of positions.
+    "bloom": lambda vocab, tied: BloomConfig(
+        vocab_size=vocab, hidden_size=16, n_layer=2, n_head=4, tie_word_embeddings=tied
     ),
     "mistral": lambda vocab, tied: MistralConfig(
         vocab_size=vocab,

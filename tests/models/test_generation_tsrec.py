@@ -1,14 +1,19 @@
+import contextlib
 import itertools
 import json
+import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from transformers.utils import logging
 
-from tsrec_hf.models import PromptBuilder, SIDIndex, TSRecForCausalLM, TSRecTokenizer, tree_beam_search
-from tsrec_hf.models.generation_tsrec import TreeMask
+from tsrec_hf.models import PromptBuilder, SIDIndex, SIDSearch, TSRecForCausalLM, TSRecTokenizer, decoding_tsrec
+from tsrec_hf.models.modeling_tsrec import _batches
 
 
 KINDS = ["qwen2", "llama", "gpt2", "gemma3", "mistral"]
@@ -44,8 +49,7 @@ def beams_of(model, tokenizer, histories, num_beams: int) -> list[list[tuple[tup
     """Codes and scores by `tree_beam_search`, best first, of one left-padded batch."""
     index = tokenizer.sid_index
     inputs = encode(tokenizer, histories)
-    level_token_ids = [torch.tensor(ids) for ids in tokenizer.sid_token_ids]
-    beams = tree_beam_search(model.backbone, *inputs, index.trie, level_token_ids, num_beams)
+    beams = SIDSearch(model.backbone, index.trie, tokenizer.sid_token_ids).beam(*inputs, num_beams)
     return [
         [
             (tuple(index.codes[index.trie.items_of_leaf(leaf)[0]].tolist()), score)
@@ -264,70 +268,313 @@ def test_scores_may_enter_a_loss(save_backbone, tmp_path) -> None:
     index = random_index((3, 4))
     model, tokenizer = make(save_backbone(tmp_path), index)
     input_ids, attention_mask = encode(tokenizer, [["item 1"]])
-    level_token_ids = [torch.tensor(ids) for ids in tokenizer.sid_token_ids]
-    beams = tree_beam_search(model.backbone, input_ids, attention_mask, index.trie, level_token_ids, num_beams=2)
+    search = SIDSearch(model.backbone, index.trie, tokenizer.sid_token_ids)
+    beams = search.beam(input_ids, attention_mask, num_beams=2)
     weight = torch.ones(1, requires_grad=True)
     (weight * beams.scores).sum().backward()  # Inference tensors would be refused here.
     assert weight.grad.item() == pytest.approx(beams.scores.sum().item())
 
 
-@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention"])
-def test_attention_without_additive_masks_is_refused(model, tokenizer, implementation) -> None:
-    model.backbone.config._attn_implementation = implementation
-    with pytest.raises(ValueError, match=rf"additive mask.*{implementation}.*attn_implementation='sdpa'"):
-        model.recommend(tokenizer, [["hammer"]], top_k=1)
+def log_probs_of_all(model, tokenizer, history, scoring="vocabulary") -> dict[tuple[int, ...], float]:
+    """Score of every SID of the catalogue by a plain forward pass each."""
+    index = tokenizer.sid_index
+    prompt_ids = PromptBuilder(tokenizer).sequence_prompt_ids(history)
+    sids = sorted(set(map(tuple, index.codes.tolist())))
+    expected = {}
+    for codes in sids:
+        sid_ids = [tokenizer.sid_token_ids[level][code] for level, code in enumerate(codes)]
+        with torch.no_grad():
+            logits = model.backbone(input_ids=torch.tensor([prompt_ids + sid_ids])).logits[0, len(prompt_ids) - 1 :]
+        total = 0.0
+        for level, token_id in enumerate(sid_ids):
+            legal = slice(None)
+            if scoring == "catalogue":
+                following = sorted({other[level] for other in sids if other[:level] == codes[:level]})
+                legal = [tokenizer.sid_token_ids[level][code] for code in following]
+            total += (logits[level, token_id] - logits[level, legal].logsumexp(-1)).item()
+        expected[codes] = total
+    return expected
 
 
-def test_layers_without_a_mask_are_refused(model, tokenizer) -> None:
-    model.backbone.config.layer_types = ["full_attention", "linear_attention"]
-    with pytest.raises(ValueError, match="full and sliding attention.*'linear_attention'"):
-        model.recommend(tokenizer, [["hammer"]], top_k=1)
+def searched(model, tokenizer, method: str, history, *args, scoring="vocabulary", prefix=True):
+    """Codes and scores that a method of `SIDSearch` finds for one history; the instruction may be the prefix."""
+    index, prompts = tokenizer.sid_index, PromptBuilder(tokenizer)
+    prefix_ids = torch.tensor(prompts.instruction_ids) if prefix else None
+    input_ids = torch.tensor([prompts.history_ids(history) if prefix else prompts.sequence_prompt_ids(history)])
+    search = SIDSearch(model.backbone, index.trie, tokenizer.sid_token_ids, scoring, prefix_ids)
+    beams = getattr(search, method)(input_ids, torch.ones_like(input_ids), *args)
+    codes = [tuple(index.codes[index.trie.items_of_leaf(leaf)[0]].tolist()) for leaf in beams.leaves[0].tolist()]
+    return list(zip(codes, beams.scores[0].tolist())), beams.num_expanded.item()
+
+
+@pytest.mark.parametrize("prefix", [True, False], ids=["prefix read once", "whole prompts"])
+@pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_search_gives_the_scores_of_plain_forwards(save_backbone, tmp_path, kind, tied, scoring, prefix) -> None:
+    index = random_index((3, 4, 3), num_items=20)
+    model, tokenizer = make(save_backbone(tmp_path, kind, tied), index)
+    for history in histories_of(index)[:3]:
+        expected = log_probs_of_all(model, tokenizer, history, scoring)
+        if scoring == "catalogue":
+            assert sum(map(math.exp, expected.values())) == pytest.approx(1)
+        ranked = sorted(expected, key=expected.get, reverse=True)
+        for method, args in [("beam", (1000,)), ("exact", (1000, 5)), ("exact", (4, 2)), ("exact", (1, 100))]:
+            found, _ = searched(model, tokenizer, method, history, *args, scoring=scoring, prefix=prefix)
+            assert [codes for codes, _ in found] == ranked[: args[0]]
+            assert dict(found) == pytest.approx({codes: expected[codes] for codes in ranked[: args[0]]}, abs=TOLERANCE)
+
+
+def test_exact_search_finds_what_beams_miss_and_counts_its_work(save_backbone, tmp_path) -> None:
+    index = random_index((6, 9, 4), num_items=150)
+    model, tokenizer = make(save_backbone(tmp_path), index)
+    inner_nodes = index.trie.num_nodes - index.trie.num_leaves
+    missed = 0
+    for history in histories_of(index):
+        expected = log_probs_of_all(model, tokenizer, history)
+        ranked = sorted(expected, key=expected.get, reverse=True)
+        beams, num_expanded = searched(model, tokenizer, "beam", history, 3)
+        assert num_expanded == 1 + 3 + 3
+        exact, num_expanded = searched(model, tokenizer, "exact", history, 3, 3)
+        assert [codes for codes, _ in exact] == ranked[:3]
+        missed += [codes for codes, _ in beams] != ranked[:3]
+        # All prefixes above the third best SID had to be expanded, and the search stops well before the last.
+        above = {codes[:depth] for codes in expected for depth in (1, 2)}
+        assert 1 + 3 <= num_expanded <= inner_nodes and len(above) + 1 == inner_nodes
+        _, everything = searched(model, tokenizer, "exact", history, 10_000, 7)
+        assert everything == inner_nodes
+    assert missed > 0  # or this test shows nothing
+
+
+@pytest.mark.parametrize("search", ["beam", "exact"])
+def test_exact_and_beam_recommendations_obey_rules(save_backbone, tmp_path, search) -> None:
+    index = random_index((3, 4, 3), num_items=30)
+    model, tokenizer = make(save_backbone(tmp_path), index)
+    histories = histories_of(index)
+    allowed = index.item_ids[5:18]
+    found = model.recommend(
+        tokenizer, histories, top_k=8, num_beams=30, search=search, allowed_items=allowed, exclude_history=True
+    )
+    for history, row in zip(histories, found):
+        scores = log_probs_of_all(model, tokenizer, history)
+        legal = [item for item in allowed if item not in history]
+        by_item = {item: scores[tuple(index.codes[index.position_of(item)].tolist())] for item in legal}
+        best = sorted(by_item.values(), reverse=True)[:8]
+        assert [r.score for r in row] == pytest.approx(best, abs=TOLERANCE)
+        assert all(by_item[r.item_id] == pytest.approx(r.score, abs=TOLERANCE) for r in row)
+
+
+def test_samples_are_drawn_without_replacement_from_the_models_distribution(save_backbone, tmp_path) -> None:
+    index = random_index((3, 2, 3), num_items=12)
+    model, tokenizer = make(save_backbone(tmp_path), index)
+    history, temperature, draws = index.item_ids[:2], 2.0, 4000
+    search = SIDSearch(model.backbone, index.trie, tokenizer.sid_token_ids, "catalogue")
+    input_ids = torch.tensor([PromptBuilder(tokenizer).sequence_prompt_ids(history)])
+    everything = search.sample(input_ids, torch.ones_like(input_ids), 100, temperature=temperature)
+    assert everything.leaves[0].sort().values.tolist() == list(range(index.trie.num_leaves))
+    probs = torch.zeros(index.trie.num_leaves).scatter(0, everything.leaves[0], everything.scores[0].exp())
+    assert probs.sum().item() == pytest.approx(1, abs=1e-5)
+    # At temperature 1 the scores are those of the beams.
+    plain = search.sample(input_ids, torch.ones_like(input_ids), 100)
+    beams = search.beam(input_ids, torch.ones_like(input_ids), 100)
+    assert dict(zip(plain.leaves[0].tolist(), plain.scores[0].tolist())) == pytest.approx(
+        dict(zip(beams.leaves[0].tolist(), beams.scores[0].tolist())), abs=TOLERANCE
+    )
+
+    batch = input_ids.expand(draws, -1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = search.sample(batch, torch.ones_like(batch), 2, temperature=temperature, generator=generator).leaves
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    first = drawn[:, 0].bincount(minlength=len(probs)) / draws
+    joint = probs.unsqueeze(1) * probs / (1 - probs.unsqueeze(1))
+    second = drawn[:, 1].bincount(minlength=len(probs)) / draws
+    spread = 4 * (0.25 / draws) ** 0.5  # four standard deviations of a proportion, at most
+    assert (first - probs).abs().max() < spread
+    assert (second - joint.fill_diagonal_(0).sum(0)).abs().max() < spread
+    assert (first - 1 / len(probs)).abs().max() > spread  # the distribution is not a uniform one
+
+
+def test_sampling_needs_a_distribution(model, tokenizer) -> None:
+    input_ids = torch.tensor([[1, 2]])
+    for scoring, temperature, match in [("vocabulary", 1.0, "catalogue"), ("catalogue", 0.0, "positive.*0.0")]:
+        search = SIDSearch(model.backbone, tokenizer.sid_index.trie, tokenizer.sid_token_ids, scoring)
+        with pytest.raises(ValueError, match=match):
+            search.sample(input_ids, torch.ones_like(input_ids), 2, temperature=temperature)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bloom"])
+def test_backbones_without_tree_masks_decode_with_expanded_caches(
+    save_backbone, tmp_path, monkeypatch, caplog, kind
+) -> None:
+    index = random_index((4, 5, 6))
+    model, tokenizer = make(save_backbone(tmp_path, kind), index)
+    histories = histories_of(index)
+    expected = generated_beams(model, tokenizer, histories, 5)
+    if kind != "bloom":  # which takes none by nature: its attention reads distances off the columns
+        monkeypatch.setattr(decoding_tsrec, "why_no_tree_mask", lambda backbone: "it is told not to")
+    logging.get_logger(decoding_tsrec.__name__).warning_once.cache_clear()
+    with caplog.at_level("WARNING", logger="tsrec_hf"), _propagating(caplog):
+        assert_same_beams(beams_of(model, tokenizer, histories, 5), expected)
+        for history, row in zip(histories, expected):
+            for prefix in (True, False):
+                found, _ = searched(model, tokenizer, "beam", history, 5, prefix=prefix)
+                assert_same_beams([found], [row])
+            every = log_probs_of_all(model, tokenizer, history)
+            found, _ = searched(model, tokenizer, "exact", history, 5, 3)
+            assert dict(found) == pytest.approx(dict(sorted(every.items(), key=lambda kv: -kv[1])[:5]), abs=TOLERANCE)
+        [together] = [model.recommend(tokenizer, histories, top_k=5, num_beams=5, batch_size=5)]
+    assert [[r.score for r in row[:1]] for row in together] == [
+        [pytest.approx(row[0][1], abs=TOLERANCE)] for row in expected
+    ]
+    told = [record for record in caplog.records if "cannot decode candidates as a tree" in record.message]
+    assert len(told) == 1 and type(model.backbone).__name__ in told[0].message
+
+
+@contextlib.contextmanager
+def _propagating(caplog):
+    """The library's loggers may keep their records to themselves; `caplog` listens at the root."""
+    logger = logging.get_logger(decoding_tsrec.__name__)
+    logger.addHandler(caplog.handler)
+    propagates, logger.propagate = logger.propagate, False
+    yield
+    logger.propagate = propagates
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize(
+    "name, value, match",
+    [
+        ("_attn_implementation", "flash_attention_2", "flash_attention_2.*attn_implementation='sdpa'"),
+        ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
+        ("attention_layers", ["global", "local"], "'local'"),
+        ("alibi", True, "columns"),
+    ],
+)
+def test_what_takes_no_tree_mask_is_known(model, name, value, match) -> None:
+    assert decoding_tsrec.why_no_tree_mask(model.backbone) is None
+    setattr(model.backbone.config, name, value)
+    assert re.search(match, decoding_tsrec.why_no_tree_mask(model.backbone))
+
+
+@pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
+def test_no_step_waits_for_the_device(model, tokenizer, scoring) -> None:
+    # Fake tensors have no values: whatever would have to fetch one raises.
+    trie = tokenizer.sid_index.trie
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        search = SIDSearch(model.backbone, trie, tokenizer.sid_token_ids, scoring, torch.tensor([1, 2]))
+        input_ids, attention_mask = torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
+        assert search.beam(input_ids, attention_mask, num_beams=4).scores.shape == (2, 4)
+        if scoring == "catalogue":
+            assert search.sample(input_ids, attention_mask, 4).scores.shape == (2, 4)
+        with pytest.raises(DynamicOutputShapeException):
+            search.exact(input_ids[:1], attention_mask[:1], 2, 2)
+
+
+def test_catalogue_scoring_computes_no_other_logits(model, tokenizer) -> None:
+    widths = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: widths.append(output.shape[-1]))
+    before = model.get_output_embeddings().weight.clone()
+    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4, scoring="catalogue")
+    assert set(widths) == {sum(map(len, tokenizer.sid_token_ids))}
+    assert torch.equal(model.get_output_embeddings().weight, before)
+    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4)
+    assert widths[-1] == len(before)
+
+
+def test_batches_hold_users_of_like_length_within_their_budget() -> None:
+    lengths = [3, 30, 3, 12, 30, 6]
+    assert list(_batches(lengths, 2, 10_000, 100)) == [[1, 4], [3, 5], [0, 2]]
+    assert list(_batches(lengths, 16, 10_000, 100)) == [[1, 4, 3, 5, 0, 2]]
+    # 30 + 10 tokens a user in the first batch, 12 + 10 and 6 + 10 later.
+    assert list(_batches(lengths, 16, 80, 10)) == [[1, 4], [3, 5, 0], [2]]
+    # A user who is above the budget alone is decoded alone.
+    assert list(_batches(lengths, 16, 1, 10)) == [[1], [4], [3], [5], [0], [2]]
+
+
+def test_any_budget_gives_the_same_lists_and_holds_one_batch_at_a_time(save_backbone, tmp_path, monkeypatch) -> None:
+    index = random_index((4, 5, 6))
+    model, tokenizer = make(save_backbone(tmp_path), index)
+    histories = histories_of(index) * 4
+    expected = model.recommend(tokenizer, histories, top_k=5, num_beams=6)
+    made, shapes = [], []
+    history_ids, beam = PromptBuilder.history_ids, SIDSearch.beam
+    monkeypatch.setattr(PromptBuilder, "history_ids", lambda self, h: made.append(h) or history_ids(self, h))
+
+    def watched(self, input_ids, *args):
+        assert len(made) == sum(shapes) + len(input_ids)  # prompts of this batch, and no later one's
+        shapes.append(len(input_ids))
+        return beam(self, input_ids, *args)
+
+    monkeypatch.setattr(SIDSearch, "beam", watched)
+    found = model.recommend(tokenizer, histories, top_k=5, num_beams=6, max_batch_tokens=120)
+    assert sum(shapes) == 20 and max(shapes) > 1 and len(set(shapes)) > 1
+    for row, expected_row in zip(found, expected):
+        assert [r.item_id for r in row] == [r.item_id for r in expected_row]
+        assert [r.score for r in row] == pytest.approx([r.score for r in expected_row], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_goes_on_after_recommending(save_backbone, tmp_path, kind) -> None:
+    # The search runs in inference mode, whose tensors a backward pass would refuse if the model kept any.
+    index = random_index((3, 4))
+    model, tokenizer = make(save_backbone(tmp_path, kind), index)
+    input_ids, attention_mask = encode(tokenizer, [index.item_ids[:3]])
+    model.recommend(tokenizer, [index.item_ids[:3]], top_k=2)
+    model.train()(input_ids=input_ids, attention_mask=attention_mask, labels=input_ids).loss.backward()
+    assert model.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 class TestTreeMask:
+    """The mask and the positions that a tree of two and three nodes behind a padded prompt of two tokens is given."""
+
+    def seen(self, **config) -> list[dict]:
+        inputs = []
+
+        def forward(**kwargs):
+            inputs.append(kwargs)
+            return torch.zeros(1, 1, 1)
+
+        backbone = SimpleNamespace(
+            config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(**config)), dtype=torch.float32
+        )
+        decoder = decoding_tsrec.TreeDecoder(backbone, forward, torch.tensor([[9, 5, 6]]), torch.tensor([[0, 1, 1]]))
+        decoder.read_prompt()
+        decoder.extend(torch.tensor([[0, 0]]), torch.tensor([[7, 8]]))
+        decoder.extend(torch.tensor([[2, 1, 2]]), torch.tensor([[7, 8, 9]]))
+        decoder.extend(torch.tensor([[5, 0]]), torch.tensor([[7, 8]]))
+        return inputs
+
     def visible(self, mask: torch.Tensor) -> list[list[int]]:
         assert set(mask.unique().tolist()) <= {0.0, torch.finfo(mask.dtype).min}
         return (mask[0, 0] == 0).int().tolist()
 
     def test_worked_by_hand(self) -> None:
-        mask = TreeMask(torch.tensor([[0, 1, 1]]), LlamaConfig(), torch.float32)
-        # Prompt: padding, x, y, at positions 0, 0, 1. First level: two beams, at position 2.
-        assert mask.prompt_positions.tolist() == [[0, 0, 1]]
-        mask.grow(torch.tensor([[0, 0]]))
-        assert mask.position_ids().tolist() == [[2, 2]]
-        assert self.visible(mask.attention_mask()) == [
-            [0, 1, 1, 1, 0],
-            [0, 1, 1, 0, 1],
-        ]
-        # Second level: three beams, of the second, the first and the second beam.
-        mask.grow(torch.tensor([[1, 0, 1]]))
-        assert mask.position_ids().tolist() == [[3, 3, 3]]
-        assert self.visible(mask.attention_mask()) == [
+        prompt, first, second, third = self.seen()
+        assert prompt["position_ids"].tolist() == [[0, 0, 1]]
+        assert self.visible(prompt["attention_mask"]) == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+        assert first["position_ids"].tolist() == [[2, 2]]
+        assert self.visible(first["attention_mask"]) == [[0, 1, 1, 1, 0], [0, 1, 1, 0, 1]]
+        # Nodes 3, 4, 5 follow nodes 2, 1 and 2.
+        assert second["position_ids"].tolist() == [[3, 3, 3]]
+        assert self.visible(second["attention_mask"]) == [
             [0, 1, 1, 0, 1, 1, 0, 0],
             [0, 1, 1, 1, 0, 0, 1, 0],
             [0, 1, 1, 0, 1, 0, 0, 1],
         ]
-        # Third level: two beams, of the third and the first, hence both of the second of the first level.
-        mask.grow(torch.tensor([[2, 0]]))
-        assert mask.position_ids().tolist() == [[4, 4]]
-        assert self.visible(mask.attention_mask()) == [
+        # One of the last two follows node 5, hence node 2, and the other the prompt itself.
+        assert third["position_ids"].tolist() == [[4, 2]]
+        assert self.visible(third["attention_mask"]) == [
             [0, 1, 1, 0, 1, 0, 0, 1, 1, 0],
-            [0, 1, 1, 0, 1, 1, 0, 0, 0, 1],
+            [0, 1, 1, 0, 0, 0, 0, 0, 0, 1],
         ]
 
     def test_window_counts_positions(self) -> None:
-        config = LlamaConfig()
-        config.sliding_window = 2
-        config.layer_types = ["sliding_attention", "full_attention"]
-        mask = TreeMask(torch.tensor([[0, 1, 1]]), config, torch.float32)
-        mask.grow(torch.tensor([[0, 0]]))
-        masks = mask.attention_mask()
-        assert set(masks) == {"sliding_attention", "full_attention"}
-        # Beams at position 2 see positions 1 and 2: y and themselves.
-        assert self.visible(masks["sliding_attention"]) == [[0, 0, 1, 1, 0], [0, 0, 1, 0, 1]]
-        assert self.visible(masks["full_attention"]) == [[0, 1, 1, 1, 0], [0, 1, 1, 0, 1]]
-        mask.grow(torch.tensor([[1]]))
-        # The beam at position 3 sees its parent and itself, the third level's its parent and itself alone.
-        assert self.visible(mask.attention_mask()["sliding_attention"]) == [[0, 0, 0, 0, 1, 1]]
-        mask.grow(torch.tensor([[0]]))
-        assert self.visible(mask.attention_mask()["sliding_attention"]) == [[0, 0, 0, 0, 0, 1, 1]]
+        kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 2}
+        prompt, first, second, third = [inputs["attention_mask"] for inputs in self.seen(**kinds)]
+        assert set(first) == {"sliding_attention", "full_attention"}
+        # Nodes at position 2 see positions 1 and 2: the prompt's last token and themselves.
+        assert self.visible(first["sliding_attention"]) == [[0, 0, 1, 1, 0], [0, 0, 1, 0, 1]]
+        assert self.visible(first["full_attention"]) == [[0, 1, 1, 1, 0], [0, 1, 1, 0, 1]]
+        # Nodes at position 3 see their parent and themselves.
+        assert self.visible(second["sliding_attention"])[0] == [0, 0, 0, 0, 1, 1, 0, 0]
+        assert self.visible(third["sliding_attention"])[1] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 1]

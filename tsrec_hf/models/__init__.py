@@ -1,7 +1,7 @@
 """The Hub island: everything a checkpoint needs to be loaded and to recommend. Imports no other room."""
 
 from .configuration_tsrec import TSRecConfig
-from .generation_tsrec import TreeBeams, tree_beam_search
+from .generation_tsrec import SIDSearch, TreeBeams
 from .indexing_tsrec import SIDIndex, SIDTrie
 from .modeling_tsrec import Recommendation, TSRecForCausalLM
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
@@ -16,11 +16,11 @@ __all__ = [
     "Recommendation",
     "SAInitReport",
     "SIDIndex",
+    "SIDSearch",
     "SIDTrie",
     "TSRecConfig",
     "TSRecForCausalLM",
     "TSRecTokenizer",
     "TreeBeams",
     "initialize_sid_embeddings",
-    "tree_beam_search",
 ]

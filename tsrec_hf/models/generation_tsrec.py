@@ -1,198 +1,344 @@
 """
-Constrained beam search over a catalogue as tree decoding.
+Search for semantic IDs (SIDs) that exist, most probable first.
 
-The prompt of a user is read once. Each level's surviving prefixes then go through the model together, as positions of
-one sequence that see the prompt and their own ancestors only: an additive float mask says so. The keys and values of a
-level are appended to the cache and never copied per beam or reordered, since the mask follows the beams instead.
-Scores are sums of log-probabilities over the whole vocabulary, those of
-`generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`. Nothing here reads a `generation_config`.
+`SIDSearch` walks the trie of the catalogue's SIDs level by level and lets the backbone score the children of many
+prefixes in one pass. Its beams are those of `generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`,
+at a fraction of the cost; it also finds the true best SIDs of the whole catalogue, and draws SIDs without replacement.
+Nothing here reads a `generation_config`.
 """
 
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch import nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
 
+from .decoding_tsrec import SharedPrefix, make_decoder
 from .filtering_tsrec import NodeFilter
 from .indexing_tsrec import SIDTrie
+
+
+SCORINGS = ("vocabulary", "catalogue")
 
 
 @dataclass
 class TreeBeams:
     """
-    Result of [`tree_beam_search`], best beam first.
+    Result of a [`SIDSearch`], best first.
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
         scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` for beams that
             found no legal SID, because the rules leave fewer; their leaf means nothing.
+        num_expanded (`torch.Tensor` of shape `(batch,)`): Prefixes whose children were scored, the empty one included.
     """
 
     leaves: torch.Tensor
     scores: torch.Tensor
+    num_expanded: torch.Tensor
 
 
-class TreeMask:
+def catalogue_log_probs(logits: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
     """
-    Who sees whom when candidates of several levels stand in one sequence behind a left-padded prompt.
+    Log-probabilities renormalised over the tokens that continue a SID that exists.
 
     Args:
-        attention_mask (`torch.Tensor` of shape `(batch, prompt)`):
-            1 for the prompt's tokens, 0 for padding on the left.
-        config ([`~transformers.PreTrainedConfig`]):
-            The backbone's text configuration: its layer types and sliding window.
-        dtype (`torch.dtype`):
-            Type of the additive mask, that of the model's activations.
+        logits (`torch.Tensor` of shape `(..., width)`):
+            Logits of the children of a prefix, float32.
+        legal (`torch.Tensor` of shape `(..., width)`):
+            Which of them are children, and which padding.
+
+    Returns:
+        `torch.Tensor` of shape `(..., width)`: `-inf` for padding.
     """
-
-    def __init__(self, attention_mask: torch.Tensor, config, dtype: torch.dtype):
-        self.minimum = torch.finfo(dtype).min
-        self.dtype = dtype
-        self.layer_types = _mask_layer_types(config)
-        self.window = getattr(config, "sliding_window", None)
-        self.prompt_positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (batch, prompt)
-        self.prompt_lengths = attention_mask.sum(-1)  # (batch,)
-        self.prompt_visible = attention_mask.bool()  # (batch, prompt)
-        # For each earlier level, the column within its block of every current beam's ancestor.
-        self.ancestors: list[torch.Tensor] = []  # each (batch, beams)
-        self.widths: list[int] = []
-
-    def grow(self, parents: torch.Tensor) -> None:
-        """
-        Moves to the next level, whose beam `k` extends beam `parents[:, k]` of the current one: `(batch, beams)`.
-        """
-        self.ancestors = [ancestor.gather(1, parents) for ancestor in self.ancestors]
-        self.ancestors.append(torch.arange(parents.shape[1], device=parents.device).expand_as(parents))
-        self.widths.append(parents.shape[1])
-
-    def position_ids(self) -> torch.Tensor:
-        """Positions of the current level's beams: `(batch, beams)`."""
-        position = self.prompt_lengths + len(self.widths) - 1
-        return position.unsqueeze(-1).expand(-1, self.widths[-1])
-
-    def attention_mask(self) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Additive mask of shape `(batch, 1, beams, prompt + all levels' beams)`, or one for each kind of layer."""
-        beams = self.widths[-1]
-        blocks = [
-            ancestor.unsqueeze(-1) == torch.arange(width, device=ancestor.device)
-            for ancestor, width in zip(self.ancestors, self.widths)
-        ]
-        visible = torch.cat([self.prompt_visible.unsqueeze(1).expand(-1, beams, -1), *blocks], dim=-1)
-        masks = {}
-        for layer_type in self.layer_types:
-            seen = visible
-            if layer_type == "sliding_attention":
-                # The window counts positions: branches share them, so columns would count too much.
-                seen = visible & (self.position_ids().unsqueeze(-1) - self._key_positions() < self.window)
-            mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-            masks[layer_type] = mask.masked_fill_(~seen, self.minimum).unsqueeze(1)
-        return masks if len(masks) > 1 else masks[self.layer_types[0]]
-
-    def _key_positions(self) -> torch.Tensor:
-        """Positions of the prompt's tokens and of all levels' beams: `(batch, 1, prompt + all levels' beams)`."""
-        levels = [
-            (self.prompt_lengths + level).unsqueeze(-1).expand(-1, width) for level, width in enumerate(self.widths)
-        ]
-        return torch.cat([self.prompt_positions, *levels], dim=-1).unsqueeze(1)
+    # A finite filling: rows without a child would give NaN, in the gradient too.
+    filled = logits.masked_fill(~legal, torch.finfo(logits.dtype).min)
+    return filled.log_softmax(-1).masked_fill(~legal, -torch.inf)
 
 
-def _mask_layer_types(config) -> list[str]:
-    """Kinds of attention among the backbone's layers; more than one means that it takes a dict of masks."""
-    kinds = sorted(set(getattr(config, "layer_types", None) or []))
-    if not kinds:
-        return ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"]
-    unknown = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-    if unknown:
-        raise ValueError(
-            f"Expected a backbone of full and sliding attention layers, but found layers of type {unknown[0]!r}. "
-            "Tree decoding cannot mask those: decode with `generate` and a `prefix_allowed_tokens_fn` instead."
-        )
-    return kinds
-
-
-# Not `inference_mode`: its tensors would be refused by a later backward pass, the scores and a backbone's cached ones
-# alike.
-@torch.no_grad()
-def tree_beam_search(
-    backbone: PreTrainedModel,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    trie: SIDTrie,
-    level_token_ids: list[torch.Tensor],
-    num_beams: int,
-    node_filter: NodeFilter | None = None,
-) -> TreeBeams:
+class SIDSearch:
     """
-    The most probable SIDs that exist, for a batch of prompts.
+    Searches the SIDs of a catalogue with a language model.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
             Causal language model, in evaluation mode.
-        input_ids (`torch.Tensor` of shape `(batch, prompt)`):
-            Prompts, padded on the left.
-        attention_mask (`torch.Tensor` of shape `(batch, prompt)`):
-            1 for the prompts' tokens, 0 for padding.
         trie ([`SIDTrie`]):
-            The legal SIDs, on the model's device.
-        level_token_ids (`list[torch.Tensor]`):
+            The legal SIDs; moved to the model's device.
+        sid_token_ids (`list[list[int]]`):
             For each level, the token id of every code.
-        num_beams (`int`):
-            Prefixes that survive each level.
-        node_filter ([`NodeFilter`], *optional*):
-            Rules of the batch's users: prefixes that lead only to items they may not be given take no place.
-
-    Returns:
-        [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
+        scoring (`str`, *optional*, defaults to `"vocabulary"`):
+            `"vocabulary"` scores by log-probabilities over the whole vocabulary, as `generate` does; `"catalogue"`
+            renormalises them over the tokens that continue a SID that exists, and computes no other logits.
+        prefix_ids (`torch.Tensor` of shape `(prefix,)`, *optional*):
+            Tokens that every prompt begins with. They are read once; the prompts are then passed without them.
 
     Raises:
-        `ValueError`: an attention implementation or kind of layer that takes no tree mask.
+        `ValueError`: another scoring.
     """
-    implementation = backbone.config._attn_implementation
-    if implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"Tree decoding needs attention that takes an additive mask ('sdpa' or 'eager'), but the backbone uses "
-            f"{implementation!r}. Load it with `attn_implementation='sdpa'`."
-        )
-    batch_size = input_ids.shape[0]
-    mask = TreeMask(attention_mask, backbone.config.get_text_config(), backbone.dtype)
-    # A plain cache keeps every key; a backbone's own would forget those outside a sliding window.
-    cache = DynamicCache()
-    logits = backbone(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=mask.prompt_positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits  # (batch, 1, vocabulary)
-    nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=input_ids.device)
-    scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=input_ids.device)
 
-    for depth in range(trie.num_levels):
-        children, codes, legal = trie.children(nodes, depth)  # each (batch, beams, width)
-        if node_filter is not None:
-            legal = node_filter(children, legal)
-        token_ids = level_token_ids[depth][codes]
-        logits = logits.float()
-        log_probs = logits.gather(-1, token_ids) - logits.logsumexp(-1, keepdim=True)
-        candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
-        width = candidates.shape[-1]
-        scores, chosen = candidates.flatten(1).topk(
-            min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
-        )
-        # A beam without a legal continuation may hold padding, which is no node of this level: it goes on from one
-        # that is, so that codes stay within their level, and keeps its score of -inf.
-        nodes = children.flatten(1).gather(1, chosen)
-        nodes = torch.where(scores == -torch.inf, trie.depth_starts[depth + 1], nodes)
-        if depth == trie.num_levels - 1:
-            break
-        mask.grow(chosen // width)
-        logits = backbone(
-            input_ids=token_ids.flatten(1).gather(1, chosen),
-            attention_mask=mask.attention_mask(),
-            position_ids=mask.position_ids(),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits  # (batch, beams, vocabulary)
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        trie: SIDTrie,
+        sid_token_ids: list[list[int]],
+        scoring: str = "vocabulary",
+        prefix_ids: torch.Tensor | None = None,
+    ):
+        if scoring not in SCORINGS:
+            raise ValueError(f"Expected `scoring` to be one of {SCORINGS}, but found {scoring!r}.")
+        self.backbone = backbone
+        self.scoring = scoring
+        device = backbone.device
+        self.trie = trie.to(device)
+        self._token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
+        # Code `c` of level `l` is token `_token_ids[_level_starts[l] + c]`.
+        sizes = torch.tensor([0, *map(len, sid_token_ids)])
+        self._level_starts = sizes.cumsum(0)[:-1].to(device)
+        # Leaves are children of the last level; the root, depth 0, is nobody's child.
+        self._child_starts = torch.tensor(self.trie.depth_starts[2:-1], device=device)
+        self._head_rows = _rows_of_head(backbone, self._token_ids) if scoring == "catalogue" else None
+        has_prefix = prefix_ids is not None and len(prefix_ids) > 0
+        self._prefix = SharedPrefix(backbone, prefix_ids.to(device)) if has_prefix else None
 
-    return TreeBeams(leaves=trie.leaves_of(nodes), scores=scores)
+    def _forward(self, return_cache: bool = False, **inputs):
+        if self._head_rows is None:
+            output = self.backbone(**inputs)
+        else:
+            # The backbone's own forward with a head of few rows, so that whatever it does to logits is done.
+            output = functional_call(self.backbone, self._head_rows, kwargs=inputs, tie_weights=False)
+        return (output.logits, output.past_key_values) if return_cache else output.logits
+
+    def _decoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+        return make_decoder(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
+
+    def _children(
+        self, nodes: torch.Tensor, logits: torch.Tensor, depth: int | None, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Children of nodes, their tokens, which are legal, and their log-probabilities: `(batch, nodes, width)`."""
+        children, codes, legal = self.trie.children(nodes, depth)
+        levels = torch.bucketize(children, self._child_starts, right=True) if depth is None else depth
+        slots = self._level_starts[levels] + codes
+        tokens = self._token_ids[slots]
+        logits = logits.float() / temperature
+        picked = logits.gather(-1, tokens if self._head_rows is None else slots)
+        if self.scoring == "catalogue":
+            log_probs = catalogue_log_probs(picked, legal)
+        else:
+            log_probs = picked - logits.logsumexp(-1, keepdim=True)
+        return children, tokens, legal, log_probs
+
+    @torch.no_grad()
+    def beam(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_beams: int,
+        node_filter: NodeFilter | None = None,
+    ) -> TreeBeams:
+        """
+        Beam search. Makes no device synchronisation.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, prompt)`):
+                Prompts without the common prefix, padded on the left.
+            attention_mask (`torch.Tensor` of shape `(batch, prompt)`):
+                1 for the prompts' tokens, 0 for padding.
+            num_beams (`int`):
+                Prefixes that survive each level.
+            node_filter ([`NodeFilter`], *optional*):
+                Rules of the batch's users: prefixes that lead only to items they may not be given take no place.
+
+        Returns:
+            [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
+        """
+        return self._descend(input_ids, attention_mask, num_beams, node_filter)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_samples: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        node_filter: NodeFilter | None = None,
+    ) -> TreeBeams:
+        """
+        Draws distinct SIDs, each in turn from the model's distribution over those not drawn yet, level probabilities
+        renormalised over legal tokens: stochastic beam search by Gumbel top-k (Kool et al. 2019, arXiv 1903.06059,
+        algorithm 1). Makes no device synchronisation.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, prompt)`):
+                Prompts without the common prefix, padded on the left.
+            attention_mask (`torch.Tensor` of shape `(batch, prompt)`):
+                1 for the prompts' tokens, 0 for padding.
+            num_samples (`int`):
+                SIDs to draw for each prompt.
+            temperature (`float`, *optional*, defaults to `1.0`):
+                Divides the logits.
+            generator (`torch.Generator`, *optional*):
+                Source of randomness, on the model's device.
+            node_filter ([`NodeFilter`], *optional*):
+                Rules of the batch's users.
+
+        Returns:
+            [`TreeBeams`], first drawn first, with `min(num_samples, number of SIDs)` beams; scores are those of the
+            distribution that was drawn from.
+
+        Raises:
+            `ValueError`: a search of scoring `"vocabulary"`, a temperature that is not positive.
+        """
+        if self.scoring != "catalogue":
+            raise ValueError(
+                'Expected `scoring="catalogue"` for sampling: SIDs are drawn from probabilities over legal tokens, '
+                f"but this search has scoring {self.scoring!r}."
+            )
+        if not temperature > 0:
+            raise ValueError(f"Expected a positive `temperature`, but found {temperature}.")
+        return self._descend(input_ids, attention_mask, num_samples, node_filter, True, temperature, generator)
+
+    def _descend(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_beams: int,
+        node_filter: NodeFilter | None,
+        sample: bool = False,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> TreeBeams:
+        trie = self.trie
+        batch_size = input_ids.shape[0]
+        decoder = self._decoder(input_ids, attention_mask)
+        logits = decoder.read_prompt()  # (batch, 1, vocabulary)
+        nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=input_ids.device)
+        scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=input_ids.device)
+        keys = scores  # What decides who survives: the score, perturbed where SIDs are drawn.
+        first, num_expanded = 0, 1  # the first beam's number among the decoder's nodes, and how many those are
+        for depth in range(trie.num_levels):
+            children, tokens, legal, log_probs = self._children(nodes, logits, depth, temperature)
+            if node_filter is not None:
+                legal = node_filter(children, legal)
+            candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+            child_keys = _perturbed(candidates, keys, generator) if sample else candidates
+            width = candidates.shape[-1]
+            beams = min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
+            keys, chosen = child_keys.flatten(1).topk(beams)
+            scores = candidates.flatten(1).gather(1, chosen)
+            # A beam without a legal continuation may hold padding, which is no node of this level: it goes on from
+            # one that is, so that codes stay within their level, and keeps its score of -inf.
+            nodes = children.flatten(1).gather(1, chosen)
+            nodes = torch.where(scores == -torch.inf, trie.depth_starts[depth + 1], nodes)
+            if depth == trie.num_levels - 1:
+                break
+            logits = decoder.extend(first + chosen // width, tokens.flatten(1).gather(1, chosen))
+            first, num_expanded = num_expanded, num_expanded + beams
+        expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
+        return TreeBeams(trie.leaves_of(nodes), scores, expanded)
+
+    @torch.no_grad()
+    def exact(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        top_k: int,
+        num_beams: int,
+        node_filter: NodeFilter | None = None,
+    ) -> TreeBeams:
+        """
+        The most probable SIDs of the whole catalogue, by best-first search.
+
+        A prefix's log-probability bounds those of all SIDs below it. The search expands the best open prefixes,
+        `num_beams` of them in a pass, and ends when none of those left is above the `top_k`-th SID found.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(1, prompt)`):
+                One prompt without the common prefix.
+            attention_mask (`torch.Tensor` of shape `(1, prompt)`):
+                1 for the prompt's tokens, 0 for padding.
+            top_k (`int`):
+                SIDs to find.
+            num_beams (`int`):
+                Most prefixes to expand in one pass.
+            node_filter ([`NodeFilter`], *optional*):
+                Rules of the user.
+
+        Returns:
+            [`TreeBeams`] with `min(top_k, number of SIDs)` beams. The number of expanded prefixes depends on how sure
+            the model is: every prefix there is where it has learned nothing.
+        """
+        if len(input_ids) != 1:
+            raise ValueError(f"Expected one prompt, but found {len(input_ids)}: search for one user at a time.")
+        trie = self.trie
+        leaves_start = trie.depth_starts[-2]
+        top_k = min(top_k, trie.num_leaves)
+        decoder = self._decoder(input_ids, attention_mask)
+        logits = decoder.read_prompt()  # (1, 1, vocabulary)
+        device = input_ids.device
+        nodes = torch.zeros(1, dtype=torch.long, device=device)
+        scores = torch.zeros(1, dtype=torch.float32, device=device)
+        places = torch.zeros(1, dtype=torch.long, device=device)  # numbers among the decoder's nodes
+        # Prefixes that may be expanded: their score, node, token and the decoder's number of their parent.
+        open_scores = scores[:0]
+        open_nodes = open_tokens = open_parents = nodes[:0]
+        best = torch.full((top_k,), -torch.inf, device=device)
+        best_nodes = torch.full((top_k,), leaves_start, dtype=torch.long, device=device)
+        num_expanded = 1
+        while True:
+            children, tokens, legal, log_probs = self._children(nodes.unsqueeze(0), logits, None)
+            if node_filter is not None:
+                legal = node_filter(children, legal)
+            # Rounding may put a log-probability above 0, and a child above its parent.
+            candidates = (scores.unsqueeze(-1) + log_probs[0].clamp(max=0)).masked_fill(~legal[0], -torch.inf)
+            parents = places.unsqueeze(-1).expand_as(candidates)
+            is_leaf = children[0] >= leaves_start
+            found = torch.cat([best, candidates.masked_fill(~is_leaf, -torch.inf).flatten()])
+            best, chosen = found.topk(top_k)
+            best_nodes = torch.cat([best_nodes, children.flatten()])[chosen]
+            open_scores = torch.cat([open_scores, candidates.masked_fill(is_leaf, -torch.inf).flatten()])
+            # The negation keeps NaN, which the caller must hear of.
+            alive = (~(open_scores <= best[-1])).nonzero().flatten()
+            if len(alive) == 0 or open_scores.isnan().any():
+                best = torch.where(open_scores.isnan().any(), torch.nan, best)
+                break
+            open_scores = open_scores[alive]
+            open_nodes = torch.cat([open_nodes, children.flatten()])[alive]
+            open_tokens = torch.cat([open_tokens, tokens.flatten()])[alive]
+            open_parents = torch.cat([open_parents, parents.flatten()])[alive]
+            scores, chosen = open_scores.topk(min(num_beams, len(alive)))
+            nodes, token_ids = open_nodes[chosen], open_tokens[chosen]
+            logits = decoder.extend(open_parents[chosen].unsqueeze(0), token_ids.unsqueeze(0))
+            places = torch.arange(num_expanded, num_expanded + len(chosen), device=device)
+            num_expanded += len(chosen)
+            open_scores[chosen] = -torch.inf  # Expanded: the next round drops them.
+        expanded = torch.tensor([num_expanded], device=device)
+        return TreeBeams(trie.leaves_of(best_nodes).unsqueeze(0), best.unsqueeze(0), expanded)
+
+
+def _perturbed(candidates: torch.Tensor, keys: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Gumbel noise on children's scores, given that the largest of a parent's children is the parent's own key."""
+    noise = torch.empty_like(candidates).exponential_(generator=generator).log()
+    perturbed = candidates - noise
+    largest = perturbed.amax(-1, keepdim=True)
+    # Numerically stable form of -log(exp(-key) - exp(-largest) + exp(-perturbed)) (appendix B.3 of the paper).
+    gap = keys.unsqueeze(-1) - perturbed + torch.log1p(-torch.exp(perturbed - largest))
+    shifted = keys.unsqueeze(-1) - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
+    return shifted.masked_fill(candidates == -torch.inf, -torch.inf)
+
+
+def _rows_of_head(backbone: PreTrainedModel, token_ids: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    """
+    Parameters of the output head cut down to some tokens, for `functional_call`; `None` where the head is more than a
+    matrix (quantised, or wrapped by PEFT).
+    """
+    head = backbone.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return None
+    name = next(name for name, module in backbone.named_modules() if module is head)
+    rows = {f"{name}.weight": head.weight.detach()[token_ids]}
+    if head.bias is not None:
+        rows[f"{name}.bias"] = head.bias.detach()[token_ids]
+    return rows

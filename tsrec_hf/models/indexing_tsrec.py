@@ -427,27 +427,26 @@ class SIDTrie:
         """Number of legal prefixes of `depth` codes."""
         return self.depth_starts[depth + 1] - self.depth_starts[depth]
 
-    def children(self, nodes: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def children(self, nodes: torch.Tensor, depth: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Children of many prefixes of one depth, padded to the widest node of that depth. Makes no device
-        synchronisation.
+        Children of many prefixes, padded to the widest node of their depth. Makes no device synchronisation.
 
         Args:
             nodes (`torch.Tensor` of shape `(...)`):
                 Nodes of depth `depth`, on the trie's device.
-            depth (`int`):
-                Number of codes in the prefixes, from 0 (the root) to `num_levels - 1`.
+            depth (`int`, *optional*):
+                Number of codes in the prefixes, from 0 (the root) to `num_levels - 1`; `None` where it differs among
+                them.
 
         Returns:
             `tuple` of three `torch.Tensor` of shape `(..., max_children[depth])`: the children's nodes, their codes,
             and which entries are real. Padding entries hold node 0 and code 0.
         """
-        if not 0 <= depth < self.num_levels:
+        if depth is not None and not 0 <= depth < self.num_levels:
             raise ValueError(f"Expected a depth from 0 to {self.num_levels - 1}, but found {depth}.")
         nodes = nodes.long()
-        candidates = self.first_child[nodes].long().unsqueeze(-1) + torch.arange(
-            self.max_children[depth], device=self.device
-        )
+        width = max(self.max_children) if depth is None else self.max_children[depth]
+        candidates = self.first_child[nodes].long().unsqueeze(-1) + torch.arange(width, device=self.device)
         legal = candidates < self.first_child[nodes + 1].unsqueeze(-1)
         candidates = torch.where(legal, candidates, 0)
         return candidates, self.node_codes[candidates].long(), legal

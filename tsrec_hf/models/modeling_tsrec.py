@@ -1,6 +1,6 @@
 """The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,14 +8,18 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_tsrec import TSRecConfig
 from .filtering_tsrec import ItemFilter
-from .generation_tsrec import tree_beam_search
+from .generation_tsrec import SIDSearch
 from .indexing_tsrec import SIDIndex
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
+
+
+logger = logging.get_logger(__name__)
 
 
 class Recommendation(NamedTuple):
@@ -222,21 +226,26 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         allowed_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
         exclude_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
         exclude_history: bool = False,
+        search: str = "beam",
+        scoring: str = "vocabulary",
+        max_batch_tokens: int = 16_384,
     ) -> list[list[Recommendation]]:
         """
-        Ranks the catalogue's items for each history by constrained beam search.
+        Ranks the catalogue's items for each history by constrained search.
 
         Args:
             tokenizer ([`TSRecTokenizer`]):
                 The checkpoint's tokenizer.
             histories (`Sequence[Sequence[str]]`):
-                Item ids of each user, oldest first. The most recent `config.max_history` are used.
+                Item ids of each user, oldest first; a list, or a column of a `datasets.Dataset`. The most recent
+                `config.max_history` are used.
             top_k (`int`, *optional*, defaults to `10`):
                 Items to return per user. Items that share a SID all count, in index order.
             num_beams (`int`, *optional*):
-                Prefixes kept at each level. Defaults to `config.recommend_num_beams` (50).
+                Prefixes kept at each level, or, in an exact search, expanded in one pass. Defaults to
+                `config.recommend_num_beams` (50).
             batch_size (`int`, *optional*, defaults to `16`):
-                Users decoded together.
+                Most users decoded together; users of like length share a batch. An exact search takes one at a time.
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
             allowed_items (`Iterable[str]`, or one such per user, *optional*):
@@ -245,6 +254,14 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 Items that may not be recommended.
             exclude_history (`bool`, *optional*, defaults to `False`):
                 Whether to leave out the items of the user's own history, all of it.
+            search (`str`, *optional*, defaults to `"beam"`):
+                `"beam"`, or `"exact"` for the true best of the whole catalogue, whatever it costs: a progress bar and
+                the log say how many prefixes were expanded.
+            scoring (`str`, *optional*, defaults to `"vocabulary"`):
+                `"vocabulary"` sums log-probabilities over the whole vocabulary, as `generate` does; `"catalogue"`
+                renormalises them over the tokens that continue a SID that exists, which is faster.
+            max_batch_tokens (`int`, *optional*, defaults to `16384`):
+                Tokens of a batch, prompts and beams together, above which it takes fewer users.
 
         Returns:
             `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
@@ -253,7 +270,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them.
             `ValueError`: an empty history, a tokenizer of another index, a checkpoint of another prompt version, fewer
-            beams than items asked for, a model whose scores are not numbers, rules that leave a user nothing.
+            beams than items asked for, another search or scoring, a model whose scores are not numbers, rules that
+            leave a user nothing.
 
         Example:
 
@@ -266,9 +284,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         """
         self.check_tokenizer(tokenizer)
         num_beams = self.config.recommend_num_beams if num_beams is None else num_beams
-        if top_k < 1 or batch_size < 1:
-            raise ValueError(f"Expected `top_k` and `batch_size` of at least 1, but found {top_k} and {batch_size}.")
-        if num_beams < min(top_k, tokenizer.sid_index.trie.num_leaves):
+        if min(top_k, batch_size, num_beams, max_batch_tokens) < 1:
+            raise ValueError(
+                "Expected `top_k`, `batch_size`, `num_beams` and `max_batch_tokens` of at least 1, but found "
+                f"{top_k}, {batch_size}, {num_beams} and {max_batch_tokens}."
+            )
+        if search not in ("beam", "exact"):
+            raise ValueError(f"Expected `search` to be 'beam' or 'exact', but found {search!r}.")
+        index = tokenizer.sid_index
+        if search == "beam" and num_beams < min(top_k, index.trie.num_leaves):
             raise ValueError(
                 f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
                 f"Pass `num_beams={top_k}` or more."
@@ -279,43 +303,52 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "ids. Pass `[history]` for one user."
             )
         prompts = PromptBuilder(tokenizer, max_history=self.config.max_history)
-        encoded = [prompts.sequence_prompt_ids(history) for history in histories]
-        index = tokenizer.sid_index
+        # Every history is checked before the first is decoded, but prompts are made a batch at a time.
+        lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
         trie = index.trie.to(self.device)
         item_filter = None
         if allowed_items is not None or exclude_items is not None or exclude_history:
             past = histories if exclude_history else None
-            item_filter = ItemFilter(index, trie, len(histories), allowed_items, exclude_items, past)
-        level_token_ids = [torch.tensor(ids, device=self.device) for ids in tokenizer.sid_token_ids]
-        results: list[list[Recommendation]] = [[] for _ in histories]
-        # Users of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(encoded)), key=lambda user: len(encoded[user]), reverse=True)
+            item_filter = ItemFilter(index, trie, len(lengths), allowed_items, exclude_items, past)
+        results: list[list[Recommendation]] = [[] for _ in lengths]
+        num_expanded = 0
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            for start in tqdm(range(0, len(order), batch_size), desc="Recommending", disable=not progress):
-                users = order[start : start + batch_size]
-                input_ids, attention_mask = self._pad_left([encoded[user] for user in users])
-                beams = tree_beam_search(
-                    self.backbone,
-                    input_ids,
-                    attention_mask,
-                    trie,
-                    level_token_ids,
-                    num_beams,
-                    node_filter=None if item_filter is None else item_filter.batch(users),
-                )
-                if beams.scores.isnan().any():
-                    raise ValueError(
-                        f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). "
-                        "Its weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
-                    )
-                for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                    results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
+            with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
+                prefix = torch.tensor(prompts.instruction_ids, dtype=torch.long)
+                sids = SIDSearch(self.backbone, trie, tokenizer.sid_token_ids, scoring, prefix)
+                tree = num_beams * (index.num_levels - 1)
+                for users in _batches(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree):
+                    inputs = self._pad_left([prompts.history_ids(histories[user]) for user in users])
+                    rules = None if item_filter is None else item_filter.batch(users)
+                    if search == "exact":
+                        beams = sids.exact(*inputs, min(top_k, index.trie.num_leaves), num_beams, rules)
+                    else:
+                        beams = sids.beam(*inputs, num_beams, rules)
+                    self._check_scores(beams.scores)
+                    for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
+                        results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
+                    bar.update(len(users))
+                    if search == "exact":
+                        num_expanded += int(beams.num_expanded)
+                        bar.set_postfix(expanded_per_user=f"{num_expanded / bar.n:.0f}" if progress else None)
         finally:
             for module, mode in modes.items():
                 module.training = mode
+        if search == "exact" and lengths:
+            logger.info(
+                f"Exact search: {num_expanded / len(lengths):.1f} prefixes expanded per user, of "
+                f"{trie.num_nodes - trie.num_leaves} that the catalogue has."
+            )
         return results
+
+    def _check_scores(self, scores: torch.Tensor) -> None:
+        if scores.isnan().any():
+            raise ValueError(
+                f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). Its "
+                "weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
+            )
 
     def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(map(len, rows))
@@ -323,6 +356,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
         attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return input_ids, attention_mask
+
+
+def _batches(lengths: list[int], batch_size: int, max_tokens: int, tree_tokens: int) -> Iterator[list[int]]:
+    """Users in batches of like length, the longest first, so that little of a batch is padding."""
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user], reverse=True)
+    start = 0
+    while start < len(order):
+        fitting = max_tokens // (lengths[order[start]] + tree_tokens)
+        stop = start + max(1, min(batch_size, fitting))
+        yield order[start:stop]
+        start = stop
 
 
 def _check_has_sids(tokenizer: TSRecTokenizer) -> None:

@@ -129,8 +129,11 @@ class PromptBuilder:
 
     def sequence_prompt_ids(self, history: Sequence[str]) -> list[int]:
         """Token ids of [`~PromptBuilder.sequence_prompt`], put together without tokenising the SIDs."""
-        sids = self.tokenizer.encode_sids(self.kept_history(history))
-        return self.instruction_ids + [token_id for sid in sids for token_id in sid]
+        return self.instruction_ids + self.history_ids(history)
+
+    def history_ids(self, history: Sequence[str]) -> list[int]:
+        """Token ids of the history's SIDs, which follow the instruction in a sequence prompt."""
+        return [token_id for sid in self.tokenizer.encode_sids(self.kept_history(history)) for token_id in sid]
 
     @cached_property
     def instruction_ids(self) -> list[int]:
