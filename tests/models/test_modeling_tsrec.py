@@ -436,6 +436,12 @@ class TestRecommend:
             model.recommend(tokenizer, HISTORIES)
         assert [module.training for module in model.modules()] == modes  # After an error as well.
 
+    def test_nothing_is_cached_between_calls(self, model, tokenizer) -> None:
+        before = model.recommend(tokenizer, HISTORIES, top_k=8, num_beams=8)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(1.5)
+        assert model.recommend(tokenizer, HISTORIES, top_k=8, num_beams=8) != before
+
     def test_other_parts_of_a_dataset_may_be_passed(self, model, tokenizer, dataset) -> None:
         histories = dataset.test["history"]
         assert_close(
