@@ -28,6 +28,7 @@ _ROOM_OF = {
     "data": [
         "DataCollatorForTSAlign",
         "build_alignment_rows",
+        "build_grpo_rows",
         "build_history_title_rows",
         "build_sequence_rows",
         "build_sft_mixture",
@@ -42,7 +43,16 @@ _ROOM_OF = {
         "ndcg_at_k",
         "target_ranks",
     ],
-    "trainers": ["TSRecSFTConfig", "TSRecSFTTrainer"],
+    "rewards": [
+        "RewardOnCodes",
+        "collaborative_reward",
+        "description_similarities",
+        "exact_match_reward",
+        "prefix_reward",
+        "ranking_reward",
+        "semantic_reward",
+    ],
+    "trainers": ["TSRecGRPOConfig", "TSRecGRPOTrainer", "TSRecSFTConfig", "TSRecSFTTrainer"],
 }
 _ROOM_OF_NAME = {name: room for room, names in _ROOM_OF.items() for name in names}
 
@@ -53,6 +63,7 @@ if TYPE_CHECKING:
     from .evaluation import *
     from .items import *
     from .models import *
+    from .rewards import *
     from .semantics import *
     from .sids import *
     from .trainers import *

@@ -3,6 +3,7 @@
 from tsrec_hf.models import PromptBuilder
 
 from .collator import TASKS, DataCollatorForTSAlign
+from .group_rows import build_grpo_rows
 from .length import LengthReport, drop_oldest_items
 from .mixture import build_sft_mixture, tokenize_rows
 from .sequence import build_sequence_rows
@@ -15,6 +16,7 @@ __all__ = [
     "LengthReport",
     "PromptBuilder",
     "build_alignment_rows",
+    "build_grpo_rows",
     "build_history_title_rows",
     "build_sequence_rows",
     "build_sft_mixture",

@@ -136,6 +136,7 @@ class SIDSearch:
         attention_mask: torch.Tensor,
         num_beams: int,
         node_filter: NodeFilter | None = None,
+        temperature: float = 1.0,
     ) -> TreeBeams:
         """
         Beam search. Makes no device synchronisation.
@@ -149,11 +150,13 @@ class SIDSearch:
                 Prefixes that survive each level.
             node_filter ([`NodeFilter`], *optional*):
                 Rules of the batch's users: prefixes that lead only to items they may not be given take no place.
+            temperature (`float`, *optional*, defaults to `1.0`):
+                Divides the logits.
 
         Returns:
             [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
         """
-        return self._descend(input_ids, attention_mask, num_beams, node_filter)
+        return self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature)
 
     @torch.no_grad()
     def sample(

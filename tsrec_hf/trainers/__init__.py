@@ -1,7 +1,9 @@
 """TRL's trainers for recommenders."""
 
+from .grpo_config import TSRecGRPOConfig
+from .grpo_trainer import TSRecGRPOTrainer
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 
 
-__all__ = ["TSRecSFTConfig", "TSRecSFTTrainer"]
+__all__ = ["TSRecGRPOConfig", "TSRecGRPOTrainer", "TSRecSFTConfig", "TSRecSFTTrainer"]

@@ -13,27 +13,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
-from tsrec_hf.evaluation import RecommendationEvaluator
-from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models import TSRecTokenizer
 
 from .cpu_head import add_cpu_lm_head
+from .recommendation_metrics import RecommendationMetricsMixin
 from .sft_config import TSRecSFTConfig
 from .sid_rows import count_sid_row_parameters, sid_rows_only
 
 
 logger = logging.getLogger(__name__)
 
-# The sample of users is the same for every seed, so that runs can be compared.
-SAMPLE_SEED = 0
 
-
-class TSRecSFTTrainer(SFTTrainer):
+class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
     r"""
     Trains a recommender on rows of the sequence task and of the text tasks.
 
@@ -121,25 +117,8 @@ class TSRecSFTTrainer(SFTTrainer):
         # Where it trains, not where it is: sharded models wait on the CPU.
         if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
-        self._evaluator = self._sample = None
-        if eval_interactions is not None and args.eval_num_users > 0:
-            size = min(args.eval_num_users, len(eval_interactions))
-            self._sample = eval_interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
-            # Cold slices are not reported during training, so the training rows do not matter here.
-            self._evaluator = RecommendationEvaluator(self._sample, processing_class.sid_index, train=self._sample)
-            highest = self._evaluator.ks[-1]
-            if args.eval_num_beams < min(highest, processing_class.sid_index.trie.num_leaves):
-                logger.warning(
-                    f"{args.eval_num_beams} beams find as many SIDs, so the metrics at {highest} are too low. Set "
-                    f"`eval_num_beams={highest}` or more."
-                )
+        self._recommend_in_evaluation(eval_interactions)
         self._task_sums = {mode: _no_sums() for mode in ("train", "eval")}
-
-    @property
-    def recommender(self) -> TSRecForCausalLM:
-        """The model without what PEFT or a distributed launcher wrapped around it."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def describe(self) -> str:
         """What is on in this run: SID initialisation, rows of each task, trainable parameters."""
@@ -260,34 +239,11 @@ class TSRecSFTTrainer(SFTTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        """As the parent's, with the metrics of the recommendations and the loss of each task."""
+        """As the parent's, with the loss of each task."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        task_metrics = {name.removeprefix("eval_"): value for name, value in self._task_metrics("eval").items()}
-        metrics = {**task_metrics, **self._recommendation_metrics()}
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        for name, value in self._task_metrics("eval").items():
+            output.metrics[f"{metric_key_prefix}_{name.removeprefix('eval_')}"] = value
         return output
-
-    def _recommendation_metrics(self) -> dict[str, float]:
-        if self._evaluator is None:
-            return {}
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        histories = self._sample["history"][:]
-        num_beams = self.args.eval_num_beams
-        mine = self.recommender.recommend(
-            self.processing_class,
-            histories[rank::world],
-            top_k=min(self._evaluator.top_k, num_beams),
-            num_beams=num_beams,
-            batch_size=self.args.eval_recommend_batch_size,
-        )
-        numbered = [
-            (number, [item.item_id for item in items])
-            for number, items in zip(range(rank, len(histories), world), mine)
-        ]
-        ranked = [items for _, items in sorted(gather_object(numbered))]
-        metrics = dict(self._evaluator.evaluate(ranked)["all"])
-        del metrics["num_rows"]
-        return metrics
 
 
 def _no_sums() -> torch.Tensor:

@@ -1,0 +1,119 @@
+"""From a trainer's view of a completion, token ids, to that of the rewards: codes, and the items that carry them."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tsrec_hf.models import TSRecTokenizer
+
+
+class RewardOnCodes:
+    r"""
+    Makes a function of codes a reward function of TRL's `GRPOTrainer`. `TSRecGRPOTrainer` does this by itself.
+
+    The function is called with those of `codes`, `target_codes`, `items`, `target` and `num_generations` that it
+    names, and with the data set's columns if it takes `**kwargs`. The target of each completion is the item id in its
+    own row's `target`, so that equal prompts may have different targets.
+
+    Args:
+        function (`Callable`):
+            Such as [`exact_match_reward`]; may be a `functools.partial`.
+        tokenizer ([`TSRecTokenizer`]):
+            The recommender's tokenizer.
+        num_generations (`int`, *optional*):
+            Completions of a group, for functions that rank them.
+
+    Raises:
+        `KeyError`: a target that the index does not hold. `ValueError`: rows without `target`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import RewardOnCodes, exact_match_reward
+
+    >>> reward = RewardOnCodes(exact_match_reward, tokenizer)
+    >>> ids = tokenizer.encode_sids(["nail", "apple"])
+    >>> reward(prompts=["", ""], completions=["", ""], completion_ids=ids, target=["nail", "nail"])
+    [1.0, 0.0]
+    ```
+    """
+
+    def __init__(self, function: Callable, tokenizer: TSRecTokenizer, num_generations: int | None = None):
+        self.function = function
+        self.reader = CompletionReader(tokenizer)
+        self.num_generations = num_generations
+        inner = function
+        while isinstance(inner, partial):
+            inner = inner.func
+        self.__name__ = getattr(inner, "__name__", type(inner).__name__)
+
+    @staticmethod
+    def applies_to(function: Any) -> bool:
+        """Whether a reward function asks for codes or items, and not for what TRL passes by itself."""
+        if not callable(function) or isinstance(function, RewardOnCodes) or hasattr(function, "parameters"):
+            return False
+        return bool({"codes", "items"} & set(inspect.signature(function).parameters))
+
+    def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
+        """Rewards of completions, in the form TRL asks for; completions that are no SID get `None`."""
+        values = self.values(completion_ids, **columns)
+        return [None if value is None else float(np.sum(value)) for value in values]
+
+    def values(self, completion_ids: Sequence[Sequence[int]], **columns) -> list[Any]:
+        """What the function returns for each completion: a number, or one for each level; `None` where no SID is."""
+        if "target" not in columns:
+            raise ValueError(
+                f"Expected rows with a `target`, an item id, for the reward {self.__name__!r}, but found the columns "
+                f"{sorted(columns)}. Add the column, and set `remove_unused_columns=False` in a stock trainer."
+            )
+        codes = self.reader.codes_of(completion_ids)
+        valid = (codes >= 0).all(axis=1)
+        if self.num_generations is not None and not valid.all():
+            # Ranks within a group must stay: what is no SID is a miss like any other.
+            codes, valid = np.where(valid[:, None], codes, -1), np.ones_like(valid)
+        target = [item for item, kept in zip(columns["target"], valid) if kept]
+        index = self.reader.tokenizer.sid_index
+        known = {
+            "codes": codes[valid],
+            "target_codes": index.codes[index.positions_of(target)],
+            "num_generations": self.num_generations,
+            "target": target,
+        }
+        parameters = inspect.signature(self.function).parameters
+        if "items" in parameters:
+            known["items"] = [index.items_of(row) if min(row) >= 0 else [] for row in codes[valid].tolist()]
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        further = {name: value for name, value in columns.items() if name not in known} if takes_all else {}
+        rewards = iter(self.function(**{name: known[name] for name in known if name in parameters}, **further))
+        return [next(rewards) if kept else None for kept in valid]
+
+
+class CompletionReader:
+    """
+    Reads the codes of completions off their token ids.
+
+    Args:
+        tokenizer ([`TSRecTokenizer`]):
+            The recommender's tokenizer.
+    """
+
+    def __init__(self, tokenizer: TSRecTokenizer):
+        self.tokenizer = tokenizer
+        # By attribute: an index that grows later has the same tokens.
+        self._codes = [{token_id: code for code, token_id in enumerate(ids)} for ids in tokenizer.sid_token_ids]
+
+    def codes_of(self, completion_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """
+        Codes of completions: int64 of shape `(completions, levels)`, -1 where a token is not one of its level. What
+        follows the SID, such as an end token, does not matter.
+        """
+        return np.array(
+            [
+                [codes.get(ids[level], -1) if level < len(ids) else -1 for level, codes in enumerate(self._codes)]
+                for ids in completion_ids
+            ],
+            dtype=np.int64,
+        ).reshape(len(completion_ids), len(self._codes))
