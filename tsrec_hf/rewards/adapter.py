@@ -14,9 +14,9 @@ class RewardOnCodes:
     r"""
     Makes a function of codes a reward function of TRL's `GRPOTrainer`. `TSRecGRPOTrainer` does this by itself.
 
-    The function is called with those of `codes`, `target_codes`, `items`, `target` and `num_generations` that it
-    names, and with the data set's columns if it takes `**kwargs`. The target of each completion is the item id in its
-    own row's `target`, so that equal prompts may have different targets.
+    The function is called with those of `codes`, `target_codes`, `items`, `target`, `num_generations` and the data
+    set's columns that it names, and with all columns if it takes `**kwargs`. The target of each completion is the item
+    id in its own row's `target`, so that equal prompts may have different targets.
 
     Args:
         function (`Callable`):
@@ -86,8 +86,13 @@ class RewardOnCodes:
         if "items" in parameters:
             known["items"] = [index.items_of(row) if min(row) >= 0 else [] for row in codes[valid].tolist()]
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        further = {name: value for name, value in columns.items() if name not in known} if takes_all else {}
-        rewards = iter(self.function(**{name: known[name] for name in known if name in parameters}, **further))
+        for name, value in columns.items():
+            if name not in known and (takes_all or name in parameters):
+                # Columns have a value for each completion; what TRL adds has not.
+                is_column = isinstance(value, list) and len(value) == len(valid)
+                known[name] = [entry for entry, kept in zip(value, valid) if kept] if is_column else value
+        names = [name for name in known if name in parameters or (takes_all and name in columns)]
+        rewards = iter(self.function(**{name: known[name] for name in names}))
         return [next(rewards) if kept else None for kept in valid]
 
 

@@ -141,7 +141,8 @@ class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
         if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
             raise ValueError(
                 "The completions of a prompt cannot share a pass through "
-                f"`{type(self.recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and `scoring='vocabulary'`."
+                f"`{type(self.recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and "
+                "`scoring='vocabulary'`."
             )
         # TRL asks whether completions ended: a SID ends with a token of the last level.
         self.eos_token_ids = [*self.eos_token_ids, *processing_class.sid_token_ids[-1]]

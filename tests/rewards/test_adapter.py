@@ -1,0 +1,79 @@
+from functools import partial
+
+import pytest
+
+from tsrec_hf.rewards import (
+    CompletionReader,
+    RewardOnCodes,
+    collaborative_reward,
+    exact_match_reward,
+    prefix_reward,
+    ranking_reward,
+)
+
+
+def call(reward, completion_ids, **columns):
+    texts = [""] * len(completion_ids)
+    return reward(prompts=texts, completions=texts, completion_ids=completion_ids, **columns)
+
+
+def test_equal_prompts_have_their_own_targets(tokenizer) -> None:
+    ids = tokenizer.encode_sids(["nail", "apple", "nail", "apple"])
+    targets = ["nail", "nail", "apple", "apple"]
+    assert call(RewardOnCodes(exact_match_reward, tokenizer), ids, target=targets) == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_what_follows_a_sid_does_not_matter_and_what_is_none_gets_none(tokenizer) -> None:
+    [nail] = tokenizer.encode_sids(["nail"])
+    ids = [[*nail, tokenizer.eos_token_id], nail[:2], [nail[0], nail[0], nail[2]], []]
+    reward = RewardOnCodes(prefix_reward, tokenizer)
+    assert call(reward, ids, target=["nail"] * 4) == [1.0, None, None, None]
+    assert CompletionReader(tokenizer).codes_of(ids).tolist() == [[0, 1, 0], [0, 1, -1], [0, -1, 0], [-1, -1, -1]]
+    # In a ranking it is a miss, and the others keep their places.
+    ranking = RewardOnCodes(ranking_reward, tokenizer, num_generations=4)
+    rewards = call(ranking, [nail[:2], nail, nail[:1], []], target=["nail"] * 4)
+    assert rewards[1] == 0 and rewards[0] < rewards[2] < rewards[3] < 0
+
+
+def test_items_of_shared_sids(tokenizer) -> None:
+    # Nail and screw share their SID.
+    table = {"saw": {"screw": 0.5, "hammer": 0.125}}
+    reward = RewardOnCodes(partial(collaborative_reward, table=table), tokenizer)
+    assert reward.__name__ == "collaborative_reward"
+    ids = tokenizer.encode_sids(["nail", "hammer", "apple"])
+    assert call(reward, ids, target=["saw"] * 3) == [0.5, 0.125, 0.0]
+
+
+def test_levels_are_summed_for_trl_and_kept_for_tokens(tokenizer) -> None:
+    reward = RewardOnCodes(partial(prefix_reward, per_level=True), tokenizer)
+    ids = tokenizer.encode_sids(["nail", "hammer"])
+    assert call(reward, ids, target=["nail"] * 2) == pytest.approx([1.0, 1 / 3])
+    assert reward.values(ids, target=["nail"] * 2) == [pytest.approx([1 / 3] * 3), pytest.approx([1 / 3, 0, 0])]
+
+
+def test_columns_reach_functions_that_ask_for_them(tokenizer) -> None:
+    columns = {"target": ["nail", "saw"], "margin": [0.5, 0.25], "trainer_state": "state"}
+    [nail, saw] = tokenizer.encode_sids(["nail", "saw"])
+    assert call(RewardOnCodes(lambda codes, margin: margin, tokenizer), [nail, saw], **columns) == [0.5, 0.25]
+    seen = {}
+    everything = RewardOnCodes(lambda codes, **kwargs: seen.update(kwargs) or [1.0] * len(codes), tokenizer)
+    # What is no SID is left out of all columns alike.
+    assert call(everything, [nail[:1], saw], **columns) == [None, 1.0]
+    assert seen == {"target": ["saw"], "margin": [0.25], "trainer_state": "state"}
+
+
+def test_which_functions_are_wrapped(tokenizer, model) -> None:
+    wrapped = RewardOnCodes(exact_match_reward, tokenizer)
+    for function in (exact_match_reward, partial(collaborative_reward, table={})):
+        assert RewardOnCodes.applies_to(function)
+    for function in (wrapped, model, "some/model", lambda completions, **kwargs: [0.0]):
+        assert not RewardOnCodes.applies_to(function)
+
+
+def test_errors(tokenizer) -> None:
+    ids = tokenizer.encode_sids(["nail"])
+    reward = RewardOnCodes(exact_match_reward, tokenizer)
+    with pytest.raises(ValueError, match=r"`target`, an item id.*'exact_match_reward'.*\['solution'\]"):
+        call(reward, ids, solution=["nail"])
+    with pytest.raises(KeyError, match="'spoon' is not among"):
+        call(reward, ids, target=["spoon"])
