@@ -1,6 +1,26 @@
+from .answer_cache import AnswerCache
+from .chat_teacher import ChatTeacher, TeacherReport
 from .describe import describe_tokens
+from .inference_client_teacher import InferenceClientTeacher
 from .keyword_teacher import KeywordTeacher
+from .sampling import fill_budget, rank_by_typicality
+from .teacher_prompt import build_question, parse_answer
 from .token_semantics import TokenDescription, TokenSemantics
+from .transformers_teacher import TransformersTeacher
 
 
-__all__ = ["KeywordTeacher", "TokenDescription", "TokenSemantics", "describe_tokens"]
+__all__ = [
+    "AnswerCache",
+    "ChatTeacher",
+    "InferenceClientTeacher",
+    "KeywordTeacher",
+    "TeacherReport",
+    "TokenDescription",
+    "TokenSemantics",
+    "TransformersTeacher",
+    "build_question",
+    "describe_tokens",
+    "fill_budget",
+    "parse_answer",
+    "rank_by_typicality",
+]

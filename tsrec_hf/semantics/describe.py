@@ -9,6 +9,7 @@ import numpy as np
 from tsrec_hf.models import SIDIndex
 
 from .keyword_teacher import KeywordTeacher
+from .sampling import rank_by_typicality
 from .token_semantics import TokenDescription, TokenSemantics
 
 
@@ -21,10 +22,18 @@ class Teacher(Protocol):
     """What [`describe_tokens`] asks of a teacher: one call a level, so that it can tell siblings apart."""
 
     def describe(self, clusters: Mapping[str, Sequence[Item]]) -> Mapping[str, TokenDescription]:
-        """One description a token. `clusters` maps each token of a level to the items that carry it, never none."""
+        """
+        One description a token. `clusters` maps each token of a level to the items that carry it, never none; with
+        embeddings, those that say most about the cluster come first.
+        """
 
 
-def describe_tokens(items: Iterable[Item], sid_index: SIDIndex, teacher: Teacher = KeywordTeacher()) -> TokenSemantics:
+def describe_tokens(
+    items: Iterable[Item],
+    sid_index: SIDIndex,
+    teacher: Teacher = KeywordTeacher(),
+    embeddings: np.ndarray | None = None,
+) -> TokenSemantics:
     r"""
     Describes every SID token that occurs, from the items that carry it at its level.
 
@@ -34,7 +43,12 @@ def describe_tokens(items: Iterable[Item], sid_index: SIDIndex, teacher: Teacher
         sid_index ([`SIDIndex`]):
             Which item carries which tokens.
         teacher (*optional*, defaults to `KeywordTeacher()`):
-            Object with a method `describe(clusters) -> dict[token, TokenDescription]`, called once a level.
+            Object with a method `describe(clusters) -> dict[token, TokenDescription]`, called once a level:
+            [`KeywordTeacher`], [`TransformersTeacher`], [`InferenceClientTeacher`] or your own.
+        embeddings (`np.ndarray` of shape `(items, dim)`, *optional*):
+            Embeddings of the items in the order of `sid_index.item_ids`, such as those that the SIDs were made from.
+            Teachers that read a sample then get each cluster's most typical items first, no two alike; without them
+            they read the first items in the order of the index.
 
     Returns:
         [`TokenSemantics`]: One entry for every token with at least one item; levels in order.
@@ -66,14 +80,22 @@ def describe_tokens(items: Iterable[Item], sid_index: SIDIndex, teacher: Teacher
             f"Expected a row for each of the {len(sid_index.item_ids)} items of the SID index, found none for "
             f"{len(missing)} of them, first {missing[0]!r}. Pass the catalogue that the index was built from."
         )
+    if embeddings is not None and len(embeddings) != len(sid_index.item_ids):
+        raise ValueError(
+            f"Expected one embedding for each of the {len(sid_index.item_ids)} items of the SID index, in its order, "
+            f"found {len(embeddings)}."
+        )
     entries: list[TokenDescription] = []
     for level, tokens in enumerate(sid_index.tokens):
         codes = np.asarray(sid_index.codes[:, level])
         order = np.argsort(codes, kind="stable")
         present, starts = np.unique(codes[order], return_index=True)
+        positions_of = np.split(order, starts[1:])
+        if embeddings is not None:
+            positions_of = [positions[rank_by_typicality(embeddings[positions])] for positions in positions_of]
         clusters = {
             tokens[code]: [rows[sid_index.item_ids[position]] for position in positions]
-            for code, positions in zip(present, np.split(order, starts[1:]), strict=True)
+            for code, positions in zip(present, positions_of, strict=True)
         }
         described = teacher.describe(clusters)
         entries.extend(described[token] for token in clusters)

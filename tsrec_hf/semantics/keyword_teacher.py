@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .item_text import text_of, title_of
 from .token_semantics import TokenDescription
 
 
@@ -94,7 +95,7 @@ class KeywordTeacher:
         """
         items = list(chain.from_iterable(clusters.values()))
         sizes = [len(cluster) for cluster in clusters.values()]
-        terms, uses, title_uses = _count_terms([_text(item) for item in items], [_title(item) for item in items])
+        terms, uses, title_uses = _count_terms([text_of(item) for item in items], [title_of(item) for item in items])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         counts = _sum_rows(uses, sizes)  # (tokens, terms), in items
         weights = class_tfidf(counts + _sum_rows(title_uses, sizes))
@@ -103,7 +104,7 @@ class KeywordTeacher:
         for row, (token, cluster) in enumerate(clusters.items()):
             chosen = self._choose(terms, counts[row], weights[row], unshared)
             typicality = uses[starts[row] : starts[row + 1]][:, chosen] @ weights[row, chosen].toarray().ravel()
-            titles = [_title(cluster[position]) for position in np.argsort(-typicality, kind="stable")]
+            titles = [title_of(cluster[position]) for position in np.argsort(-typicality, kind="stable")]
             titles = [title for title in dict.fromkeys(titles) if title]
             keywords = [terms[column] for column in chosen] or titles[: self.num_keywords]
             if not keywords:
@@ -112,7 +113,10 @@ class KeywordTeacher:
                     f"items a title or a description: {[item.get('item_id') for item in cluster[:5]]}."
                 )
             described[token] = TokenDescription(
-                token=token, description=_sentence(keywords, titles[: self.num_titles]), keywords=keywords
+                token=token,
+                description=_sentence(keywords, titles[: self.num_titles]),
+                keywords=keywords,
+                provenance={"teacher": "KeywordTeacher", "num_items": len(cluster)},
             )
         return described
 
@@ -217,23 +221,6 @@ def _sum_rows(uses: "csr_matrix", sizes: Sequence[int]) -> "csr_matrix":
         (np.ones(num_rows, dtype=np.int32), (classes, np.arange(num_rows))), (len(sizes), num_rows)
     )
     return membership @ uses
-
-
-def _title(item: Mapping[str, Any]) -> str:
-    return _words_of(item.get("title")).strip()
-
-
-def _text(item: Mapping[str, Any]) -> str:
-    """Title and description; the other text columns if both are empty."""
-    text = f"{_title(item)}\n{_words_of(item.get('description'))}".strip()
-    return text or "\n".join(_words_of(value) for name, value in item.items() if name != "item_id").strip()
-
-
-def _words_of(value: Any) -> str:
-    """A column's words: strings and lists of strings, such as genres; anything else has none."""
-    if isinstance(value, str):
-        return value
-    return "\n".join(part for part in value if isinstance(part, str)) if isinstance(value, list) else ""
 
 
 def _sentence(keywords: Sequence[str], titles: Sequence[str]) -> str:

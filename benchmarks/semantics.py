@@ -1,0 +1,183 @@
+"""
+What do users lose without a teacher? `KeywordTeacher` against a teacher's file, on the same SID index.
+
+    python benchmarks/semantics.py --data_dir amazon/Industrial_and_Scientific
+
+Three questions, three tables (`coverage.csv`, `distinctness.csv`, `summary.csv`) and one plot (`curves.png`):
+
+- coverage: how many tokens are described, with how many keywords, and how many items of a cluster mention one of them;
+- distinctness: mean Jaccard similarity of the keywords of two tokens of a level, as whole keywords and as single
+  words;
+- training: the loss curve of `sa_init_study.py` when SA-Init reads the one or the other (about 4 minutes a run on a
+  CPU core). Runs that are there are not run again; `--train False` leaves them out.
+
+`--semantics_files mine.json` adds files of other teachers.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import sa_init_study
+from sklearn.feature_extraction.text import CountVectorizer
+from transformers import HfArgumentParser
+
+from tsrec_hf import KeywordTeacher, SIDIndex, TokenSemantics, TSRecTokenizer, describe_tokens, load_minionerec
+
+
+LEAST_KEYWORDS = 15
+
+
+@dataclass
+class BenchmarkArguments:
+    """What to compare and how long to train."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
+    semantics_files: list[str] = field(default_factory=list, metadata={"help": "Further files to compare."})
+    initialization: str = field(default="idf-centered-match_resize", metadata={"help": "A variant of the study."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Training runs per file."})
+    train: bool = field(default=True, metadata={"help": "Whether to train at all."})
+    max_steps: int = field(default=160, metadata={"help": "Steps of a run."})
+    quick: bool = field(default=False, metadata={"help": "One run of a few steps a file, to show that it works."})
+    output_dir: str = field(default="outputs/semantics", metadata={"help": "Folder of the results."})
+
+    def __post_init__(self):
+        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
+        self.seeds = self.seeds[:1] if self.quick else self.seeds
+
+
+def words_of(text: str) -> list[str]:
+    return CountVectorizer().build_analyzer()(text)
+
+
+def coverage(semantics: TokenSemantics, index: SIDIndex, texts: list[str]) -> dict[str, float]:
+    """Described tokens, keywords a token, and how much of its cluster a token's keywords reach."""
+    described = [token for level in index.tokens for token in level if token in semantics]
+    sizes = np.array([len(semantics[token].keywords) for token in described])
+    # An item mentions a keyword if its text has the words of it in a row.
+    spelled = {token: {" ".join(words_of(word)) for word in semantics[token].keywords} - {""} for token in described}
+    column = {word: number for number, word in enumerate(sorted(set().union(*spelled.values())))}
+    longest = max(len(word.split(" ")) for word in column)
+    vectorizer = CountVectorizer(ngram_range=(1, longest), binary=True, vocabulary=column)
+    mentions = vectorizer.transform(texts).tocsr()  # (items, keywords)
+    reached, used = [], []
+    for level, tokens in enumerate(index.tokens):
+        for code in np.unique(index.codes[:, level]):
+            columns = [column[word] for word in spelled.get(tokens[code], ())]
+            found = mentions[np.flatnonzero(index.codes[:, level] == code)][:, columns].toarray() > 0
+            reached.append(found.any(axis=1).mean())
+            used.extend(found.any(axis=0))
+    return {
+        "tokens described": len(described) / sum(index.level_sizes),
+        "keywords a token": sizes.mean(),
+        f"tokens with at least {LEAST_KEYWORDS} keywords": (sizes >= LEAST_KEYWORDS).mean(),
+        "items that mention a keyword of their token": np.mean(reached),
+        "keywords that some item of the cluster mentions": np.mean(used),
+    }
+
+
+def mean_jaccard(sets: list[set[str]]) -> float:
+    """Mean over all pairs of `|a & b| / |a | b|`."""
+    names = {name: number for number, name in enumerate(sorted(set().union(*sets)))}
+    member = np.zeros((len(sets), len(names)))
+    for row, one in enumerate(sets):
+        member[row, [names[name] for name in one]] = 1
+    shared = member @ member.T
+    sizes = member.sum(axis=1)
+    either = sizes[:, None] + sizes[None, :] - shared
+    pairs = np.triu_indices(len(sets), k=1)
+    return float((shared[pairs] / np.maximum(either[pairs], 1)).mean())
+
+
+def distinctness(semantics: TokenSemantics, index: SIDIndex) -> dict[str, float]:
+    """Per level: mean Jaccard between tokens, and the share of keywords that one token alone has."""
+    figures = {}
+    for level, tokens in enumerate(index.tokens):
+        keywords = [{word.casefold() for word in semantics[token].keywords} for token in tokens if token in semantics]
+        words = [{part for word in one for part in words_of(word)} for one in keywords]
+        uses = Counter(word for one in keywords for word in one)
+        name = "abcdefgh"[level]
+        figures[f"level {name}: Jaccard of keywords"] = mean_jaccard(keywords)
+        figures[f"level {name}: Jaccard of single words"] = mean_jaccard(words)
+        figures[f"level {name}: keywords of one token alone"] = float(np.mean([n == 1 for n in uses.values()]))
+    return figures
+
+
+def write_table(figures: dict[str, dict[str, float]], path: Path) -> None:
+    """One row a figure, one column a file of keywords; written as CSV and printed as markdown."""
+    header = ["", *figures]
+    names = next(iter(figures.values()))
+    rows = [[name, *(f"{figures[teacher][name]:.3f}" for teacher in figures)] for name in names]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]), flush=True)
+
+
+def digest(semantics: TokenSemantics) -> str:
+    """Tells files of keywords apart, so that runs with different ones are not averaged."""
+    keywords = {token: meaning.keywords for token, meaning in sorted(semantics.items())}
+    return hashlib.sha256(json.dumps(keywords).encode()).hexdigest()
+
+
+def train(args: BenchmarkArguments, teachers: dict[str, TokenSemantics], dataset, folder: Path) -> None:
+    """Runs the study's training once per file and seed, and writes its summary and curves."""
+    study = sa_init_study.StudyArguments(
+        data_dir=args.data_dir,
+        quick=args.quick,
+        max_steps=None if args.quick else args.max_steps,
+        variants=[args.initialization],
+        seeds=args.seeds,
+        output_dir=str(folder),
+    )
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    backbone = sa_init_study.save_backbone(study, folder / f"backbone-{study.num_layers or 'all'}")
+    tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
+    results = []
+    for seed in args.seeds:
+        for name, semantics in teachers.items():
+            path = folder / "runs" / f"{name}-{args.initialization}-seed{seed}.json"
+            if path.exists():
+                result = json.loads(path.read_text())
+                sa_init_study.check_comparable(study, result, path)
+                if result["semantics"] != digest(semantics):
+                    raise ValueError(f"{path} was run with other keywords. Pass another `--output_dir`.")
+            else:
+                print(f"== {name}, seed {seed}", flush=True)
+                result = sa_init_study.run(study, args.initialization, seed, backbone, dataset, semantics, tokenizer)
+                result |= {"variant": name, "semantics": digest(semantics)}
+                path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            print({key: result[key] for key in ("eval_loss", "hr@10", "ndcg@10", "seconds")}, flush=True)
+            results.append(result)
+    results.sort(key=lambda result: list(teachers).index(result["variant"]))
+    sa_init_study.plot(results, folder / "curves.png")
+    print(sa_init_study.summarize(results, folder))
+
+
+def main(args: BenchmarkArguments) -> None:
+    if args.data_dir is None:
+        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
+        return
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = load_minionerec(args.data_dir)
+    teachers = {
+        "teacher": TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json"),
+        "KeywordTeacher": describe_tokens(dataset.items, dataset.sid_index, KeywordTeacher()),
+    }
+    teachers |= {Path(path).stem: TokenSemantics.from_json(path) for path in args.semantics_files}
+    row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"])}
+    texts = [f"{title}\n{text}" for title, text in zip(dataset.items["title"], dataset.items["description"])]
+    texts = [texts[row_of[item_id]] for item_id in dataset.sid_index.item_ids]
+    write_table({n: coverage(s, dataset.sid_index, texts) for n, s in teachers.items()}, folder / "coverage.csv")
+    write_table({n: distinctness(s, dataset.sid_index) for n, s in teachers.items()}, folder / "distinctness.csv")
+    if args.train:
+        train(args, teachers, dataset, folder)
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses())

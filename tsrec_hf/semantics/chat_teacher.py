@@ -1,0 +1,231 @@
+"""What all language-model teachers share: sample, ask, check, ask again, fall back, and keep every answer.
+
+TS-Rec asks its teacher once a token and takes what comes. Here an answer that does not follow the form is sent back
+with the reason, and a token without a good answer is described by `KeywordTeacher`, never left out. The teacher of
+every token is written into its provenance and the counts into `report`.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import tqdm
+
+from .answer_cache import AnswerCache
+from .item_text import text_of, title_of
+from .keyword_teacher import KeywordTeacher
+from .sampling import fill_budget
+from .teacher_prompt import PROMPT_VERSION, BadAnswerError, Message, ask_again, build_question, parse_answer
+from .token_semantics import TokenDescription
+
+
+logger = logging.getLogger(__name__)
+
+# Of an item's text; the title comes first, and the end of a long description tells little.
+LONGEST_ITEM = 300
+
+
+@dataclass
+class TeacherReport:
+    r"""
+    What became of a teacher's questions, over all levels it described.
+
+    Attributes:
+        num_tokens (`int`): SID tokens described.
+        asked (`int`): Answers that the model gave now.
+        from_cache (`int`): Answers that an earlier run had kept.
+        bad_answers (`int`): Answers among both that did not follow the form.
+        unanswered (`int`): Questions that the model did not answer at all, however often it was tried.
+        fallbacks (`list[str]`): Tokens that `KeywordTeacher` described instead.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.semantics import TeacherReport
+
+    >>> print(TeacherReport(num_tokens=3, asked=4, bad_answers=2, fallbacks=["<a_1>"]))
+    3 tokens: 4 answers asked for, 0 from the cache, 2 bad, 0 questions unanswered, 1 tokens left to KeywordTeacher
+    ```
+    """
+
+    num_tokens: int = 0
+    asked: int = 0
+    from_cache: int = 0
+    bad_answers: int = 0
+    unanswered: int = 0
+    fallbacks: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_tokens} tokens: {self.asked} answers asked for, {self.from_cache} from the cache, "
+            f"{self.bad_answers} bad, {self.unanswered} questions unanswered, {len(self.fallbacks)} tokens left to "
+            "KeywordTeacher"
+        )
+
+
+class ChatTeacher(ABC):
+    r"""
+    A teacher that asks a chat model. Subclasses say how to reach the model.
+
+    Args:
+        sample_tokens (`int`, *optional*, defaults to `1500`):
+            Tokens that a cluster's sampled items may take in the prompt.
+        sample_items (`int`, *optional*, defaults to `40`):
+            Most items of a cluster in the prompt.
+        max_retries (`int`, *optional*, defaults to `2`):
+            How often a bad answer is sent back before [`KeywordTeacher`] takes over.
+        cache_file (`str` or `Path`, *optional*):
+            JSON lines file that keeps every answer; a run with the same file goes on where the last one stopped.
+
+    Attributes:
+        report ([`TeacherReport`]):
+            What became of the questions so far.
+
+    Example, a teacher that knows one answer:
+
+    ```python
+    >>> import json
+    >>> from tsrec_hf.semantics import ChatTeacher
+
+    >>> class Parrot(ChatTeacher):
+    ...     def identity(self):
+    ...         return {"teacher": "Parrot", "model": "none"}
+    ...     def ask(self, conversations):
+    ...         answer = {"description": "Tools.", "keywords": [f"word {number}" for number in range(15)]}
+    ...         yield from ((number, json.dumps(answer)) for number in range(len(conversations)))
+
+    >>> teacher = Parrot()
+    >>> teacher.describe({"<a_0>": [{"title": "Cobalt drill"}]})["<a_0>"].description
+    'Tools.'
+    >>> teacher.report.asked, teacher.report.fallbacks
+    (1, [])
+    ```
+    """
+
+    def __init__(
+        self,
+        sample_tokens: int = 1500,
+        sample_items: int = 40,
+        max_retries: int = 2,
+        cache_file: str | Path | None = None,
+    ) -> None:
+        if sample_tokens < 1 or sample_items < 1 or max_retries < 0:
+            raise ValueError(
+                "Expected `sample_tokens` and `sample_items` of at least 1 and `max_retries` of at least 0, found "
+                f"{sample_tokens}, {sample_items} and {max_retries}. The defaults are 1500, 40 and 2."
+            )
+        self.sample_tokens = sample_tokens
+        self.sample_items = sample_items
+        self.max_retries = max_retries
+        self.cache = AnswerCache(cache_file)
+        self.report = TeacherReport()
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All that decides an answer besides the conversation, `teacher` and `model` among it: part of cache keys."""
+
+    @abstractmethod
+    def ask(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str | None]]:
+        """Yields each conversation's number with its answer as soon as it is there; `None` if there is none to get."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, for `sample_tokens`: about four bytes each. Override where the tokenizer is at hand."""
+        return -(-len(text.encode(errors="replace")) // 4)
+
+    def describe(self, clusters: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, TokenDescription]:
+        r"""
+        Describes all tokens of one level.
+
+        Args:
+            clusters (`Mapping[str, Sequence[Mapping]]`):
+                Token -> the items that carry it, the most telling first.
+
+        Returns:
+            `dict[str, TokenDescription]`: One entry a token, in the order of `clusters`. Its `provenance` names
+            teacher, model, prompt version, the number of items of the cluster and in the prompt, and the bad answers
+            before this one.
+        """
+        samples = {token: self._sample(cluster) for token, cluster in clusters.items()}
+        open_questions = {
+            token: build_question(sample, len(clusters[token])) for token, sample in samples.items() if sample
+        }
+        described: dict[str, TokenDescription] = {}
+        bad_answers: dict[str, int] = dict.fromkeys(clusters, 0)
+        for _ in range(1 + self.max_retries):
+            rejected: dict[str, list[Message]] = {}
+            for token, answer in self._answers(open_questions):
+                try:
+                    description, keywords = parse_answer(answer)
+                except BadAnswerError as error:
+                    bad_answers[token] += 1
+                    rejected[token] = ask_again(open_questions[token], answer, error)
+                    logger.info("Bad answer for %s: %s", token, error)
+                    continue
+                counts = {"num_items": len(clusters[token]), "num_sampled": len(samples[token])}
+                provenance = {**self._provenance(), **counts, "num_bad_answers": bad_answers[token]}
+                described[token] = TokenDescription(token, description, keywords, provenance)
+            # In the order of the clusters, not of the answers: batches are then the same on every run.
+            open_questions = {token: rejected[token] for token in open_questions if token in rejected}
+        left = [token for token in clusters if token not in described]
+        self.report.num_tokens += len(clusters)
+        self.report.bad_answers += sum(bad_answers.values())
+        self.report.fallbacks += left
+        if left:
+            logger.warning(
+                "%d of %d tokens got no usable answer and are described by KeywordTeacher, first %s. Try a larger "
+                "model or more `max_retries`.",
+                len(left),
+                len(clusters),
+                left[0],
+            )
+            by_keywords = KeywordTeacher().describe(clusters)  # all of them: it weighs siblings against each other
+            for token in left:
+                meaning = by_keywords[token]
+                provenance = {
+                    **(meaning.provenance or {}),
+                    "fallback_for": self._provenance(),
+                    "num_bad_answers": bad_answers[token],
+                }
+                described[token] = TokenDescription(token, meaning.description, meaning.keywords, provenance)
+        return {token: described[token] for token in clusters}
+
+    def _provenance(self) -> dict[str, Any]:
+        identity = self.identity()
+        return {"teacher": identity["teacher"], "model": identity["model"], "prompt_version": PROMPT_VERSION}
+
+    def _sample(self, cluster: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Texts of a cluster's first items, no title twice."""
+        distinct: dict[str, Mapping[str, Any]] = {}
+        for item in cluster:
+            distinct.setdefault((title_of(item) or text_of(item)).casefold(), item)
+        texts = [" ".join(text_of(item).split())[:LONGEST_ITEM] for item in distinct.values()]
+        return fill_budget(texts, self.sample_tokens, self.count_tokens, self.sample_items)
+
+    def _answers(self, questions: Mapping[str, list[Message]]) -> Iterator[tuple[str, str]]:
+        """Tokens with their answers: kept ones first, then new ones, each kept before it is handed on."""
+        identity = {**self.identity(), "prompt_version": PROMPT_VERSION}
+        to_ask = []
+        for token, messages in questions.items():
+            kept = self.cache.get({**identity, "messages": messages})
+            if kept is None:
+                to_ask.append(token)
+            else:
+                self.report.from_cache += 1
+                yield token, kept
+        if not to_ask:
+            return
+        for number, answer in tqdm(
+            self.ask([questions[token] for token in to_ask]),
+            total=len(to_ask),
+            desc="Asking the teacher",
+            unit="token",
+        ):
+            if answer is None:
+                self.report.unanswered += 1
+                continue
+            self.report.asked += 1
+            self.cache.add({**identity, "messages": questions[to_ask[number]]}, answer)
+            yield to_ask[number], answer

@@ -1,0 +1,112 @@
+"""Which items of a cluster a teacher reads: the typical ones first, no two alike, as many as fit into its budget."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+# How much a pick's likeness to earlier picks counts, against its likeness to the centroid.
+DIVERSITY = 0.5
+
+
+def rank_by_typicality(embeddings: np.ndarray, num_ranked: int = 64) -> np.ndarray:
+    r"""
+    Orders the items of one cluster so that its first ones say most about it.
+
+    The item nearest to the centroid is first. Each next one maximises `0.5 * cos(item, centroid) - 0.5 * max cos(item,
+    earlier pick)`: maximal marginal relevance, so that near copies of an item do not fill a teacher's prompt.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, dim)`):
+            One finite vector an item, of any length.
+        num_ranked (`int`, *optional*, defaults to `64`):
+            Picks to make this way; the other items follow, nearest to the centroid first.
+
+    Returns:
+        `np.ndarray` of shape `(items,)`: Positions of all items, int64.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.semantics import rank_by_typicality
+
+    >>> rank_by_typicality(np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [1.0, 0.05]]))  # 0, 1 and 3 are alike
+    array([0, 2, 3, 1])
+    ```
+    """
+    embeddings = np.asarray(embeddings, dtype=np.float32)
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise ValueError(
+            f"Expected finite embeddings of shape (items, dim), found shape {embeddings.shape} with "
+            f"{int((~np.isfinite(embeddings)).sum())} values that are not finite. Embed the items again."
+        )
+    units = _normalized(embeddings)
+    typicality = units @ _normalized(units.mean(axis=0, keepdims=True))[0]  # (items,)
+    nearest = np.full(len(units), -1.0, dtype=np.float32)  # cosine to the nearest pick
+    is_picked = np.zeros(len(units), dtype=bool)
+    picks: list[int] = []
+    for _ in range(min(num_ranked, len(units))):
+        score = (1 - DIVERSITY) * typicality - DIVERSITY * nearest
+        score[is_picked] = -np.inf
+        pick = int(score.argmax())
+        picks.append(pick)
+        is_picked[pick] = True
+        np.maximum(nearest, units @ units[pick], out=nearest)
+    rest = np.flatnonzero(~is_picked)
+    rest = rest[np.argsort(-typicality[rest], kind="stable")]
+    return np.concatenate([np.array(picks, dtype=np.int64), rest])
+
+
+def fill_budget(
+    texts: Sequence[str], budget: int, count_tokens: Callable[[str], int], max_texts: int | None = None
+) -> list[str]:
+    r"""
+    Takes texts in order, none twice, as long as they fit.
+
+    A text that does not fit is passed over for shorter ones behind it. If not even one fits, the first is cut to half
+    its length until it does: a teacher always has something to read.
+
+    Args:
+        texts (`Sequence[str]`):
+            Most telling first. Empty ones are left out.
+        budget (`int`):
+            Tokens that all of them may take together.
+        count_tokens (`Callable[[str], int]`):
+            Number of tokens of a text.
+        max_texts (`int`, *optional*):
+            Most texts to take; default: no limit.
+
+    Returns:
+        `list[str]`: The texts taken; empty only if all are empty.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.semantics import fill_budget
+
+    >>> texts = ["hex bolt", "hex bolt", "a very long text", "nut"]
+    >>> fill_budget(texts, budget=3, count_tokens=lambda text: len(text.split()))
+    ['hex bolt', 'nut']
+    ```
+    """
+    taken: list[str] = []
+    distinct = [text for text in dict.fromkeys(texts) if text]
+    for text in distinct:
+        if budget <= 0 or len(taken) == max_texts:
+            break
+        size = count_tokens(text)
+        if size <= budget:
+            taken.append(text)
+            budget -= size
+    if not taken and distinct:
+        text = distinct[0]
+        while len(text) > 1 and count_tokens(text) > budget:
+            text = text[: len(text) // 2]
+        taken.append(text)
+    return taken
+
+
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    # A zero vector stays zero: it is like nothing, not an error.
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,151 @@
+"""What a chat model is asked about a cluster, and what counts as an answer.
+
+`PROMPT_VERSION` goes up with every change of the wording: it is part of the provenance that files carry.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+PROMPT_VERSION = 1
+LEAST_KEYWORDS, MOST_KEYWORDS = 15, 20
+# Longer ones are sentences or listings, which SA-Init and TS-Align cannot use.
+LONGEST_KEYWORD, LONGEST_DESCRIPTION = 80, 3000
+# Beyond this, an answer is no answer but a model that does not stop.
+LONGEST_ANSWER = 50_000
+
+Message = dict[str, str]
+
+# No example of an answer: small models would copy it, and a copy has the right form.
+QUESTION = """The following {shown} of {total} items form one group of a catalogue:
+
+{items}
+
+What do the items of this group share? Answer with one JSON object and nothing else. It has two fields: \
+"description", a string of two or three sentences on what the items are, what they share and what they are used for; \
+and "keywords", a list of {least} to {most} strings, words or short phrases, the most characteristic first, none \
+twice."""
+# Put into the mouth of a model whose answers can be started for it.
+ANSWER_START = '{"description": "'
+CORRECTION = "This answer cannot be used: {reason} Answer again with the JSON object alone."
+
+
+class BadAnswerError(ValueError):
+    """A teacher's answer that does not follow the form; the message says why, for the teacher to read."""
+
+
+def build_question(texts: Sequence[str], total: int) -> list[Message]:
+    r"""
+    The conversation that asks for one token's description.
+
+    Everything stands in one user message: some chat templates refuse a system message.
+
+    Args:
+        texts (`Sequence[str]`):
+            The sampled items, one text each.
+        total (`int`):
+            Number of items of the cluster.
+
+    Returns:
+        `list[dict[str, str]]`: Chat messages.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.semantics import build_question
+
+    >>> [message] = build_question(["Cobalt drill", "Titanium drill"], total=40)
+    >>> message["role"], message["content"].splitlines()[2]
+    ('user', '1. Cobalt drill')
+    ```
+    """
+    items = "\n".join(f"{number}. {' '.join(text.split())}" for number, text in enumerate(texts, start=1))
+    content = QUESTION.format(shown=len(texts), total=total, items=items, least=LEAST_KEYWORDS, most=MOST_KEYWORDS)
+    return [{"role": "user", "content": content}]
+
+
+def ask_again(messages: Sequence[Message], answer: str, error: BadAnswerError) -> list[Message]:
+    """The conversation continued: the bad answer, cut short, and what is wrong with it."""
+    return [
+        *messages,
+        {"role": "assistant", "content": answer[:500] or "..."},
+        {"role": "user", "content": CORRECTION.format(reason=error)},
+    ]
+
+
+def parse_answer(text: str) -> tuple[str, list[str]]:
+    r"""
+    Reads description and keywords out of a teacher's answer.
+
+    The first JSON object with both fields counts, so a code fence, a greeting or a `<think>` block around it does no
+    harm. Spaces are tidied and a keyword that comes twice counts once; nothing else is repaired.
+
+    Args:
+        text (`str`):
+            The answer.
+
+    Returns:
+        `tuple[str, list[str]]`: Description and 15 to 20 keywords.
+
+    Raises:
+        [`BadAnswerError`]: no such object, fields of another type, too few or too many keywords, a keyword or
+        description that is empty or too long.
+
+    Example:
+
+    ```python
+    >>> import json
+    >>> from tsrec_hf.semantics import parse_answer
+
+    >>> keywords = [f"word {number}" for number in range(15)]
+    >>> answer = json.dumps({"description": "Tools.", "keywords": keywords})
+    >>> description, keywords = parse_answer(f"Sure! ```json\n{answer}\n```")
+    >>> description, len(keywords)
+    ('Tools.', 15)
+    >>> parse_answer('{"description": "Tools.", "keywords": ["saw"]}')
+    Traceback (most recent call last):
+        ...
+    tsrec_hf.semantics.teacher_prompt.BadAnswerError: Expected 15 to 20 different keywords, found 1.
+    ```
+    """
+    answer = _find_object(text)
+    description, keywords = answer["description"], answer["keywords"]
+    if not isinstance(description, str) or not isinstance(keywords, list):
+        raise BadAnswerError("Expected `description` to be a string and `keywords` to be a list of strings.")
+    if not all(isinstance(word, str) for word in keywords):
+        raise BadAnswerError("Expected every keyword to be a string.")
+    description = " ".join(description.split())
+    if not 0 < len(description) <= LONGEST_DESCRIPTION:
+        raise BadAnswerError(
+            f"Expected a description of 1 to {LONGEST_DESCRIPTION} characters, found {len(description)}."
+        )
+    first_spelling: dict[str, str] = {}
+    for word in (" ".join(word.split()) for word in keywords):
+        if not 0 < len(word) <= LONGEST_KEYWORD:
+            raise BadAnswerError(f"Expected keywords of 1 to {LONGEST_KEYWORD} characters, found one of {len(word)}.")
+        first_spelling.setdefault(word.casefold(), word)
+    if not LEAST_KEYWORDS <= len(first_spelling) <= MOST_KEYWORDS:
+        raise BadAnswerError(
+            f"Expected {LEAST_KEYWORDS} to {MOST_KEYWORDS} different keywords, found {len(first_spelling)}."
+        )
+    return description, list(first_spelling.values())
+
+
+def _find_object(text: str) -> dict[str, Any]:
+    """The first JSON object in `text`, behind any thinking aloud, that holds both fields."""
+    text = text.rpartition("</think>")[2]
+    if len(text) > LONGEST_ANSWER:
+        raise BadAnswerError(f"Expected an answer of at most {LONGEST_ANSWER} characters, found {len(text)}.")
+    decoder = json.JSONDecoder()
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except (json.JSONDecodeError, RecursionError):  # nested a thousand deep
+            end = start + 1
+        else:
+            if "description" in found and "keywords" in found:
+                return found
+        start = text.find("{", end)
+    raise BadAnswerError("Expected one JSON object with the fields `description` and `keywords`, found none.")
