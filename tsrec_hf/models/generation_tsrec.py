@@ -121,12 +121,16 @@ class SIDSearch:
         levels = torch.bucketize(children, self._child_starts, right=True) if depth is None else depth
         slots = self._level_starts[levels] + codes
         tokens = self._token_ids[slots]
-        logits = logits.float() / temperature
+        logits = logits.float()
+        if temperature != 1.0:
+            logits = logits / temperature
         picked = logits.gather(-1, tokens if self._head_rows is None else slots)
         if self.scoring == "catalogue":
             log_probs = catalogue_log_probs(picked, legal)
         else:
-            log_probs = picked - logits.logsumexp(-1, keepdim=True)
+            # The sum over the vocabulary is the one costly thing here; on a CPU `log_softmax` is a third faster than
+            # `logsumexp`.
+            log_probs = picked - (logits[..., :1] - logits.log_softmax(-1)[..., :1])
         return children, tokens, legal, log_probs
 
     @torch.no_grad()
