@@ -402,3 +402,74 @@ class TestSIDTrie:
         # A look-up that read a value back from the device would fail here.
         nodes, codes, legal = moved.children(torch.zeros(2, 1, dtype=torch.long, device="meta"), depth=1)
         assert nodes.shape == codes.shape == legal.shape == (2, 1, 3)
+
+
+class TestGrowth:
+    """Items that come and go without training."""
+
+    def test_it_equals_an_index_made_whole(self, sid_index) -> None:
+        codes, ids, titles = sid_index.codes.copy(), list(sid_index.item_ids), list(sid_index.titles)
+        sid_index.trie, sid_index.fingerprint  # what is derived must not outlive the change
+        grown = sid_index.add_items(["kiwi", "axe"], codes=[[1, 0, 0], [0, 2, 1]], titles=["green kiwi", "axe"])
+        whole = SIDIndex([*ids, "kiwi", "axe"], [*codes, [1, 0, 0], [0, 2, 1]], titles=[*titles, "green kiwi", "axe"])
+        assert grown is sid_index and grown == whole and grown.fingerprint == whole.fingerprint
+        assert grown.items_of("<a_1><b_0><c_0>") == ["apple", "kiwi"]  # a SID that was taken is shared
+        assert grown.items_of("<a_0><b_2><c_1>") == ["axe"] and grown.trie.num_leaves == 8
+        grown.remove_items(["nail", "screw", "kiwi"])
+        left = [row for row, item in enumerate(whole.item_ids) if item not in ("nail", "screw", "kiwi")]
+        assert grown == SIDIndex(
+            [whole.item_ids[row] for row in left],
+            whole.codes[left],
+            sid_index.tokens,
+            [whole.titles[row] for row in left],
+        )
+        assert grown.items_of("<a_0><b_1><c_0>") == [] and "nail" not in grown
+
+    def test_the_origin_is_remembered(self, sid_index, tmp_path) -> None:
+        origin = sid_index.fingerprint
+        assert sid_index.fits(origin) and sid_index.fits(None) and not sid_index.fits("another")
+        sid_index.add_items(["axe"], sids=["<a_0><b_2><c_1>"])
+        sid_index.remove_items(["nail"])
+        assert sid_index.fingerprint != origin and sid_index.fits(origin)
+        assert sid_index.titles[-1] == ""
+        sid_index.save(tmp_path)
+        for copied in (SIDIndex.load(tmp_path), pickle.loads(pickle.dumps(sid_index))):
+            assert copied == sid_index and copied.fits(origin) and not copied.fits("another")
+
+    def test_codes_of_a_file_are_not_the_quantisers(self, tmp_path) -> None:
+        (tmp_path / "index.json").write_text('{"a": ["<a_5>", "<b_0>"], "b": ["<a_7>", "<b_1>"]}')
+        index = SIDIndex.from_json(tmp_path / "index.json")
+        with pytest.raises(ValueError, match="code 0 of level 0 is spelled '<a_5>'.*Pass `sids`"):
+            index.add_items(["c"], codes=[[0, 1]])
+        assert index.add_items(["c"], sids=["<a_7><b_0>"]).codes[-1].tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("arguments", "match"),
+        [
+            ({"item_ids": ["axe"]}, "either `codes` or `sids`"),
+            ({"item_ids": ["axe"], "codes": [[0, 0, 0]], "sids": ["<a_0><b_0><c_0>"]}, "either `codes` or `sids`"),
+            ({"item_ids": ["hammer"], "codes": [[0, 0, 0]]}, "'hammer' occurs more than once"),
+            ({"item_ids": ["axe", "axe"], "codes": [[0, 0, 0]] * 2}, "'axe' occurs more than once"),
+            ({"item_ids": ["axe"], "codes": [[0, 3, 0]]}, r"below their sizes \(2, 3, 2\).*up to \(0, 3, 0\)"),
+            ({"item_ids": ["axe"], "codes": [[0, 0]]}, "codes of 3 levels"),
+            ({"item_ids": ["axe"], "codes": [[-1, 0, 0]]}, "negative|from 0"),
+            ({"item_ids": ["axe", "saw 2"], "codes": [[0, 0, 0]]}, "each of 2 new items, but found 1"),
+            ({"item_ids": ["axe"], "sids": ["<a_0><b_9><c_0>"]}, "'<b_9>'.*is not a token of level 1"),
+            ({"item_ids": ["axe"], "codes": [[0, 0, 0]], "titles": []}, "a title for each of 1"),
+        ],
+    )
+    def test_errors_change_nothing(self, sid_index, arguments, match) -> None:
+        before = pickle.dumps(sid_index)
+        with pytest.raises(ValueError, match=match):
+            sid_index.add_items(**arguments)
+        assert pickle.dumps(sid_index) == before
+
+    def test_what_cannot_be_removed(self, sid_index) -> None:
+        before = pickle.dumps(sid_index)
+        with pytest.raises(KeyError, match="'spoon'"):
+            sid_index.remove_items(["nail", "spoon"])
+        with pytest.raises(ValueError, match="all 8 would be removed"):
+            sid_index.remove_items(list(sid_index.item_ids))
+        with pytest.raises(TypeError, match="'nail'"):
+            sid_index.remove_items("nail")
+        assert pickle.dumps(sid_index) == before

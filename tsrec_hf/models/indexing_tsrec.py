@@ -71,6 +71,8 @@ class SIDIndex:
         self.codes = _checked_codes(codes)
         self.tokens = _default_tokens(self.codes) if tokens is None else [list(level) for level in tokens]
         self.titles = None if titles is None else list(titles)
+        # Of the index that this one grew out of, whose checkpoints it fits; `None` for one made whole.
+        self.origin_fingerprint: str | None = None
         self._check()
 
     def _check(self) -> None:
@@ -138,7 +140,7 @@ class SIDIndex:
 
     def __getstate__(self) -> dict:
         # Cached look-ups are derived: dropping them keeps pickles small and `datasets` fingerprints stable.
-        return {name: self.__dict__[name] for name in ("item_ids", "codes", "tokens", "titles")}
+        return {name: self.__dict__[name] for name in ("item_ids", "codes", "tokens", "titles", "origin_fingerprint")}
 
     @property
     def num_levels(self) -> int:
@@ -169,6 +171,119 @@ class SIDIndex:
         digest = hashlib.sha256(json.dumps([self.item_ids, self.tokens], ensure_ascii=False).encode())
         digest.update(np.ascontiguousarray(self.codes).tobytes())
         return digest.hexdigest()[:16]
+
+    def fits(self, fingerprint: str | None) -> bool:
+        """
+        Whether a checkpoint made for the index of this fingerprint may use this one: it is that index, or grew out of
+        it by [`~SIDIndex.add_items`] and [`~SIDIndex.remove_items`]. `None` fits every index.
+        """
+        return fingerprint in (None, self.fingerprint, self.origin_fingerprint)
+
+    def add_items(
+        self,
+        item_ids: Sequence[str],
+        codes: np.ndarray | Sequence[Sequence[int]] | None = None,
+        titles: Sequence[str] | None = None,
+        sids: Sequence[str] | None = None,
+    ) -> "SIDIndex":
+        """
+        Adds items in place: a recommender can give them at once, without training.
+
+        Args:
+            item_ids (`Sequence[str]`):
+                Their ids, new to the index.
+            codes (`np.ndarray` of shape `(items, levels)`, *optional*):
+                Their codes, from the quantiser that made the index: `quantizer.encode(embeddings)`.
+            titles (`Sequence[str]`, *optional*):
+                Their titles; empty where absent and the index has titles.
+            sids (`Sequence[str]`, *optional*):
+                Their spelled SIDs, in the place of `codes`.
+
+        Returns:
+            [`SIDIndex`]: Itself.
+
+        Raises:
+            `ValueError`: known ids, codes or tokens that the index does not have (the model has learned nothing of
+            them), codes for an index whose tokens are numbered otherwise, such as one read from a file that leaves
+            numbers out. The index is then as it was.
+
+        Example:
+
+        ```python
+        >>> from tsrec_hf import SIDIndex
+
+        >>> index = SIDIndex(["apple", "nail"], [[0, 1], [1, 0]])
+        >>> index.add_items(["pear"], codes=[[0, 0]]).items_of("<a_0><b_0>")
+        ['pear']
+        >>> len(index.remove_items(["apple"]))
+        2
+        ```
+        """
+        item_ids = list(item_ids)
+        if (codes is None) == (sids is None):
+            raise ValueError("Expected either `codes` or `sids` of the new items. Pass one of the two.")
+        if sids is not None:
+            rows = np.array([self.parse(sid) for sid in sids], dtype=np.int32).reshape(-1, self.num_levels)
+        else:
+            rows = self._checked_new_codes(codes)
+        if len(rows) != len(item_ids):
+            raise ValueError(f"Expected a SID for each of {len(item_ids)} new items, but found {len(rows)}.")
+        if titles is not None and len(titles) != len(item_ids):
+            raise ValueError(f"Expected a title for each of {len(item_ids)} new items, but found {len(titles)}.")
+        if titles is not None or self.titles is not None:
+            old = [""] * len(self) if self.titles is None else self.titles
+            titles = [*old, *([""] * len(item_ids) if titles is None else titles)]
+        grown = SIDIndex([*self.item_ids, *item_ids], np.concatenate([self.codes, rows]), self.tokens, titles)
+        return self._become(grown)
+
+    def remove_items(self, item_ids: Sequence[str]) -> "SIDIndex":
+        """
+        Removes items in place: they are recommended no more, and histories may not hold them.
+
+        Args:
+            item_ids (`Sequence[str]`):
+                Their ids.
+
+        Returns:
+            [`SIDIndex`]: Itself.
+
+        Raises:
+            `KeyError`: an unknown item. `TypeError`: a single string. `ValueError`: no item would be left.
+        """
+        if isinstance(item_ids, str):
+            raise TypeError(f"Expected a collection of item ids, but found the string {item_ids!r}.")
+        kept = np.ones(len(self), dtype=bool)
+        kept[self.positions_of(list(item_ids))] = False
+        if not kept.any():
+            raise ValueError(f"Expected at least one item to be left, but all {len(self)} would be removed.")
+        rows = np.flatnonzero(kept).tolist()
+        titles = None if self.titles is None else [self.titles[row] for row in rows]
+        return self._become(SIDIndex([self.item_ids[row] for row in rows], self.codes[kept], self.tokens, titles))
+
+    def _become(self, other: "SIDIndex") -> "SIDIndex":
+        # With all that was derived: tries, positions, the fingerprint.
+        origin = self.origin_fingerprint or self.fingerprint
+        self.__dict__ = {**other.__dict__, "origin_fingerprint": origin}
+        return self
+
+    def _checked_new_codes(self, codes: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
+        for level, tokens in enumerate(self.tokens):
+            numbers = [re.findall(r"\d+", token) for token in tokens]
+            other = next((code for code, number in enumerate(numbers) if [str(code)] != number[-1:]), None)
+            if other is not None:
+                raise ValueError(
+                    f"Expected an index whose tokens carry their codes' numbers, but code {other} of level {level} is "
+                    f"spelled {tokens[other]!r}: a quantiser's codes would mean other tokens. Pass `sids`, the new "
+                    "items' SIDs as strings."
+                )
+        rows = _checked_codes(codes)
+        if rows.shape[1] != self.num_levels or (rows.max(axis=0) >= self.level_sizes).any():
+            raise ValueError(
+                f"Expected codes of {self.num_levels} levels below their sizes {self.level_sizes}, but found "
+                f"{rows.shape[1]} levels with codes up to {tuple(rows.max(axis=0).tolist())}. Encode the items with "
+                "the quantiser that made this index."
+            )
+        return rows
 
     def position_of(self, item_id: str) -> int:
         """Row of `item_id` in `item_ids` and `codes`. Raises `KeyError` for an unknown item."""
@@ -292,7 +407,10 @@ class SIDIndex:
             arrays |= _pack_strings("titles", self.titles)
         path = directory / SID_INDEX_FILE
         # One entry alone: several would be written in an order that changes from save to save.
-        save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps({"version": 1, "tokens": self.tokens})})
+        facts = {"version": 1, "tokens": self.tokens}
+        if self.origin_fingerprint is not None:
+            facts["origin_fingerprint"] = self.origin_fingerprint
+        save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps(facts)})
         return path
 
     @classmethod
@@ -327,7 +445,9 @@ class SIDIndex:
                 "it with `SIDIndex.save` of this release."
             )
         titles = _unpack_strings(arrays, "titles") if "titles" in arrays else None
-        return cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], metadata["tokens"], titles)
+        index = cls(_unpack_strings(arrays, "item_ids"), arrays["codes"], metadata["tokens"], titles)
+        index.origin_fingerprint = metadata.get("origin_fingerprint")
+        return index
 
 
 class SIDTrie:

@@ -208,11 +208,12 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 f"builds prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, "
                 "or train it again."
             )
-        if self.config.sid_index_fingerprint not in (None, tokenizer.sid_index.fingerprint):
+        if not tokenizer.sid_index.fits(self.config.sid_index_fingerprint):
             raise ValueError(
                 f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer "
                 f"holds another, {tokenizer.sid_index.fingerprint} ({tokenizer.sid_index}). Load the tokenizer from "
-                "the same checkpoint."
+                "the same checkpoint, or, to recommend from another catalogue on purpose, make one with "
+                "`with_sid_index`."
             )
 
     def recommend(

@@ -1,5 +1,6 @@
 """Tokenizer of a TS-Rec recommender: its backbone's tokenizer plus one token for every code of every level."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 "`TSRecTokenizer.from_backbone`."
             )
         sid_index = SIDIndex.load(index_file)
-        if tokenizer.init_kwargs.get("tsrec_sid_index_fingerprint") not in (None, sid_index.fingerprint):
+        if not sid_index.fits(tokenizer.init_kwargs.get("tsrec_sid_index_fingerprint")):
             raise ValueError(
                 f"The SID index in {str(pretrained_model_name_or_path)!r} ({sid_index}) is not the one that the "
                 "tokenizer beside it was saved with: the two belong to different checkpoints. Load both from one "
@@ -125,6 +126,54 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
             )
         tokenizer._attach(sid_index)
         return tokenizer
+
+    def with_sid_index(self, sid_index: SIDIndex) -> "TSRecTokenizer":
+        """
+        The same tokenizer over another catalogue, for a checkpoint that was trained on this one (transfer).
+
+        The checkpoint takes its prompts and spells its items, as far as the two catalogues' SIDs mean the same: both
+        come from one quantiser.
+
+        Args:
+            sid_index ([`SIDIndex`]):
+                Catalogue whose SIDs are spelled with tokens of this tokenizer, at the same levels.
+
+        Returns:
+            [`TSRecTokenizer`]: A new one; this one and the index stay as they are.
+
+        Raises:
+            `ValueError`: another number of levels, tokens that are unknown or of another level.
+
+        Example:
+
+        ```python
+        >>> from tsrec_hf import SIDIndex
+
+        >>> other = tokenizer.with_sid_index(SIDIndex(["kiwi"], [[1, 2, 0]]))
+        >>> [[best]] = model.recommend(other, [["kiwi"]], top_k=1)
+        >>> best.item_id
+        'kiwi'
+        ```
+        """
+        mine = self.sid_index
+        if sid_index.num_levels != mine.num_levels:
+            raise ValueError(
+                f"Expected an index of {mine.num_levels} levels, as the checkpoint's, but found "
+                f"{sid_index.num_levels}."
+            )
+        for level, (theirs, known) in enumerate(zip(sid_index.tokens, mine.tokens)):
+            strange = sorted(set(theirs) - set(known))
+            if strange:
+                raise ValueError(
+                    f"Expected SIDs of tokens that the checkpoint has, but {len(strange)} of {len(theirs)} tokens of "
+                    f"level {level} are unknown at that level, for example {strange[0]!r}. Quantise both catalogues "
+                    "with one quantiser, or leave out the items that carry those tokens."
+                )
+        own = SIDIndex(sid_index.item_ids, sid_index.codes, sid_index.tokens, sid_index.titles)
+        own.origin_fingerprint = mine.origin_fingerprint or mine.fingerprint
+        other = copy.deepcopy(self)
+        other._attach(own)
+        return other
 
     def _attach(self, sid_index: SIDIndex) -> None:
         vocabulary = self.get_vocab()
