@@ -2,7 +2,11 @@
 TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that write the semantic ID of the next item.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 
@@ -12,7 +16,14 @@ __version__ = "0.1.0"
 _ROOM_OF = {
     "items": ["RecBoleData", "RecommendationDataset", "chronological_split", "load_minionerec", "load_recbole"],
     "sids": ["ResidualKMeans"],
-    "semantics": ["KeywordTeacher", "TokenDescription", "TokenSemantics", "describe_tokens"],
+    "semantics": [
+        "InferenceClientTeacher",
+        "KeywordTeacher",
+        "TokenDescription",
+        "TokenSemantics",
+        "TransformersTeacher",
+        "describe_tokens",
+    ],
     "models": [
         "PUBLISHED_SA_INIT",
         "PromptBuilder",
@@ -24,7 +35,10 @@ _ROOM_OF = {
         "TSRecForCausalLM",
         "TSRecTokenizer",
         "initialize_sid_embeddings",
+        "tsrec_generate",
     ],
+    # Not by way of its room: it pulls in transformers' pipelines, a second and a half.
+    "models.pipeline_tsrec": ["RecommendationPipeline"],
     "data": [
         "DataCollatorForTSAlign",
         "build_alignment_rows",
@@ -63,6 +77,7 @@ if TYPE_CHECKING:
     from .evaluation import *
     from .items import *
     from .models import *
+    from .models.pipeline_tsrec import RecommendationPipeline
     from .rewards import *
     from .semantics import *
     from .sids import *
@@ -92,4 +107,48 @@ def _register_auto_classes() -> None:
     TSRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 
+def _register_pipeline(pipelines: ModuleType) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from .models import pipeline_tsrec
+
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        "recommendation",
+        pipeline_class=pipeline_tsrec.RecommendationPipeline,
+        pt_model=AutoModelForCausalLM,
+        type="text",
+    )
+
+
+class _WhenPipelinesAreImported(MetaPathFinder):
+    """
+    Registers the task `"recommendation"` as soon as `transformers.pipelines` is imported, and not before: its import
+    takes three times as long as all else here.
+    """
+
+    NAME = "transformers.pipelines"
+
+    @classmethod
+    def install(cls) -> None:
+        if cls.NAME in sys.modules:
+            _register_pipeline(sys.modules[cls.NAME])
+        else:
+            sys.meta_path.insert(0, cls())
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register_pipeline(module)
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
 _register_auto_classes()
+_WhenPipelinesAreImported.install()

@@ -1,7 +1,7 @@
 """The Hub island: everything a checkpoint needs to be loaded and to recommend. Imports no other room."""
 
 from .configuration_tsrec import TSRecConfig
-from .generation_tsrec import SIDSearch, TreeBeams
+from .generation_tsrec import SIDSearch, TreeBeams, tsrec_generate
 from .indexing_tsrec import SIDIndex, SIDTrie
 from .modeling_tsrec import Recommendation, TSRecForCausalLM
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
@@ -23,4 +23,5 @@ __all__ = [
     "TSRecTokenizer",
     "TreeBeams",
     "initialize_sid_embeddings",
+    "tsrec_generate",
 ]
