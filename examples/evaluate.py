@@ -3,7 +3,10 @@ Evaluate a recommender on a split, beside popularity and next-item counts.
 
     python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Industrial_and_Scientific
 
-With `accelerate launch` the users are shared among the processes; the table is the same.
+With `accelerate launch` the users are shared among the processes; the table is the same. `--transfer` evaluates on
+another catalogue than the one the checkpoint was trained on, whose SIDs are spelled with the same tokens:
+
+    python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Office_Products --transfer
 """
 
 import json
@@ -35,7 +38,14 @@ class ScriptArguments:
     split: str = field(default="test", metadata={"help": "'train', 'valid' or 'test'."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of that draw."})
+    transfer: bool = field(
+        default=False, metadata={"help": "Whether the data's catalogue is another one than the checkpoint's."}
+    )
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
+    search: str = field(default="beam", metadata={"help": "'beam', or 'exact' for the true best of the catalogue."})
+    scoring: str = field(
+        default="vocabulary", metadata={"help": "'vocabulary', or 'catalogue' to renormalise over legal tokens."}
+    )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
     output_file: str | None = field(default=None, metadata={"help": "JSON file for all figures."})
@@ -50,6 +60,14 @@ def main(args: ScriptArguments) -> None:
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
     tokenizer = TSRecTokenizer.from_pretrained(args.model_name_or_path)
     model = TSRecForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
+    trained_on = tokenizer.sid_index
+    if args.transfer:
+        tokenizer = tokenizer.with_sid_index(dataset.sid_index)
+    elif dataset.sid_index.fingerprint != trained_on.fingerprint:
+        raise ValueError(
+            f"Expected the catalogue of the checkpoint ({trained_on}), but {args.data_dir!r} has another "
+            f"({dataset.sid_index}). Pass its own data, or `--transfer true` to evaluate on another catalogue."
+        )
     evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
 
     histories = rows["history"][:]
@@ -59,6 +77,8 @@ def main(args: ScriptArguments) -> None:
         top_k=min(evaluator.top_k, args.num_beams),
         num_beams=args.num_beams,
         batch_size=args.batch_size,
+        search=args.search,
+        scoring=args.scoring,
         progress=state.is_main_process,
     )
     numbers = range(state.process_index, len(histories), state.num_processes)
@@ -77,9 +97,11 @@ def main(args: ScriptArguments) -> None:
     settings = {
         "model": args.model_name_or_path,
         "rows": f"{len(rows)} of {args.split}" + ("" if args.num_rows is None else f", drawn with seed {args.seed}"),
+        "catalogue": f"{dataset.sid_index}" + (f", transferred from {trained_on}" if args.transfer else ""),
+        "search": args.search,
         "num_beams": args.num_beams,
         "length_penalty": 0,
-        "scoring": "log-probabilities over the whole vocabulary",
+        "scoring": args.scoring,
         "prompt_version": model.config.prompt_version,
         "max_history": model.config.max_history,
         "dtype": args.dtype,

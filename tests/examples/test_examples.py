@@ -227,6 +227,21 @@ def test_training_and_evaluation_from_end_to_end(
     # Cheese is in no training row; bread stands in the history it is the target of.
     assert [expected["model"][name]["num_rows"] for name in ("all", "cold", "repeat", "new")] == [2, 1, 1, 0]
 
+    # Another catalogue, whose SIDs are spelled with the same tokens, is evaluated on purpose only.
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in data_dir.iterdir():
+        (other / path.name).write_text(path.read_text().replace("hammer", "mallet"))
+    settings = {"model_name_or_path": folder, "data_dir": other, "num_beams": 7, "scoring": "catalogue"}
+    with pytest.raises(ValueError, match="the catalogue of the checkpoint .*`--transfer true`"):
+        run_here("evaluate.py", monkeypatch, **settings)
+    run_here("evaluate.py", monkeypatch, transfer=True, search="exact", **settings)
+    printed = capsys.readouterr().out
+    check_tables(printed)
+    [decoding] = [line for line in printed.splitlines() if line.startswith("Decoding: ")]
+    for setting in ("transferred from SIDIndex(8 items", "search=exact", "scoring=catalogue"):
+        assert setting in decoding
+
 
 @pytest.mark.slow
 def test_sft_writes_what_it_did(trained):
