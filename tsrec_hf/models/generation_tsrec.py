@@ -93,13 +93,13 @@ class SIDSearch:
         self.scoring = scoring
         device = backbone.device
         self.trie = trie.to(device)
-        self._token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
-        # Code `c` of level `l` is token `_token_ids[_level_starts[l] + c]`.
+        self.token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
+        # Code `c` of level `l` is token `token_ids[level_starts[l] + c]`.
         sizes = torch.tensor([0, *map(len, sid_token_ids)])
-        self._level_starts = sizes.cumsum(0)[:-1].to(device)
+        self.level_starts = sizes.cumsum(0)[:-1].to(device)
         # Leaves are children of the last level; the root, depth 0, is nobody's child.
         self._child_starts = torch.tensor(self.trie.depth_starts[2:-1], device=device)
-        self._head_rows = _rows_of_head(backbone, self._token_ids) if scoring == "catalogue" else None
+        self._head_rows = _rows_of_head(backbone, self.token_ids) if scoring == "catalogue" else None
         has_prefix = prefix_ids is not None and len(prefix_ids) > 0
         self._prefix = SharedPrefix(backbone, prefix_ids.to(device)) if has_prefix else None
 
@@ -120,8 +120,8 @@ class SIDSearch:
         """Children of nodes, their tokens, which are legal, and their log-probabilities: `(batch, nodes, width)`."""
         children, codes, legal = self.trie.children(nodes, depth)
         levels = torch.bucketize(children, self._child_starts, right=True) if depth is None else depth
-        slots = self._level_starts[levels] + codes
-        tokens = self._token_ids[slots]
+        slots = self.level_starts[levels] + codes
+        tokens = self.token_ids[slots]
         logits = logits.float()
         if temperature != 1.0:
             logits = logits / temperature
