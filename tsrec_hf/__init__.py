@@ -107,46 +107,34 @@ def _register_auto_classes() -> None:
     TSRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 
-def _register_pipeline(pipelines: ModuleType) -> None:
-    from transformers import AutoModelForCausalLM
-
-    from .models import pipeline_tsrec
-
-    pipelines.PIPELINE_REGISTRY.register_pipeline(
-        "recommendation",
-        pipeline_class=pipeline_tsrec.RecommendationPipeline,
-        pt_model=AutoModelForCausalLM,
-        type="text",
-    )
-
-
 class _WhenPipelinesAreImported(MetaPathFinder):
     """
-    Registers the task `"recommendation"` as soon as `transformers.pipelines` is imported, and not before: its import
-    takes three times as long as all else here.
+    Imports our pipeline, which registers itself as `"recommendation"`, as soon as `transformers.pipelines` is
+    imported, and not before: that import takes three times as long as all else here.
     """
 
-    NAME = "transformers.pipelines"
+    THEIRS, OURS = "transformers.pipelines", f"{__name__}.models.pipeline_tsrec"
 
     @classmethod
     def install(cls) -> None:
-        if cls.NAME in sys.modules:
-            _register_pipeline(sys.modules[cls.NAME])
+        if cls.THEIRS in sys.modules:
+            import_module(cls.OURS)
         else:
             sys.meta_path.insert(0, cls())
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.NAME:
+        if fullname != self.THEIRS:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         execute = spec.loader.exec_module
 
-        def execute_and_register(module: ModuleType) -> None:
+        def execute_and_go_on(module: ModuleType) -> None:
             execute(module)
-            _register_pipeline(module)
+            # Ours may be what imports theirs: then it is underway, and this does nothing.
+            import_module(self.OURS)
 
-        spec.loader.exec_module = execute_and_register
+        spec.loader.exec_module = execute_and_go_on
         return spec
 
 

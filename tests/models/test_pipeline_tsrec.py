@@ -139,6 +139,8 @@ def test_the_task_is_registered_whoever_comes_first() -> None:
         f"import sys, tsrec_hf; assert 'transformers.pipelines' not in sys.modules; {check}",
         f"from transformers import pipeline; import tsrec_hf; {check}",
         f"import tsrec_hf; from transformers import pipeline; {check}",
+        f"from tsrec_hf import RecommendationPipeline; {check}",
+        f"import tsrec_hf.models.pipeline_tsrec; {check}",
     ):
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr

@@ -5,9 +5,11 @@ from itertools import islice
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import Pipeline
+from transformers import AutoModelForCausalLM, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
 
+TASK = "recommendation"
 # What `recommend` takes beside the tokenizer, the histories and the progress bar.
 SETTINGS = {
     "top_k",
@@ -156,3 +158,10 @@ def _column_of(histories: Iterable, column: str) -> Iterable:
             f"Expected a data set with a column {column!r} of histories, but found {names}. Name another: `column=`."
         )
     return histories[column] if hasattr(histories, "__len__") else (row[column] for row in histories)
+
+
+# A checkpoint's own code may be loaded beside the package, whose class stays.
+if TASK not in PIPELINE_REGISTRY.supported_tasks:
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=RecommendationPipeline, pt_model=AutoModelForCausalLM, type="text"
+    )
