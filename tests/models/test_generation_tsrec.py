@@ -12,7 +12,15 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from transformers.utils import logging
 
-from tsrec_hf.models import PromptBuilder, SIDIndex, SIDSearch, TSRecForCausalLM, TSRecTokenizer, decoding_tsrec
+from tsrec_hf.models import (
+    PromptBuilder,
+    SIDIndex,
+    SIDSearch,
+    TSRecForCausalLM,
+    TSRecTokenizer,
+    decoding_tsrec,
+    generation_tsrec,
+)
 from tsrec_hf.models.modeling_tsrec import _batches
 
 
@@ -456,6 +464,32 @@ def test_what_takes_no_tree_mask_is_known(model, name, value, match) -> None:
     assert re.search(match, decoding_tsrec.why_no_tree_mask(model.backbone))
 
 
+@pytest.mark.parametrize("rules", [False, True], ids=["", "rules"])
+@pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_last_level_in_parts_gives_the_same_best(save_backbone, tmp_path, monkeypatch, kind, scoring, rules) -> None:
+    index = random_index((6, 9, 4), num_items=150)
+    model, tokenizer = make(save_backbone(tmp_path, kind), index)
+    histories = histories_of(index)
+    rules = {"allowed_items": index.item_ids[20:60], "exclude_history": True} if rules else {}
+    settings = {"num_beams": 30, "scoring": scoring, "batch_size": 3, **rules}
+    widths, extend = [], decoding_tsrec.TreeDecoder.extend
+    monkeypatch.setattr(
+        decoding_tsrec.TreeDecoder, "extend", lambda self, *a: widths.append(a[0].shape[1]) or extend(self, *a)
+    )
+    whole = model.recommend(tokenizer, histories, top_k=30, **settings)
+    assert set(widths) == {6, 30}
+    widths.clear()
+    monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PART", 1)
+    for top_k in (1, 4, 10):
+        found = model.recommend(tokenizer, histories, top_k=top_k, **settings)
+        for row, expected in zip(found, whole):
+            assert [r.item_id for r in row] == [r.item_id for r in expected[:top_k]]
+            assert [r.score for r in row] == pytest.approx([r.score for r in expected[:top_k]], abs=TOLERANCE)
+    # The first part of top_k and a half, then the rest that matters; never all.
+    assert {6, 1, 15} <= set(widths) and 30 not in widths
+
+
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
 def test_no_step_waits_for_the_device(model, tokenizer, scoring) -> None:
     # Fake tensors have no values: whatever would have to fetch one raises.
@@ -500,10 +534,10 @@ def test_any_budget_gives_the_same_lists_and_holds_one_batch_at_a_time(save_back
     history_ids, beam = PromptBuilder.history_ids, SIDSearch.beam
     monkeypatch.setattr(PromptBuilder, "history_ids", lambda self, h: made.append(h) or history_ids(self, h))
 
-    def watched(self, input_ids, *args):
+    def watched(self, input_ids, *args, **kwargs):
         assert len(made) == sum(shapes) + len(input_ids)  # prompts of this batch, and no later one's
         shapes.append(len(input_ids))
-        return beam(self, input_ids, *args)
+        return beam(self, input_ids, *args, **kwargs)
 
     monkeypatch.setattr(SIDSearch, "beam", watched)
     found = model.recommend(tokenizer, histories, top_k=5, num_beams=6, max_batch_tokens=120)

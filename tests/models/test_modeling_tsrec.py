@@ -411,7 +411,9 @@ class TestRecommend:
     def test_beams_default_to_the_configurations(self, model, tokenizer, monkeypatch) -> None:
         seen = []
         beam = SIDSearch.beam
-        monkeypatch.setattr(SIDSearch, "beam", lambda *args: (seen.append(args[3]), beam(*args))[1])
+        monkeypatch.setattr(
+            SIDSearch, "beam", lambda *args, **kwargs: (seen.append(args[3]), beam(*args, **kwargs))[1]
+        )
         model.config.recommend_num_beams = 5
         model.recommend(tokenizer, HISTORIES, top_k=5, batch_size=2)
         model.recommend(tokenizer, HISTORIES, top_k=1, num_beams=3)

@@ -21,6 +21,8 @@ from .indexing_tsrec import SIDTrie
 
 
 SCORINGS = ("vocabulary", "catalogue")
+# Of a pass through the backbone on a CPU, below which it gets no cheaper by having fewer.
+MIN_ROWS_OF_A_PART = 64
 
 
 @dataclass
@@ -142,9 +144,10 @@ class SIDSearch:
         num_beams: int,
         node_filter: NodeFilter | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
     ) -> TreeBeams:
         """
-        Beam search. Makes no device synchronisation.
+        Beam search. Makes no device synchronisation, but for `top_k` on a CPU.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch, prompt)`):
@@ -157,11 +160,17 @@ class SIDSearch:
                 Rules of the batch's users: prefixes that lead only to items they may not be given take no place.
             temperature (`float`, *optional*, defaults to `1.0`):
                 Divides the logits.
+            top_k (`int`, *optional*):
+                How many of the beams are wanted. Those are then all that is returned, and on a CPU, where a pass costs
+                by the token, the last level reads the best prefixes first and only those others that could still
+                matter: the same beams for less.
 
         Returns:
-            [`TreeBeams`] with `min(num_beams, number of SIDs)` beams.
+            [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
-        return self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature)
+        return self._descend(
+            input_ids, attention_mask, num_beams, node_filter, temperature=temperature, top_k=top_k or num_beams
+        )
 
     @torch.no_grad()
     def sample(
@@ -217,8 +226,10 @@ class SIDSearch:
         sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        top_k: int | None = None,
     ) -> TreeBeams:
         trie = self.trie
+        top_k = num_beams if top_k is None else min(top_k, num_beams)
         batch_size = input_ids.shape[0]
         decoder = self._decoder(input_ids, attention_mask)
         logits = decoder.read_prompt()  # (batch, 1, vocabulary)
@@ -242,10 +253,48 @@ class SIDSearch:
             nodes = torch.where(scores == -torch.inf, trie.depth_starts[depth + 1], nodes)
             if depth == trie.num_levels - 1:
                 break
-            logits = decoder.extend(first + chosen // width, tokens.flatten(1).gather(1, chosen))
+            parents, token_ids = first + chosen // width, tokens.flatten(1).gather(1, chosen)
+            head = min(beams, top_k + top_k // 2)
+            if depth == trie.num_levels - 2 and not sample and self._reads_in_parts(batch_size * head, head, beams):
+                scores, nodes, later = self._last_level_in_parts(
+                    decoder, parents, token_ids, nodes, scores, head, top_k, node_filter, temperature
+                )
+                num_expanded += head + later
+                break
+            logits = decoder.extend(parents, token_ids)
             first, num_expanded = num_expanded, num_expanded + beams
         expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
-        return TreeBeams(trie.leaves_of(nodes), scores, expanded)
+        return TreeBeams(trie.leaves_of(nodes[:, :top_k]), scores[:, :top_k], expanded)
+
+    def _reads_in_parts(self, rows: int, head: int, beams: int) -> bool:
+        # A pass of few rows costs as much as reading the weights, whatever its rows.
+        return self.backbone.device.type == "cpu" and rows >= MIN_ROWS_OF_A_PART and 2 * head <= beams
+
+    def _last_level_in_parts(
+        self, decoder, parents, token_ids, nodes, scores, head: int, top_k: int, node_filter, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """
+        The best `top_k` leaves below the last prefixes, which come by falling score: first below `head` of them, then
+        below those whose score, which bounds their leaves', is above the worst leaf found. Their scores and nodes,
+        `(batch, top_k)`, and how many prefixes were read later.
+        """
+        trie = self.trie
+        best = torch.full_like(scores[:, :1], -torch.inf).expand(-1, top_k)
+        leaves = torch.full_like(nodes[:, :1], trie.depth_starts[-2]).expand(-1, top_k)
+        start, stop = 0, head
+        while start < stop:
+            part = slice(start, stop)
+            logits = decoder.extend(parents[:, part], token_ids[:, part])
+            children, _, legal, log_probs = self._children(nodes[:, part], logits, trie.num_levels - 1, temperature)
+            if node_filter is not None:
+                legal = node_filter(children, legal)
+            candidates = (scores[:, part].unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+            best, chosen = torch.cat([best, candidates.flatten(1)], dim=1).topk(top_k)
+            leaves = torch.cat([leaves, children.flatten(1)], dim=1).gather(1, chosen)
+            # The worst found only gets better: the second part is the last. NaN, too, must reach the caller.
+            alive = int((scores[:, head:] > best[:, -1:]).sum(dim=1).max()) if start == 0 else 0
+            start, stop = stop, stop + alive
+        return best, torch.where(best == -torch.inf, trie.depth_starts[-2], leaves), stop - head
 
     @torch.no_grad()
     def exact(

@@ -326,7 +326,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                     if search == "exact":
                         beams = sids.exact(*inputs, min(top_k, index.trie.num_leaves), num_beams, rules)
                     else:
-                        beams = sids.beam(*inputs, num_beams, rules)
+                        beams = sids.beam(*inputs, num_beams, rules, top_k=top_k)
                     self._check_scores(beams.scores)
                     for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
                         results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
