@@ -5,8 +5,8 @@ How fast, how equal and how exact is constrained decoding?
 
 In one run, on the same prompts of the test split: `generate` with a `prefix_allowed_tokens_fn`, as others do;
 `generate` with a vectorised logits processor; and the tree search of `recommend`, scored over the vocabulary (equal to
-`generate`) and over the catalogue, for the ten best. Prompts are ours, and the same behind an instruction of some 80 tokens, as other
-systems have it. Times are of one process; compare ratios, not machines.
+`generate`) and over the catalogue, for the ten best. Prompts are ours, and the same behind an instruction of some 80
+tokens, as other systems have it. Times are of one process; compare ratios, not machines.
 """
 
 import json
