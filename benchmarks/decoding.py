@@ -45,8 +45,9 @@ class ScriptArguments:
     beams: list[int] = field(default_factory=lambda: [10, 20, 50], metadata={"help": "Numbers of beams."})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32], metadata={"help": "Batch sizes of ours."})
     generate_batch_sizes: list[int] = field(
-        default_factory=lambda: [1, 8], metadata={"help": "Batch sizes at which `generate` is timed, one batch each."}
+        default_factory=lambda: [1, 8], metadata={"help": "Batch sizes at which `generate` is timed."}
     )
+    generate_users: int = field(default=8, metadata={"help": "Test users that `generate` is timed on, at most."})
     num_users: int = field(default=64, metadata={"help": "Test users that ours is timed on."})
     exact_users: int = field(default=64, metadata={"help": "Test users that the exact search is run for."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw of users."})
@@ -239,15 +240,16 @@ def speed(decoders: Decoders, timer: ForwardTimer, args: ScriptArguments, histor
                     row |= {f"{scoring} users/s": len(users) / seconds, f"{scoring} outside": outside}
                 for name, vectorised in (("function", False), ("processor", True)):
                     if batch_size in args.generate_batch_sizes:
+                        few = encoded[: min(batch_size, args.generate_users)]
                         expected, seconds, _ = timed(
-                            lambda: decoders.generate(warm_up, num_beams, batch_size, vectorised), timer
+                            lambda: decoders.generate(few, num_beams, batch_size, vectorised), timer
                         )
-                        row[f"{name} users/s"] = len(warm_up) / seconds
-                        row[f"ratio to {name}"] = row["vocabulary users/s"] * seconds / len(warm_up)
+                        row[f"{name} users/s"] = len(few) / seconds
+                        row[f"ratio to {name}"] = row["vocabulary users/s"] * seconds / len(few)
                         best = [(sids[:TOP_K], scores[:TOP_K]) for sids, scores in expected]
-                        row[f"equal to {name}"] = (*compare(found["vocabulary"], best), len(warm_up))
-                        every = decoders.tree(warm_up, num_beams, batch_size, prefix, top_k=None)
-                        row[f"all beams equal to {name}"] = (*compare(every, expected), len(warm_up))
+                        row[f"equal to {name}"] = (*compare(found["vocabulary"], best), len(few))
+                        every = decoders.tree(few, num_beams, batch_size, prefix, top_k=None)
+                        row[f"all beams equal to {name}"] = (*compare(every, expected), len(few))
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     return rows

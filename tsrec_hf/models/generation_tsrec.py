@@ -274,9 +274,9 @@ class SIDSearch:
         self, decoder, parents, token_ids, nodes, scores, head: int, top_k: int, node_filter, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """
-        The best `top_k` leaves below the last prefixes, which come by falling score: first below `head` of them, then
-        below those whose score, which bounds their leaves', is above the worst leaf found. Their scores and nodes,
-        `(batch, top_k)`, and how many prefixes were read later.
+        The best `top_k` leaves below the last prefixes, which come by falling score: `head` prefixes at a time, as
+        long as there are some whose score, which bounds their leaves', is above the worst leaf found. Their scores
+        and nodes, `(batch, top_k)`, and how many prefixes were read after the first part.
         """
         trie = self.trie
         best = torch.full_like(scores[:, :1], -torch.inf).expand(-1, top_k)
@@ -291,9 +291,8 @@ class SIDSearch:
             candidates = (scores[:, part].unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
             best, chosen = torch.cat([best, candidates.flatten(1)], dim=1).topk(top_k)
             leaves = torch.cat([leaves, children.flatten(1)], dim=1).gather(1, chosen)
-            # The worst found only gets better: the second part is the last. NaN, too, must reach the caller.
-            alive = int((scores[:, head:] > best[:, -1:]).sum(dim=1).max()) if start == 0 else 0
-            start, stop = stop, stop + alive
+            alive = int((scores[:, stop:] > best[:, -1:]).sum(dim=1).max()) if stop < scores.shape[1] else 0
+            start, stop = stop, stop + min(alive, head)
         return best, torch.where(best == -torch.inf, trie.depth_starts[-2], leaves), stop - head
 
     @torch.no_grad()
