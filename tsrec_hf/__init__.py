@@ -14,7 +14,21 @@ __version__ = "0.1.0"
 
 # Names are imported on first use: reading a tokenizer must not pull in TRL, PEFT or datasets.
 _ROOM_OF = {
-    "items": ["RecBoleData", "RecommendationDataset", "chronological_split", "load_minionerec", "load_recbole"],
+    "items": [
+        "InteractionLog",
+        "LogSummary",
+        "RecBoleData",
+        "RecommendationDataset",
+        "chronological_split",
+        "clean_text",
+        "k_core",
+        "leave_one_out_split",
+        "load_amazon",
+        "load_minionerec",
+        "load_recbole",
+        "load_table",
+        "tidy",
+    ],
     "sids": ["ResidualKMeans"],
     "semantics": [
         "InferenceClientTeacher",

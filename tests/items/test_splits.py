@@ -1,11 +1,12 @@
 import os
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 from datasets import Dataset, Value, concatenate_datasets
 
-from tsrec_hf.items import chronological_split, load_minionerec
+from tsrec_hf.items import chronological_split, leave_one_out_split, load_minionerec
 
 
 INDUSTRIAL = os.environ.get("TSREC_DATA")
@@ -186,3 +187,43 @@ def test_a_million_interactions_are_split_in_seconds():
     splits = chronological_split(log)
     assert time.perf_counter() - start < 20
     assert sum(splits.num_rows.values()) > 890_000
+
+
+def test_leave_one_out_by_hand():
+    # ann took a c e g, bob b f, cid d: bob has too few for a test.
+    splits = leave_one_out_split(make_log())
+    assert list(splits) == ["train", "valid", "test"]
+    assert rows_of(splits["train"]) == [("ann", ["a"], "c"), ("bob", ["b"], "f")]
+    assert rows_of(splits["valid"]) == [("ann", ["a", "c"], "e")]
+    assert rows_of(splits["test"]) == [("ann", ["a", "c", "e"], "g")]
+
+
+def test_leave_one_out_of_three_interactions_leaves_none_to_train():
+    log = Dataset.from_dict({"user_id": ["ann"] * 3, "item_id": list("abc"), "timestamp": [1, 2, 3]})
+    splits = leave_one_out_split(log, max_history=1)
+    assert splits.num_rows == {"train": 0, "valid": 1, "test": 1}
+    assert rows_of(splits["test"]) == [("ann", ["b"], "c")]
+
+
+def test_leave_one_out_and_chronological_make_the_same_rows():
+    generator = np.random.default_rng(1)
+    log = Dataset.from_dict(
+        {
+            "user_id": [f"u{number}" for number in generator.integers(0, 60, 300)],
+            "item_id": [f"i{number}" for number in generator.integers(0, 30, 300)],
+            "timestamp": generator.integers(0, 100, 300).tolist(),
+        }
+    )
+    by_time, by_user = chronological_split(log), leave_one_out_split(log)
+    assert sorted(row for split in by_time.values() for row in rows_of(split)) == sorted(
+        row for split in by_user.values() for row in rows_of(split)
+    )
+    counts = Counter(log["user_id"])
+    evaluated = {user for user, count in counts.items() if count >= 3}
+    for split in ("valid", "test"):
+        assert Counter(by_user[split]["user_id"]) == Counter(evaluated)
+
+
+def test_leave_one_out_needs_users_with_three_interactions():
+    with pytest.raises(ValueError, match="at least three interactions"):
+        leave_one_out_split(make_log().select([1, 4, 5]))

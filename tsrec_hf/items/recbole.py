@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 from datasets import Dataset
+
+from .log import InteractionLog
 
 
 logger = logging.getLogger(__name__)
@@ -20,39 +21,15 @@ ARROW_TYPES = {
 }
 
 
-class RecBoleData(NamedTuple):
-    r"""
-    A catalogue and its interactions, not yet split.
-
-    Args:
-        items (`datasets.Dataset`):
-            One row per item with the string columns `item_id`, `title` and `description`, and the file's other
-            columns.
-        interactions (`datasets.Dataset`):
-            One row per interaction with the columns `user_id` and `item_id` (strings) and `timestamp` (`float64`), and
-            the file's other columns, in file order.
-
-    Example:
-
-    ```python
-    >>> from datasets import Dataset
-    >>> from tsrec_hf import RecBoleData
-
-    >>> items = Dataset.from_dict({"item_id": ["1"], "title": ["Toy Story"], "description": [""]})
-    >>> interactions = Dataset.from_dict({"user_id": ["196"], "item_id": ["1"], "timestamp": [881250949.0]})
-    >>> data = RecBoleData(items, interactions)
-    >>> data.items.num_rows, data.interactions.num_rows
-    (1, 1)
-    ```
-    """
-
-    items: Dataset
-    interactions: Dataset
+# The name of what `load_recbole` returns, from before all readers returned the same.
+RecBoleData = InteractionLog
 
 
-def load_recbole(path: str | Path, title_field: str | None = None, min_rating: float | None = None) -> RecBoleData:
+def load_recbole(path: str | Path, title_field: str | None = None, min_rating: float | None = None) -> InteractionLog:
     r"""
     Reads the atomic files `<name>.inter` and `<name>.item` of a RecBole data set.
+
+    Nothing is dropped and no text is changed: pass the result to [`~items.tidy`] and [`~items.k_core`] for that.
 
     Fields of type `token` become strings, `float` becomes `float64`, and the `_seq` types become lists, split at
     spaces. A title or description of type `token_seq` stays one string. Empty `float` fields become missing values.
@@ -67,13 +44,14 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
             Keep only interactions with at least this `rating`. Defaults to all of them.
 
     Returns:
-        [`RecBoleData`]: The items and the interactions.
+        [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description` (empty if the file has
+        none) and the file's other columns; `interactions` with `user_id` and `item_id` (strings), `timestamp`
+        (`float64`) and the file's other columns, in file order.
 
     Raises:
         `FileNotFoundError`: one of the two files is missing.
         `ValueError`: a column is missing or of an unknown type, a row is malformed, an item id repeats, or
-        interactions
-            name items that the item file does not hold.
+            interactions name items that the item file does not hold.
 
     Example:
 
@@ -105,7 +83,7 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
             f"Expected every item of {inter_path} in {item_path}, but {len(unknown)} item ids have no row there, for "
             f"example {unknown[0].as_py()!r}. Add the items, or remove their interactions."
         )
-    return RecBoleData(Dataset(items), Dataset(interactions))
+    return InteractionLog(Dataset(items), Dataset(interactions))
 
 
 def _find_prefix(path: Path) -> Path:

@@ -57,6 +57,59 @@ def chronological_split(
     ```
     """
     train_share, valid_share = _check_ratios(ratios)
+    rows, _, _ = _next_item_rows(interactions, max_history)
+    cuts = [0, int(len(rows) * train_share), int(len(rows) * (train_share + valid_share)), len(rows)]
+    return DatasetDict({split: Dataset(rows[start:stop]) for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:])})
+
+
+def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> DatasetDict:
+    r"""
+    Turns a log into next-item rows and keeps each user's last for `test` and the one before for `valid`.
+
+    The protocol of SASRec and of most work on generative recommendation. Users with fewer than three interactions only
+    train. Ties keep the order of the log. Unlike [`chronological_split`] it trains on what others do after the time of
+    a test row.
+
+    Args:
+        interactions (`datasets.Dataset`):
+            The log, in any order, with the columns `user_id` and `item_id` (strings) and `timestamp` (numbers or
+            dates).
+        max_history (`int`, *optional*, defaults to `10`):
+            Length of the longest history: older items are left out.
+
+    Returns:
+        `datasets.DatasetDict`: `train`, `valid` and `test` with the columns `user_id`, `history` (list of item ids,
+        oldest first) and `target`, each in time order. Histories of `test` hold the target of `valid`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items import leave_one_out_split
+
+    >>> log = Dataset.from_dict(
+    ...     {"user_id": ["ann"] * 4, "item_id": ["nut", "bolt", "wrench", "saw"], "timestamp": [1.0, 2.0, 3.0, 4.0]}
+    ... )
+    >>> splits = leave_one_out_split(log)
+    >>> splits["train"][0]
+    {'user_id': 'ann', 'history': ['nut'], 'target': 'bolt'}
+    >>> splits["test"][0]
+    {'user_id': 'ann', 'history': ['nut', 'bolt', 'wrench'], 'target': 'saw'}
+    ```
+    """
+    rows, num_earlier, num_later = _next_item_rows(interactions, max_history)
+    split_of = np.where(num_earlier + num_later < 2, len(SPLITS), num_later)
+    if not (split_of == 0).any():
+        raise ValueError(
+            "Expected users with at least three interactions, one each for the history, `valid` and `test`, but none "
+            "of the users has as many. Check that `user_id` names users and not sessions."
+        )
+    masks = {"train": split_of > 1, "valid": split_of == 1, "test": split_of == 0}
+    return DatasetDict({split: Dataset(rows.filter(pa.array(masks[split]))) for split in SPLITS})
+
+
+def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """A row per interaction but a user's first, in time order, and how many of the user's come before and after."""
     if max_history < 1:
         raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}. Every row needs a history.")
     users, items, timestamps = _read_log(interactions)
@@ -68,7 +121,9 @@ def chronological_split(
     user_codes = user_codes[by_user]
     begins = np.flatnonzero(np.diff(user_codes, prepend=-1))  # (users,)
     position = np.arange(len(by_user))
-    num_earlier = position - np.repeat(begins, np.diff(begins, append=len(by_user)))
+    num_interactions = np.diff(begins, append=len(by_user))  # (users,)
+    num_earlier = position - np.repeat(begins, num_interactions)
+    num_later = np.repeat(num_interactions, num_interactions) - num_earlier - 1
 
     # Rows in time order: where in `by_user` the target of each row stands.
     place = np.empty_like(by_user)
@@ -89,8 +144,7 @@ def chronological_split(
     rows = pa.table(
         {"user_id": users.take(by_user[targets]), "history": history, "target": items.take(by_user[targets])}
     )
-    cuts = [0, int(len(rows) * train_share), int(len(rows) * (train_share + valid_share)), len(rows)]
-    return DatasetDict({split: Dataset(rows[start:stop]) for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:])})
+    return rows, num_earlier[targets], num_later[targets]
 
 
 def _check_ratios(ratios: Sequence[float]) -> tuple[Fraction, Fraction]:

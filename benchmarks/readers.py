@@ -1,0 +1,198 @@
+"""
+How long does it take, and how much memory, to read a million reviews and make training rows of them?
+
+    python benchmarks/readers.py
+
+Synthetic gzipped files in the forms of Amazon Reviews 2018 and 2023, and one CSV, are read, tidied, filtered to the
+5-core and split, each form in a process of its own. `summary.csv` and the printed table give the seconds of each step,
+the processor's seconds (the lesser figure where other programs run beside it) and the peak of resident memory; the
+summary shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
+
+The files are made once (about a minute) and stay in `--output_dir`.
+"""
+
+import csv
+import gzip
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import HfArgumentParser
+
+
+FORMS = ("amazon_2018", "amazon_2023", "csv")
+SPLITTERS = ("chronological_split", "leave_one_out_split")
+WORDS_OF_REVIEW = 60
+WORDS_OF_DESCRIPTION = 80
+
+
+@dataclass
+class BenchmarkArguments:
+    """How much to read."""
+
+    num_reviews: int = field(default=1_000_000, metadata={"help": "Reviews in each file."})
+    forms: list[str] = field(default_factory=lambda: list(FORMS), metadata={"help": f"Among {', '.join(FORMS)}."})
+    splitter: str = field(default=SPLITTERS[0], metadata={"help": f"One of {', '.join(SPLITTERS)}."})
+    quick: bool = field(default=False, metadata={"help": "A twentieth of the reviews, to show that it works."})
+    measure: str | None = field(default=None, metadata={"help": "Internal: the form that this process measures."})
+    output_dir: str = field(default="outputs/readers", metadata={"help": "Folder of the files and results."})
+
+    def __post_init__(self):
+        unknown = [form for form in self.forms if form not in FORMS]
+        if unknown or self.splitter not in SPLITTERS:
+            raise ValueError(f"Expected forms among {FORMS} and a splitter among {SPLITTERS}, but found {self}.")
+        self.num_reviews = self.num_reviews // 20 if self.quick else self.num_reviews
+
+
+################
+# Synthetic data
+################
+def draw_log(num_reviews: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items, seconds and ratings; few users and items are frequent, as in shops."""
+    generator = np.random.default_rng(0)
+    users = np.floor(num_reviews / 4 * generator.random(num_reviews) ** 3).astype(int)
+    items = np.floor(num_reviews / 15 * generator.random(num_reviews) ** 2).astype(int)
+    # In 2 of 100 rows the row before is repeated.
+    again = np.flatnonzero(generator.random(num_reviews) < 0.02)[1:]
+    users[again], items[again] = users[again - 1], items[again - 1]
+    return users, items, generator.integers(1.1e9, 1.5e9, num_reviews), generator.integers(1, 6, num_reviews)
+
+
+def draw_texts(num_words: int) -> Iterator[str]:
+    generator = np.random.default_rng(1)
+    words = np.array(
+        ["".join(generator.choice(list("etaoinshrdlu"), size)) for size in generator.integers(2, 11, 5000)]
+    )
+    # Overlapping stretches of one long text cost less than texts of their own.
+    text = words[generator.zipf(1.3, 1_000_000) % len(words)]
+    while True:
+        begin = generator.integers(0, len(text) - num_words)
+        yield " ".join(text[begin : begin + generator.integers(num_words // 4, num_words)])
+
+
+def review_lines(form: str, num_reviews: int) -> Iterator[str]:
+    log = (column.tolist() for column in draw_log(num_reviews))
+    rows = zip(*log, draw_texts(2 * WORDS_OF_REVIEW))
+    if form == "csv":
+        yield "user_id,item_id,timestamp,rating,text\n"
+        yield from (f'U{user:08},B{item:08},{second},{rating},"{text}"\n' for user, item, second, rating, text in rows)
+    elif form == "amazon_2018":
+        for user, item, second, rating, text in rows:
+            review = {"overall": float(rating), "vote": "3", "verified": True, "reviewTime": "05 3, 2018"}
+            review |= {"reviewerID": f"A{user:013}", "asin": f"B{item:09}", "style": {"Size:": " 12"}}
+            review |= {"reviewerName": "Ann", "reviewText": text, "summary": text[:30], "unixReviewTime": second}
+            yield json.dumps(review) + "\n"
+    else:
+        for user, item, second, rating, text in rows:
+            review = {"rating": float(rating), "title": text[:30], "text": text, "images": [], "asin": f"B{item:09}"}
+            review |= {"parent_asin": f"B{item:09}", "user_id": f"A{user:027}", "timestamp": 1000 * second + 7}
+            yield json.dumps(review | {"helpful_vote": 0, "verified_purchase": True}) + "\n"
+
+
+def item_lines(form: str, num_items: int) -> Iterator[str]:
+    """Every 50th item has no title, every 40th is there twice, and half of the texts have markup."""
+    if form == "csv":
+        yield "item_id,title,description\n"
+    for item, text in zip(range(num_items), draw_texts(2 * WORDS_OF_DESCRIPTION)):
+        title = "" if item % 50 == 0 else f"{text[:40]} &amp; {item}"
+        text = f"<p>{text[:20]}</p>{text[20:]}" if item % 2 else text
+        if form == "csv":
+            line = f'B{item:08},"{title}","{text}"\n'
+        elif form == "amazon_2018":
+            # Some descriptions are strings and not lists: such a block is read line by line.
+            description = text if item % 1000 == 0 and item < num_items // 4 else [text]
+            product = {"category": ["Toys", "Games"], "description": description, "title": title, "also_buy": []}
+            line = json.dumps(product | {"brand": "Acme", "feature": [text[:80]], "asin": f"B{item:09}"}) + "\n"
+        else:
+            product = {"main_category": "Toys", "title": title, "features": [text[:80]], "description": [text]}
+            product |= {"price": 9.99, "images": [{"large": "x.jpg"}], "store": "Acme", "details": {"Colour": "Red"}}
+            line = json.dumps(product | {"categories": ["Toys"], "parent_asin": f"B{item:09}"}) + "\n"
+        yield from [line] * (2 if item % 40 == 0 else 1)
+
+
+def make_files(form: str, num_reviews: int, folder: Path) -> tuple[Path, Path]:
+    suffix = "csv.gz" if form == "csv" else "jsonl.gz"
+    paths = tuple(folder / f"{part}_{form}_{num_reviews}.{suffix}" for part in ("reviews", "items"))
+    lines = (review_lines(form, num_reviews), item_lines(form, num_reviews // 15))
+    for path, content in zip(paths, lines):
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with gzip.open(part, "wt", compresslevel=3, encoding="utf-8") as file:
+                file.writelines(content)
+            # Only whole files have the name that is looked for.
+            part.rename(path)
+    return paths
+
+
+################
+# Measuring
+################
+def peak_memory() -> float:
+    """Peak of resident memory in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # `ru_maxrss` of a new process begins with what its parent had.
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def measure(args: BenchmarkArguments) -> None:
+    """Reads one form and prints what it took as a line of JSON, after the summary."""
+    import pyarrow as pa
+
+    from tsrec_hf import items
+
+    paths = make_files(args.measure, args.num_reviews, Path(args.output_dir))
+    figures = {"form": args.measure, "reviews": args.num_reviews, "threads": pa.cpu_count()}
+    figures["GB after import"] = peak_memory()
+    clock, processor = time.perf_counter(), time.process_time()
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        figures[name], clock = time.perf_counter() - clock, time.perf_counter()
+
+    log = items.load_table(*paths, repeats="first") if args.measure == "csv" else items.load_amazon(*paths)
+    lap("read and tidy (s)")
+    log = items.k_core(log)
+    lap("5-core (s)")
+    dataset = log.split(getattr(items, args.splitter))
+    lap("split (s)")
+    figures["total (s)"] = sum(value for name, value in figures.items() if name.endswith("(s)"))
+    figures["CPU (s)"] = time.process_time() - processor
+    figures["peak GB"] = peak_memory()
+    print(log.summary.with_splits(dataset))
+    print(json.dumps(figures))
+
+
+def main(args: BenchmarkArguments) -> None:
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for form in args.forms:
+        paths = make_files(form, args.num_reviews, folder)
+        print(f"== {form}: {', '.join(f'{path.stat().st_size / 2**20:.0f} MB' for path in paths)} gzipped", flush=True)
+        command = [sys.executable, __file__, "--measure", form, "--num_reviews", str(args.num_reviews)]
+        command += ["--splitter", args.splitter, "--output_dir", args.output_dir]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        *summary, figures = run.stdout.strip().splitlines()
+        print("\n".join(summary), flush=True)
+        results.append(json.loads(figures))
+    header = list(results[0])
+    rows = [
+        [f"{one[name]:.2f}" if isinstance(one[name], float) else str(one[name]) for name in header] for one in results
+    ]
+    with (folder / "summary.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]))
+
+
+if __name__ == "__main__":
+    [arguments] = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    measure(arguments) if arguments.measure else main(arguments)

@@ -1,0 +1,172 @@
+"""Reader of Amazon Reviews 2018 and 2023: reviews and metadata as JSON lines, plain or gzipped."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from .cleaning import clean_text
+from .json_lines import first_json_line, read_json_lines
+from .log import InteractionLog
+from .tidying import tidy
+
+
+class Version(NamedTuple):
+    """How a release of the data names our columns, and how long its unit of time is."""
+
+    year: int
+    reviews: dict[str, str]
+    metadata: dict[str, str]
+    ticks_per_second: int
+
+
+VERSIONS = (
+    Version(
+        year=2023,
+        reviews={"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"},
+        metadata={
+            "item_id": "parent_asin",
+            "title": "title",
+            "description": "description",
+            "features": "features",
+            "brand": "store",
+            "categories": "categories",
+        },
+        ticks_per_second=1000,
+    ),
+    Version(
+        year=2018,
+        reviews={"user_id": "reviewerID", "item_id": "asin", "timestamp": "unixReviewTime", "rating": "overall"},
+        metadata={
+            "item_id": "asin",
+            "title": "title",
+            "description": "description",
+            "features": "feature",
+            "brand": "brand",
+            "categories": "category",
+        },
+        ticks_per_second=1,
+    ),
+)
+KINDS = {
+    "user_id": "id",
+    "item_id": "id",
+    "timestamp": "number",
+    "rating": "number",
+    "title": "text",
+    "description": "texts",
+    "features": "texts",
+    "brand": "text",
+    "categories": "texts",
+}
+SEPARATORS = {"description": " ", "features": " ", "categories": ", "}
+FURTHER_TEXTS = {"features", "brand", "categories"}
+# Some pages of 2018 were scraped before they were there: their titles are a script's first lines.
+SCRIPT = "getTime()"
+
+
+def load_amazon(
+    reviews_path: str | Path,
+    metadata_path: str | Path,
+    untitled: Literal["drop", "keep"] = "drop",
+    same_title: Literal["keep", "merge"] = "keep",
+    repeats: Literal["first", "keep"] = "first",
+    min_rating: float | None = None,
+) -> InteractionLog:
+    r"""
+    Reads a category of Amazon Reviews 2018 or 2023 and makes it [`~items.tidy`].
+
+    The version is told by the fields. In 2023 variants of a product share a `parent_asin`, which is the item id here.
+    Only the fields that are needed are read, in blocks, so the reviews' texts never fill the memory. Ratings-only CSV
+    files are read by [`load_table`].
+
+    Args:
+        reviews_path (`str` or `Path`):
+            Reviews as JSON lines, plain or gzipped, such as `Toys_and_Games.json.gz` or `Toys_and_Games.jsonl.gz`.
+        metadata_path (`str` or `Path`):
+            The products of the same category and version, such as `meta_Toys_and_Games.jsonl.gz`.
+        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
+            What to do with items without a title; see [`~items.tidy`], also for what follows.
+        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
+            Whether items of the same title become one.
+        repeats (`"first"` or `"keep"`, *optional*, defaults to `"first"`):
+            Whether only a user's first review of an item counts.
+        min_rating (`float`, *optional*):
+            Keep only reviews with at least this rating.
+
+    Returns:
+        [`InteractionLog`]: `items` with the string columns `item_id`, `title`, `description`, `features`, `brand` and
+        `categories`; `interactions` with `user_id`, `item_id`, `timestamp` (seconds since 1970) and `rating`; and the
+        `summary` of what was kept and dropped.
+
+    Raises:
+        `FileNotFoundError`: a file is missing.
+        `ValueError`: a file is neither version's, both are of different versions, or a line is malformed.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from tsrec_hf.items import load_amazon
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> review = '{"user_id": "AE2", "parent_asin": "B01", "rating": 5.0, "timestamp": 1588687728923}\n'
+    >>> product = '{"parent_asin": "B01", "title": "Nuts &amp; bolts", "description": ["Steel."], "store": "Acme"}\n'
+    >>> _ = (folder / "Toys.jsonl").write_text(review)
+    >>> _ = (folder / "meta_Toys.jsonl").write_text(product)
+    >>> log = load_amazon(folder / "Toys.jsonl", folder / "meta_Toys.jsonl")
+    >>> log.items[0]["title"], log.items[0]["brand"]
+    ('Nuts & bolts', 'Acme')
+    >>> log.interactions[0]
+    {'user_id': 'AE2', 'item_id': 'B01', 'timestamp': 1588687728.923, 'rating': 5.0}
+    ```
+    """
+    version = _find_version(reviews_path, "reviews")
+    other = _find_version(metadata_path, "metadata")
+    if version != other:
+        raise ValueError(
+            f"Expected reviews and metadata of one version, but {reviews_path} is of {version.year} and "
+            f"{metadata_path} of {other.year}, whose item ids differ. Pass two files of one version."
+        )
+    interactions = _read(reviews_path, version.reviews)
+    seconds = pc.divide(interactions["timestamp"], float(version.ticks_per_second))
+    interactions = interactions.set_column(interactions.column_names.index("timestamp"), "timestamp", seconds)
+    items = _read(metadata_path, version.metadata)
+    scripts = pc.match_substring(items["title"], SCRIPT)
+    items = items.set_column(items.column_names.index("title"), "title", pc.if_else(scripts, None, items["title"]))
+    log = InteractionLog(Dataset(items), Dataset(interactions))
+    return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
+
+
+def _find_version(path: str | Path, part: str) -> Version:
+    found = first_json_line(path)
+    for version in VERSIONS:
+        if part == "reviews" and all(name in found for name in version.reviews.values()):
+            return version
+        # Metadata may lack any field but the id. Reviews have that too, and even a title, which is not the item's.
+        of_users = any(one.reviews["user_id"] in found for one in VERSIONS)
+        if part == "metadata" and version.metadata["item_id"] in found and not of_users:
+            return version
+    expected = " or ".join(
+        f"{list(version.reviews.values()) if part == 'reviews' else [version.metadata['item_id'], 'title']} "
+        f"({version.year})"
+        for version in VERSIONS
+    )
+    raise ValueError(
+        f"Expected the {part} of Amazon Reviews in {path}, with the fields {expected}, but its first line has "
+        f"{sorted(found)}. Check that it is the file of {part}; read other tables with `load_table`."
+    )
+
+
+def _read(path: str | Path, name_of: dict[str, str]) -> pa.Table:
+    """Our columns of a file; lists of texts joined, and made plain where `tidy` does not do it."""
+    table = read_json_lines(path, {name: KINDS[column] for column, name in name_of.items()})
+    columns = dict(zip(name_of, table.columns))
+    for column in SEPARATORS.keys() & columns:
+        columns[column] = pc.binary_join(columns[column], SEPARATORS[column])
+    for column in FURTHER_TEXTS & columns.keys():
+        columns[column] = clean_text(columns[column])
+    return pa.table(columns)

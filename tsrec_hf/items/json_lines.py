@@ -1,0 +1,223 @@
+"""
+JSON lines, plain or gzipped, as Arrow tables of a few named fields.
+
+Arrow's reader does the work, in blocks of whole lines. A block it does not take (one item spells its description as a
+string, another as a list; an id is a number; a line is broken) is read line by line instead: what can be read is, and
+what cannot be is an error that names the line.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from .packed import UNPACKING_ERRORS, open_plain_or_gzip
+
+
+BLOCK_BYTES = 16 << 20
+# What a field of each kind is in a table.
+ARROW_TYPES = {
+    "id": pa.string(),
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "number": pa.float64(),
+    "time": pa.float64(),
+}
+
+
+def read_json_lines(path: str | Path, fields: Mapping[str, str]) -> pa.Table:
+    r"""
+    Reads some fields of a file of JSON lines.
+
+    Fields that an object lacks are missing values; fields that are not asked for cost next to nothing.
+
+    Args:
+        path (`str` or `Path`):
+            The file, plain or gzipped, whatever its name.
+        fields (`Mapping[str, str]`):
+            Name and kind of each field: `"id"` (a string, or an integer that becomes one), `"text"` (a string, or a
+            list whose strings are joined), `"texts"` (a list of strings, or one string), `"number"`, or `"time"` (a
+            number, or an ISO date, which becomes seconds since 1970).
+
+    Returns:
+        `pyarrow.Table`: The fields in the order of `fields`, as strings, lists of strings and `float64`.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `ValueError`: the file is truncated or empty, or a line is not an object with such fields; the message names
+        file and line.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from tsrec_hf.items.json_lines import read_json_lines
+
+    >>> path = Path(tempfile.mkdtemp(), "items.jsonl")
+    >>> _ = path.write_text('{"sku": "7", "about": ["Strong", "green"], "price": 3}\n{"sku": 8, "about": "A tape"}\n')
+    >>> read_json_lines(path, {"sku": "id", "about": "texts"}).to_pylist()
+    [{'sku': '7', 'about': ['Strong', 'green']}, {'sku': '8', 'about': ['A tape']}]
+    ```
+    """
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in fields.items()])
+    tables = [_read_block(block, line, path, fields, schema) for block, line in _blocks(path)]
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    if len(table) == 0:
+        raise ValueError(f"Expected {path} to hold a JSON object in each line, but it is empty. Fetch it again.")
+    return table
+
+
+def first_json_line(path: str | Path) -> dict[str, Any]:
+    """The first object of a file, by whose fields one can tell what the file is."""
+    for block, line in _blocks(path):
+        for number, text in enumerate(block.split(b"\n"), start=line):
+            if text.strip():
+                return _parse_line(text, path, number)
+    raise ValueError(f"Expected {path} to hold a JSON object in each line, but it is empty. Fetch it again.")
+
+
+def _blocks(path: str | Path) -> Iterator[tuple[bytes, int]]:
+    """Blocks of whole lines, each with the number of its first line."""
+    line = 1
+    with open_plain_or_gzip(path) as file:
+        while True:
+            try:
+                block = file.read(BLOCK_BYTES) + file.readline()
+            except UNPACKING_ERRORS as error:
+                raise ValueError(
+                    f"{path} cannot be unpacked after line {line - 1} ({error}). The file is truncated or damaged: "
+                    "fetch it again."
+                ) from error
+            if not block:
+                return
+            yield block.removeprefix(b"\xef\xbb\xbf") if line == 1 else block, line
+            line += block.count(b"\n")
+
+
+def _read_block(block: bytes, line: int, path: str | Path, fields: Mapping[str, str], schema: pa.Schema) -> pa.Table:
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    # Arrow crashes on a line that begins with `null` (apache/arrow#47409), and takes several objects on one line.
+    if block.startswith(b"{") + block.count(b"\n{") == lines:
+        try:
+            table = pyarrow.json.read_json(
+                pa.BufferReader(block),
+                parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            ).select(schema.names)
+            # Otherwise bytes that are no UTF-8 would pass.
+            table.validate(full=True)
+            if len(table) == lines and not any(_has_gap(column) for column in table.columns):
+                return table
+        except pa.ArrowInvalid:
+            pass
+    return _read_lines(block, line, path, fields, schema)
+
+
+def _has_gap(column: pa.ChunkedArray) -> bool:
+    """Whether a list holds a missing value, which nothing could join."""
+    return pa.types.is_list(column.type) and pc.list_flatten(column).null_count > 0
+
+
+def _read_lines(block: bytes, line: int, path: str | Path, fields: Mapping[str, str], schema: pa.Schema) -> pa.Table:
+    columns = {name: [] for name in fields}
+    for number, text in enumerate(block.split(b"\n"), start=line):
+        if not text.strip():
+            continue
+        entry = _parse_line(text, path, number)
+        for name, kind in fields.items():
+            value = entry.get(name)
+            try:
+                # NaN stands for a missing value in some files.
+                columns[name].append(None if value is None or value != value else AS_KIND[kind](value))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"Expected field {name!r} of {path}, line {number}, to be {EXPECTED[kind]}, but found "
+                    f"{_shorten(json.dumps(value))}. Correct the line, or the name of the field."
+                ) from error
+    return pa.table(columns, schema=schema)
+
+
+def _parse_line(text: bytes, path: str | Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        found = _shorten(text.decode("utf-8", errors="replace").strip())
+        raise ValueError(
+            f"Expected a JSON object in UTF-8 in {path}, line {number}, but found {found} ({error}). If it is the "
+            "last line, the file is truncated: fetch it again. If it is the first, the file may spell Python "
+            "literals, as the metadata of Amazon 2014 do: convert it with `ast.literal_eval` and `json.dumps`."
+        ) from error
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"Expected a JSON object in {path}, line {number}, but found {_shorten(json.dumps(entry))}. Write one "
+            "object a line."
+        )
+    return entry
+
+
+def _as_id(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise TypeError
+    return _without_surrogates(str(value))
+
+
+def _as_texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    # Lists of lists are the categories of older files.
+    flat = [part for one in values for part in (one if isinstance(one, list) else [one]) if part is not None]
+    if not all(isinstance(part, (str, int, float)) for part in flat):
+        raise TypeError
+    return [_without_surrogates(str(part)) for part in flat]
+
+
+def _as_text(value: Any) -> str:
+    return " ".join(_as_texts(value))
+
+
+def _as_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    return float(value)
+
+
+def seconds_of(date: str) -> float:
+    """Seconds since 1970 of an ISO date; one without a time zone is UTC."""
+    # Python also reads dates without hyphens, and would take some numbers of milliseconds for such.
+    if date[4:5] != "-":
+        raise ValueError
+    moment = datetime.fromisoformat(date)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _as_time(value: Any) -> float:
+    return seconds_of(value) if isinstance(value, str) else _as_number(value)
+
+
+def _without_surrogates(text: str) -> str:
+    """Half an emoji, as texts cut at a fixed length have it, is valid JSON but not valid UTF-8."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+AS_KIND: dict[str, Callable[[Any], Any]] = {
+    "id": _as_id,
+    "text": _as_text,
+    "texts": _as_texts,
+    "number": _as_number,
+    "time": _as_time,
+}
+EXPECTED = {
+    "id": "a string or an integer",
+    "text": "a string or a list of strings",
+    "texts": "a list of strings or a string",
+    "number": "a number",
+    "time": "a number or an ISO date such as 2024-05-31T12:00:00",
+}
+
+
+def _shorten(text: str, width: int = 80) -> str:
+    return repr(text if len(text) <= width else f"{text[:width]}...")

@@ -1,0 +1,76 @@
+"""The k-core of a log: what is left when rare users and rare items go, until none is rare."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from .log import InteractionLog
+from .tidying import check_something_left
+
+
+def k_core(log: InteractionLog, user_k: int = 5, item_k: int = 5) -> InteractionLog:
+    r"""
+    Keeps the users with at least `user_k` interactions and the items with at least `item_k`.
+
+    Without rare items some users become rare, and the other way round, so this is repeated until nothing changes. What
+    is left is the largest log in which all are frequent enough, whatever the order of dropping. Interactions are
+    counted, not different items: `tidy(log, repeats="first")` first makes that the same.
+
+    Args:
+        log ([`InteractionLog`]):
+            The log.
+        user_k (`int`, *optional*, defaults to `5`):
+            Fewest interactions of a user; `1` keeps all.
+        item_k (`int`, *optional*, defaults to `5`):
+            Fewest interactions of an item; `1` drops only items that nobody took, `0` keeps these too.
+
+    Returns:
+        [`InteractionLog`]: The items and interactions that are left, in their order.
+
+    Raises:
+        `ValueError`: nothing is left.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items import InteractionLog, k_core
+
+    >>> items = {"item_id": ["1", "2", "3"], "title": ["Nut", "Bolt", "Saw"], "description": ["", "", ""]}
+    >>> interactions = Dataset.from_dict(
+    ...     {
+    ...         "user_id": ["ann", "ann", "bob", "bob", "cid", "cid"],
+    ...         "item_id": ["1", "2", "1", "2", "2", "3"],
+    ...         "timestamp": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    ...     }
+    ... )
+    >>> log = InteractionLog(Dataset.from_dict(items), interactions)
+    >>> k_core(log, user_k=2, item_k=2)  # the saw goes, and with it cid
+    InteractionLog(items=2, users=2, interactions=4)
+    ```
+    """
+    for name, k in (("user_k", user_k), ("item_k", item_k)):
+        if k < 0:
+            raise ValueError(f"Expected `{name}` of at least 0, but found {k}. Pass 0 or 1 to keep all.")
+    items, interactions = log.tables()
+    users = interactions["user_id"].dictionary_encode().combine_chunks().indices.to_numpy()
+    taken = pc.index_in(interactions["item_id"], value_set=items["item_id"].combine_chunks())
+    if taken.null_count:
+        raise ValueError(
+            f"Expected every item of the interactions in `items`, but {taken.null_count} interactions name another. "
+            "Use `tidy(log)` first, which drops them."
+        )
+    taken = taken.to_numpy()
+
+    rows = np.arange(len(interactions))
+    while True:
+        per_user, per_item = np.bincount(users[rows]), np.bincount(taken[rows], minlength=len(items))
+        frequent = (per_user[users[rows]] >= user_k) & (per_item[taken[rows]] >= item_k)
+        if frequent.all():
+            break
+        rows = rows[frequent]
+    items, interactions = items.filter(pa.array(per_item >= item_k)), interactions.take(pa.array(rows))
+    summary = log.summary.add(f"k-core ({user_k} a user, {item_k} an item)", items, interactions)
+    check_something_left(items, interactions, summary)
+    return InteractionLog(Dataset(items), Dataset(interactions), summary)

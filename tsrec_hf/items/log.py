@@ -1,0 +1,117 @@
+"""The one form that readers return and filters take: a catalogue and its interactions, not yet split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from .dataset import RecommendationDataset
+from .splits import chronological_split
+from .summary import LogSummary
+
+
+ITEM_COLUMNS = ("item_id", "title", "description")
+LOG_COLUMNS = ("user_id", "item_id", "timestamp")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InteractionLog:
+    r"""
+    A catalogue and its interactions, not yet split. Unpacks as `items, interactions = log`.
+
+    Args:
+        items (`datasets.Dataset`):
+            One row per item with the string columns `item_id`, `title` and `description`, and perhaps more.
+        interactions (`datasets.Dataset`):
+            One row per interaction with the columns `user_id` and `item_id` (strings) and `timestamp` (`float64`), and
+            perhaps more, in any order.
+        summary ([`~items.LogSummary`], *optional*):
+            What was kept and dropped so far. Starts with what is given.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items import InteractionLog, leave_one_out_split
+
+    >>> items = Dataset.from_dict({"item_id": ["1", "2"], "title": ["Nut", "Bolt"], "description": ["", ""]})
+    >>> interactions = Dataset.from_dict(
+    ...     {"user_id": ["ann"] * 4, "item_id": ["1", "2", "1", "2"], "timestamp": [1.0, 2.0, 3.0, 4.0]}
+    ... )
+    >>> log = InteractionLog(items, interactions)
+    >>> log
+    InteractionLog(items=2, users=1, interactions=4)
+    >>> log.split(leave_one_out_split, name="toy")
+    RecommendationDataset(name='toy', items=2, train=1, valid=1, test=1, sid_index=None)
+    ```
+    """
+
+    items: Dataset
+    interactions: Dataset
+    summary: LogSummary = field(default_factory=LogSummary)
+
+    def __post_init__(self) -> None:
+        if not self.summary.stages:
+            object.__setattr__(self, "summary", self.summary.add("given", *self.tables()))
+
+    def __iter__(self) -> Iterator[Dataset]:
+        return iter((self.items, self.interactions))
+
+    def __repr__(self) -> str:
+        users, interactions = self.summary.stages[-1][2:]
+        return f"{type(self).__name__}(items={len(self.items):,}, users={users:,}, interactions={interactions:,})"
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """Items and interactions as Arrow tables, after checking their columns."""
+        return _as_table(self.items, "items", ITEM_COLUMNS), _as_table(self.interactions, "interactions", LOG_COLUMNS)
+
+    def split(
+        self, splitter: Callable[..., DatasetDict] = chronological_split, name: str = "", **kwargs: Any
+    ) -> RecommendationDataset:
+        """
+        Turns the interactions into next-item rows and splits them.
+
+        Args:
+            splitter (`Callable`, *optional*, defaults to [`chronological_split`]):
+                [`chronological_split`], [`leave_one_out_split`], or any function from interactions to a `DatasetDict`
+                with `train`, `valid` and `test`.
+            name (`str`, *optional*, defaults to `""`):
+                Name of the data set.
+            kwargs:
+                Settings of the splitter, such as `ratios` and `max_history`.
+
+        Returns:
+            [`RecommendationDataset`]: All items, and the three splits.
+        """
+        splits = splitter(self.interactions, **kwargs)
+        return RecommendationDataset(self.items, splits["train"], splits["valid"], splits["test"], name=name)
+
+
+def _as_table(dataset: Dataset, name: str, required: tuple[str, ...]) -> pa.Table:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
+            "`datasets.Dataset.from_dict` or `datasets.Dataset.from_pandas`."
+        )
+    missing = [column for column in required if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"Expected `{name}` to have the columns {list(required)}, but {missing} are missing from "
+            f"{dataset.column_names}. Rename your columns with `rename_column`, or read them with `load_table`."
+        )
+    table = dataset.with_format("arrow")[:]
+    for column in required:
+        kind = table[column].type
+        if (pa.types.is_string(kind) or pa.types.is_large_string(kind)) == (column == "timestamp"):
+            raise TypeError(
+                f"Expected column {column!r} of `{name}` to hold {'numbers' if column == 'timestamp' else 'strings'}, "
+                f"but found {kind}. Convert it with `cast_column`, or read it with `load_table`."
+            )
+        if pa.types.is_large_string(kind):
+            table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
+    # The schema says what `datasets` knows more than Arrow, such as which column holds images.
+    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)

@@ -1,0 +1,81 @@
+"""What reading, tidying and filtering kept and dropped, stage by stage, as a table to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+if TYPE_CHECKING:
+    from .dataset import RecommendationDataset
+
+
+class Stage(NamedTuple):
+    """How much there was after a stage."""
+
+    name: str
+    items: int
+    users: int
+    interactions: int
+
+
+@dataclass(frozen=True)
+class LogSummary:
+    r"""
+    The stages that a log went through, each with what was left after it.
+
+    `str(summary)` is a markdown table. In brackets stands what a stage took away.
+
+    Args:
+        stages (`tuple[Stage]`, *optional*):
+            The stages so far, in order.
+        splits (`tuple[Stage]`, *optional*):
+            Rows, users and distinct targets of each split.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items import InteractionLog, tidy
+
+    >>> items = Dataset.from_dict({"item_id": ["1", "2"], "title": ["Nut", ""], "description": ["", ""]})
+    >>> interactions = Dataset.from_dict({"user_id": ["u"] * 2, "item_id": ["1", "2"], "timestamp": [1.0, 2.0]})
+    >>> log = tidy(InteractionLog(items, interactions))
+    >>> [(stage.name, stage.items) for stage in log.summary.stages][:2]
+    [('given', 2), ('0 texts made plain', 2)]
+    >>> print(str(log.summary).splitlines()[-1])
+    | repeated user, item and time dropped | 1 | 1 | 1 |
+    ```
+    """
+
+    stages: tuple[Stage, ...] = ()
+    splits: tuple[Stage, ...] = ()
+
+    def add(self, name: str, items: pa.Table, interactions: pa.Table) -> LogSummary:
+        """This summary and one more stage, which left `items` and `interactions`."""
+        users = pc.count_distinct(interactions["user_id"]).as_py()
+        return replace(self, stages=(*self.stages, Stage(name, len(items), users, len(interactions))))
+
+    def with_splits(self, dataset: RecommendationDataset) -> LogSummary:
+        """This summary and how the interactions became rows of `train`, `valid` and `test`."""
+        splits = []
+        for name in ("train", "valid", "test"):
+            rows = getattr(dataset, name).select_columns(["user_id", "target"]).with_format("arrow")[:]
+            targets, users = (pc.count_distinct(rows[column]).as_py() for column in ("target", "user_id"))
+            splits.append(Stage(f"rows of {name}", targets, users, len(rows)))
+        return replace(self, splits=tuple(splits))
+
+    def __str__(self) -> str:
+        rows = [["stage", *Stage._fields[1:]], ["---"] * len(Stage._fields)]
+        for before, stage in zip((None, *self.stages), self.stages):
+            rows.append([stage.name, *_count(stage, before)])
+        rows.extend([stage.name, *_count(stage)] for stage in self.splits)
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _count(stage: Stage, before: Stage | None = None) -> list[str]:
+    gone = [0] * 3 if before is None else [old - new for old, new in zip(before[1:], stage[1:])]
+    return [f"{left:,} (-{drop:,})" if drop else f"{left:,}" for left, drop in zip(stage[1:], gone)]

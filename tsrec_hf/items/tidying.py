@@ -1,0 +1,202 @@
+"""From what a file holds to what one can train on: plain texts, every item once, every interaction with an item."""
+
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from .cleaning import clean_text
+from .log import InteractionLog
+from .summary import LogSummary
+
+
+def tidy(
+    log: InteractionLog,
+    untitled: Literal["drop", "keep"] = "drop",
+    same_title: Literal["keep", "merge"] = "keep",
+    repeats: Literal["keep", "first"] = "keep",
+    min_rating: float | None = None,
+) -> InteractionLog:
+    r"""
+    Cleans the texts of a log and drops what cannot be used; the summary tells what and how much.
+
+    Titles and descriptions become plain text ([`~items.clean_text`]); other columns stay as they are. Of several rows
+    with one item id the first that has a title stays. Interactions without a user, an item or a time, with an item
+    that is not (or no longer) in the catalogue, and exact repeats go. The order of items and interactions does not
+    change.
+
+    Args:
+        log ([`InteractionLog`]):
+            What a reader returned, or your own tables.
+        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
+            Whether items without a title, which a language model cannot know, go with their interactions.
+        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
+            `"merge"` makes one item (the first) of all that have the same title, case aside, and their interactions
+            those of this item. Items of equal text have equal embeddings, so their SIDs collide.
+        repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
+            `"first"` keeps only a user's first interaction with an item, as is usual for reviews; `"keep"` is for logs
+            in which an item is taken again and again. The same item at the same time counts once in any case.
+        min_rating (`float`, *optional*):
+            Keep only interactions with at least this `rating`. Defaults to all of them.
+
+    Returns:
+        [`InteractionLog`]: The tidy log, with a longer summary.
+
+    Raises:
+        `ValueError`: nothing is left, or an argument is unknown.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items import InteractionLog, tidy
+
+    >>> items = Dataset.from_dict(
+    ...     {
+    ...         "item_id": ["1", "2", "2"],
+    ...         "title": ["Nut", "", "<b>Bolt</b>"],
+    ...         "description": [None, "", "Steel &amp; zinc"],
+    ...     }
+    ... )
+    >>> interactions = Dataset.from_dict(
+    ...     {"user_id": ["ann", "ann", "bob"], "item_id": ["1", "1", "99"], "timestamp": [1.0, 1.0, 2.0]}
+    ... )
+    >>> log = tidy(InteractionLog(items, interactions))
+    >>> log.items[1]
+    {'item_id': '2', 'title': 'Bolt', 'description': 'Steel & zinc'}
+    >>> print(log.summary)
+    | stage | items | users | interactions |
+    | --- | --- | --- | --- |
+    | given | 3 | 2 | 3 |
+    | 2 texts made plain | 3 | 2 | 3 |
+    | items without an id dropped | 3 | 2 | 3 |
+    | repeated item ids dropped | 2 (-1) | 2 | 3 |
+    | items without a title dropped | 2 | 2 | 3 |
+    | 0 items with the title of another kept | 2 | 2 | 3 |
+    | interactions without user, item or time dropped | 2 | 2 | 3 |
+    | interactions with unknown items dropped | 2 | 1 (-1) | 2 (-1) |
+    | repeated user, item and time dropped | 2 | 1 | 1 (-1) |
+    ```
+    """
+    for name, value, allowed in (
+        ("untitled", untitled, ("drop", "keep")),
+        ("same_title", same_title, ("keep", "merge")),
+        ("repeats", repeats, ("keep", "first")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"Expected `{name}` to be one of {allowed}, but found {value!r}.")
+    items, interactions = log.tables()
+    summary = log.summary
+
+    changed = 0
+    for name in ("title", "description"):
+        plain = clean_text(items[name])
+        changed += pc.sum(pc.not_equal(plain, items[name])).as_py() or 0
+        items = items.set_column(items.column_names.index(name), name, plain)
+    summary = summary.add(f"{changed:,} texts made plain", items, interactions)
+
+    items = items.filter(_is_given(items["item_id"]))
+    summary = summary.add("items without an id dropped", items, interactions)
+    untitled_last = pc.equal(items["title"], "").to_numpy()
+    items = items.filter(_first_of_each(_codes(items["item_id"]), untitled_last))
+    summary = summary.add("repeated item ids dropped", items, interactions)
+    if untitled == "drop":
+        items = items.filter(pc.not_equal(items["title"], ""))
+        summary = summary.add("items without a title dropped", items, interactions)
+    first = _first_titled(items["title"])
+    if same_title == "merge":
+        items, interactions = _merge(items, interactions, first)
+        summary = summary.add("items of one title merged", items, interactions)
+    else:
+        later = np.count_nonzero(first != np.arange(len(items)))
+        summary = summary.add(f"{later:,} items with the title of another kept", items, interactions)
+
+    interactions = interactions.filter(_is_complete(interactions))
+    summary = summary.add("interactions without user, item or time dropped", items, interactions)
+    if min_rating is not None:
+        interactions = interactions.filter(_is_rated(interactions, min_rating))
+        summary = summary.add(f"interactions rated below {min_rating:g} dropped", items, interactions)
+    known = pc.is_in(interactions["item_id"], value_set=items["item_id"].combine_chunks())
+    interactions = interactions.filter(known)
+    summary = summary.add("interactions with unknown items dropped", items, interactions)
+    interactions = interactions.filter(_first_of_each(_pairs(interactions), _times(interactions), each_rank=True))
+    summary = summary.add("repeated user, item and time dropped", items, interactions)
+    if repeats == "first":
+        interactions = interactions.filter(_first_of_each(_pairs(interactions), _times(interactions)))
+        summary = summary.add("later interactions of user and item dropped", items, interactions)
+    check_something_left(items, interactions, summary)
+    return InteractionLog(Dataset(items), Dataset(interactions), summary)
+
+
+def check_something_left(items: pa.Table, interactions: pa.Table, summary: LogSummary) -> None:
+    if not len(items) or not len(interactions):
+        raise ValueError(
+            "Expected items and interactions to be left, but one of them is empty. Look where they went, and whether "
+            f"both tables mean the same item ids:\n{summary}"
+        )
+
+
+def _is_given(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.not_equal(ids, ""), False)
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Equal values as equal integers from 0 on."""
+    return column.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
+
+
+def _pairs(interactions: pa.Table) -> np.ndarray:
+    """Each pair of user and item as an integer."""
+    items = _codes(interactions["item_id"])
+    return _codes(interactions["user_id"]) * (items.max(initial=0) + 1) + items
+
+
+def _times(interactions: pa.Table) -> np.ndarray:
+    return interactions["timestamp"].to_numpy()
+
+
+def _first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False) -> pa.Array:
+    """Mask of the row of lowest rank of each code, or of one row of each code and rank; of equals the first."""
+    order = np.lexsort((ranks, codes))
+    codes, ranks = codes[order], ranks[order]
+    new = np.diff(codes, prepend=-1) != 0
+    if each_rank:
+        new[1:] |= ranks[1:] != ranks[:-1]
+    mask = np.zeros(len(order), dtype=bool)
+    mask[order[new]] = True
+    return pa.array(mask)
+
+
+def _first_titled(titles: pa.ChunkedArray) -> np.ndarray:
+    """For each item the place of the first with its title, case aside; an item without a title is its own."""
+    codes = _codes(pc.utf8_lower(titles))
+    _, first, group = np.unique(codes, return_index=True, return_inverse=True)
+    return np.where(pc.equal(titles, "").to_numpy(), np.arange(len(codes)), first[group])
+
+
+def _merge(items: pa.Table, interactions: pa.Table, first: np.ndarray) -> tuple[pa.Table, pa.Table]:
+    """The items whose place is in `first`, and the interactions with the others made theirs."""
+    ids, taken = items["item_id"].combine_chunks(), interactions["item_id"].combine_chunks()
+    # Interactions with unknown items stay as they are, for the stage that counts them.
+    merged = pc.coalesce(ids.take(pa.array(first).take(pc.index_in(taken, value_set=ids))), taken)
+    stays = pa.array(first == np.arange(len(items)))
+    column = interactions.column_names.index("item_id")
+    return items.filter(stays), interactions.set_column(column, "item_id", merged)
+
+
+def _is_complete(interactions: pa.Table) -> pa.ChunkedArray:
+    time = interactions["timestamp"]
+    timed = pc.is_finite(time) if pa.types.is_floating(time.type) else pc.is_valid(time)
+    complete = pc.and_(_is_given(interactions["user_id"]), _is_given(interactions["item_id"]))
+    return pc.and_(complete, pc.fill_null(timed, False))
+
+
+def _is_rated(interactions: pa.Table, min_rating: float) -> pa.ChunkedArray:
+    if "rating" not in interactions.column_names:
+        raise ValueError(
+            f"Expected a column `rating` for `min_rating={min_rating:g}`, but found {interactions.column_names}. Name "
+            "the column that holds the ratings, or leave `min_rating` out."
+        )
+    return pc.fill_null(pc.greater_equal(interactions["rating"], min_rating), False)
