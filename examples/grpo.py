@@ -1,26 +1,34 @@
 """
-Train a recommender further by reinforcement learning (GRPO), after SFT, on a catalogue in MiniOneRec's layout.
+Reinforcement learning of a fine-tuned recommender on a catalogue in MiniOneRec's layout.
+
+On two CPU cores, from a checkpoint that `examples/sft.py` wrote:
 
     python examples/grpo.py --config examples/configs/grpo_industrial.yaml \
         --data_dir amazon/Industrial_and_Scientific --model_name_or_path outputs/sft
 
-`--rewards` names what is rewarded, `--reward_weights` how much each counts. On a GPU,
-`examples/configs/grpo_gpu.yaml` holds the paper's settings. Several processes: put `accelerate launch` in the place of
-`python`; on a CPU with `--config_file examples/configs/accelerate_two_cpus.yaml`.
+`--rewards exact_match ranking --reward_weights 1.0 0.5` chooses and weighs the rewards, and `--advantage_level token`
+gives every token its own advantage where a reward has levels. `--dynamic_sampling true` draws other prompts in the
+place of those whose completions are all rewarded alike, and logs how many were drawn. On a GPU
+`examples/configs/grpo_gpu.yaml` holds the paper's settings.
+
+Several processes: put `accelerate launch` in the place of `python`. An interrupted run goes on with
+`--resume_from_checkpoint outputs/grpo/checkpoint-50`.
 """
 
 import json
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import set_seed
-from trl import ModelConfig, TrlParser, get_peft_config
+from transformers import AutoConfig, set_seed
+from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
+    RecommendationDataset,
     TokenSemantics,
     TSRecForCausalLM,
     TSRecGRPOConfig,
@@ -43,94 +51,125 @@ REWARDS = ("exact_match", "ranking", "prefix", "semantic", "collaborative")
 
 @dataclass
 class ScriptArguments:
-    """What to train on, and for what."""
+    """What to train on, and what is rewarded."""
 
     data_dir: str = field(
         metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
     )
-    rewards: list[str] = field(
-        default_factory=lambda: ["exact_match", "ranking"], metadata={"help": f"Some of {REWARDS}."}
-    )
     semantics_file: str | None = field(
         default=None,
-        metadata={"help": "Descriptions for the semantic reward; default: description_keywords.json in `data_dir`."},
+        metadata={
+            "help": "Descriptions of the SID tokens, for the reward 'semantic'; default: description_keywords.json in "
+            "`data_dir`."
+        },
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Training rows to draw; default: all."})
+    rewards: list[str] = field(
+        default_factory=lambda: ["exact_match", "ranking"],
+        metadata={"help": f"Some of {', '.join(REWARDS)}; weighed by `reward_weights`."},
+    )
+    level_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of the levels in 'prefix' and 'semantic'; default: equal ones."}
+    )
 
     def __post_init__(self):
-        unknown = sorted(set(self.rewards) - set(REWARDS))
-        if unknown or not self.rewards:
-            raise ValueError(f"Expected `--rewards` to be some of {REWARDS}, but found {unknown or self.rewards}.")
+        unknown = [name for name in self.rewards if name not in REWARDS]
+        if unknown or len(set(self.rewards)) < len(self.rewards) or not self.rewards:
+            raise ValueError(f"Expected `rewards` among {REWARDS}, each once, but found {self.rewards}.")
 
 
-def co_occurrence(rows: Dataset) -> dict[str, dict[str, float]]:
-    """For each item, how often others were chosen by those who chose it, as a share of its own choices."""
-    together, times = defaultdict(Counter), Counter()
-    for history, target in zip(rows["history"][:], rows["target"][:]):
-        times[target] += 1
-        together[target].update(set(history) - {target})
+def load_model(model_args: ModelConfig, dataset: RecommendationDataset) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
+    """The recommender that is trained on, which must know the catalogue of the data."""
+    name, source = model_args.model_name_or_path, {"revision": model_args.model_revision}
+    model_type = AutoConfig.from_pretrained(name, **source).model_type
+    if model_type != "tsrec":
+        raise ValueError(
+            f"Expected a recommender after SFT, but {name!r} is a model of type {model_type!r}. Fine-tune it by "
+            "`examples/sft.py` and pass the folder that it writes."
+        )
+    tokenizer = TSRecTokenizer.from_pretrained(name, **source)
+    if tokenizer.sid_index.fingerprint != dataset.sid_index.fingerprint:
+        raise ValueError(
+            f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: "
+            f"{dataset.sid_index}. Pass the data that the checkpoint was trained on."
+        )
+    loading = {"dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
+    return TSRecForCausalLM.from_pretrained(name, **source, **loading), tokenizer
+
+
+def companions(train: Dataset) -> dict[str, dict[str, float]]:
+    """
+    How well items go together, `[target][item]` from 0 to 1: how many rows with this target have the item in their
+    history, over the number for the item that has most; 1 for the target itself.
+    """
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for history, target in zip(train["history"][:], train["target"][:]):
+        counts[target].update(set(history) - {target})
     return {
-        target: {target: 1.0, **{item: count / times[target] for item, count in counts.items()}}
-        for target, counts in together.items()
+        target: {item: count / max(beside.values()) for item, count in beside.items()} | {target: 1.0}
+        for target, beside in counts.items()
     }
 
 
-def make_rewards(script_args: ScriptArguments, dataset, model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> list:
-    """The reward functions, in the order of their names."""
-    rewards = {"exact_match": exact_match_reward, "ranking": ranking_reward}
-    rewards["prefix"] = partial(prefix_reward, per_level=True)
+def make_rewards(
+    script_args: ScriptArguments,
+    training_args: TSRecGRPOConfig,
+    dataset: RecommendationDataset,
+    model: TSRecForCausalLM,
+    tokenizer: TSRecTokenizer,
+) -> list[Callable]:
+    """The reward functions by their names, with what they look things up in."""
+    # Levels are told apart only where tokens have advantages of their own; else a completion gets their sum.
+    levels = {"level_weights": script_args.level_weights, "per_level": training_args.advantage_level == "token"}
+    functions: dict[str, Callable] = {
+        "exact_match": exact_match_reward,
+        "ranking": ranking_reward,
+        "prefix": partial(prefix_reward, **levels),
+    }
     if "semantic" in script_args.rewards:
         path = script_args.semantics_file or Path(script_args.data_dir) / "description_keywords.json"
-        similarities = description_similarities(
-            TokenSemantics.from_json(path), tokenizer.sid_index, partial(mean_pooled_embeddings, model, tokenizer)
-        )
-        rewards["semantic"] = partial(semantic_reward, similarities=similarities)
+        semantics = TokenSemantics.from_json(path)
+        model.to(training_args.device)
+        embed = partial(mean_pooled_embeddings, model, tokenizer)
+        similarities = description_similarities(semantics, tokenizer.sid_index, embed)
+        functions["semantic"] = partial(semantic_reward, similarities=similarities, **levels)
     if "collaborative" in script_args.rewards:
-        rewards["collaborative"] = partial(collaborative_reward, table=co_occurrence(dataset.train))
-    return [rewards[name] for name in script_args.rewards]
+        functions["collaborative"] = partial(collaborative_reward, table=companions(dataset.train))
+    return [functions[name] for name in script_args.rewards]
+
+
+def print_settings(script_args: ScriptArguments, args: TSRecGRPOConfig) -> None:
+    """What is on."""
+    weights = args.reward_weights or [1.0] * len(script_args.rewards)
+    settings = {
+        "rewards": ", ".join(f"{weight:g} {name}" for weight, name in zip(weights, script_args.rewards)),
+        "rollout": f"{args.rollout}, {args.num_generations} SIDs a prompt, temperature {args.temperature:g}",
+        "scoring": args.scoring,
+        "advantages": f"of a {args.advantage_level}, scaled by {args.scale_rewards}",
+        "one pass a group": "yes" if args.shared_prefix else "no",
+        "dynamic sampling": f"at most {args.dynamic_sampling_max_draws} draws" if args.dynamic_sampling else "off",
+        "KL to the reference": f"beta {args.beta:g}, reference {'synchronised' if args.sync_ref_model else 'fixed'}",
+        "seed": args.seed,
+    }
+    print("\n".join(f"{name}: {value}" for name, value in settings.items()), flush=True)
 
 
 def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = load_minionerec(script_args.data_dir)
-    name = model_args.model_name_or_path
-    tokenizer = TSRecTokenizer.from_pretrained(name, revision=model_args.model_revision)
-    if not dataset.sid_index.fits(tokenizer.sid_index.fingerprint):
-        raise ValueError(
-            f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: "
-            f"{dataset.sid_index}. Train on the catalogue of the checkpoint."
-        )
-    model = TSRecForCausalLM.from_pretrained(
-        name,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype or "float32",
-        attn_implementation=model_args.attn_implementation,
-    )
-    train = dataset.train
-    if script_args.max_rows is not None and script_args.max_rows < len(train):
-        train = train.shuffle(seed=training_args.seed).select(range(script_args.max_rows)).flatten_indices()
-    rewards = make_rewards(script_args, dataset, model, tokenizer)
+    model, tokenizer = load_model(model_args, dataset)
+    if training_args.process_index == 0:
+        print(dataset)
+        print_settings(script_args, training_args)
     trainer = TSRecGRPOTrainer(
         model=model,
-        reward_funcs=rewards,
+        reward_funcs=make_rewards(script_args, training_args, dataset, model, tokenizer),
         args=training_args,
-        train_dataset=build_grpo_rows(train, tokenizer, model.config.max_history),
+        train_dataset=build_grpo_rows(dataset.train, tokenizer, model.config.max_history),
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
     )
-    if trainer.is_world_process_zero():
-        weights = dict(zip(script_args.rewards, trainer.reward_weights.tolist()))
-        print(f"{dataset}\nseed: {training_args.seed}; prompts: {len(train):,}; rewards: {weights}")
-        print(
-            f"rollout: {training_args.rollout}, {training_args.num_generations} a prompt; scoring: "
-            f"{training_args.scoring}; shared prefix: {training_args.shared_prefix}; advantages: "
-            f"{training_args.advantage_level}; beta: {training_args.beta}; dynamic sampling: "
-            f"{training_args.dynamic_sampling}"
-        )
-    before = trainer.evaluate(metric_key_prefix="start")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    metrics = {**before, **trainer.evaluate()}
+    metrics = trainer.evaluate()
     trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
+from safetensors.torch import load_file
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
@@ -31,6 +33,7 @@ SETTINGS = {
     "save_steps": 1,
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_ndcg@10",
+    "activation_checkpointing": False,
     "bf16": False,
     "use_cpu": True,
     "report_to": "none",
@@ -83,51 +86,88 @@ def test_configurations_are_read(config, tmp_path):
     # The graphics card that some of them ask for is not here.
     script_args, training_args, _ = parser.parse_args_and_config(line + ["--tf32", "False"])
     assert script_args.rewards == ["exact_match", "ranking"] and training_args.num_generations == 16
+    assert training_args.max_grad_norm == 0.3 and not training_args.activation_checkpointing
+
+
+def run_here(monkeypatch, **settings) -> None:
+    monkeypatch.setattr(sys, "argv", ["grpo.py", *options(**settings)])
+    runpy.run_path(str(EXAMPLES / "grpo.py"), run_name="__main__")
 
 
 def test_from_a_checkpoint_with_every_reward(checkpoint, data_dir, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "grpo"
+    settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": tmp_path / "grpo", **SETTINGS}
     rewards = ["exact_match", "ranking", "prefix", "semantic", "collaborative"]
-    settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": out, "rewards": rewards}
-    line = options(**settings, reward_weights=[1.0, 1.0, 0.5, 0.5, 0.25], advantage_level="token", **SETTINGS)
-    monkeypatch.setattr(sys, "argv", ["grpo.py", *line])
-    runpy.run_path(str(EXAMPLES / "grpo.py"), run_name="__main__")
+    run_here(
+        monkeypatch,
+        **settings,
+        rewards=rewards,
+        reward_weights=[1.0, 1.0, 0.5, 0.5, 0.25],
+        level_weights=[2.0, 1.0, 1.0],
+        advantage_level="token",
+        dynamic_sampling=True,
+    )
     printed = capsys.readouterr().out
-    assert "seed: 42; prompts: 6" in printed and "'collaborative': 0.25" in printed and "advantages: token" in printed
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert {"start_ndcg@10", "eval_ndcg@10", "eval_hr@10", "eval_rewards/semantic_reward/mean"} <= set(metrics)
-    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    model, tokenizer = TSRecForCausalLM.from_pretrained(out), TSRecTokenizer.from_pretrained(out)
+    assert "rewards: 1 exact_match, 1 ranking, 0.5 prefix, 0.5 semantic, 0.25 collaborative" in printed
+    assert "advantages: of a token" in printed and "dynamic sampling: at most 4 draws" in printed
+    assert "seed: 42" in printed
+    metrics = json.loads((tmp_path / "grpo" / "metrics.json").read_text())
+    assert {"eval_ndcg@10", "eval_sid_hr@1"} | {f"eval_rewards/{name}_reward/mean" for name in rewards} <= set(metrics)
+    # The best of the two checkpoints is what is saved and what the figures are of.
+    state = json.loads((tmp_path / "grpo" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert metrics["eval_ndcg@10"] == pytest.approx(state["best_metric"])
+    assert "dynamic_sampling/drawn" in state["log_history"][0]
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "grpo", tmp_path / "sft")]
+    assert any(not weights[0][name].equal(weights[1][name]) for name in weights[1])
+    model = TSRecForCausalLM.from_pretrained(tmp_path / "grpo")
+    tokenizer = TSRecTokenizer.from_pretrained(tmp_path / "grpo")
     assert len(model.recommend(tokenizer, [["hammer"]], top_k=5)[0]) == 5
 
 
-def test_another_catalogue_and_unknown_rewards_are_refused(checkpoint, data_dir, tmp_path, monkeypatch):
-    text = (data_dir / "index.json").read_text()
-    script = str(EXAMPLES / "grpo.py")
+def test_companions_by_hand():
+    rows = {"history": [["a", "b"], ["a", "a", "c"], ["c"]], "target": ["t", "t", "c"]}
+    companions = runpy.run_path(str(EXAMPLES / "grpo.py"))["companions"]
+    # Of t's two rows both hold a; the item itself is no companion.
+    assert companions(Dataset.from_dict(rows)) == {"t": {"a": 1.0, "b": 0.5, "c": 0.5, "t": 1.0}, "c": {"c": 1.0}}
+
+
+def test_what_cannot_work_is_refused(checkpoint, backbone_dir, data_dir, tmp_path, monkeypatch):
     settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": tmp_path / "out", **SETTINGS}
-    for path in list(data_dir.iterdir()):
+    with pytest.raises(ValueError, match=r"among .*'exact_match'.*found \['exact'\]"):
+        run_here(monkeypatch, **settings, rewards=["exact"])
+    with pytest.raises(ValueError, match="type 'llama'.*examples/sft.py"):
+        run_here(monkeypatch, **{**settings, "model_name_or_path": backbone_dir})
+    for path in data_dir.iterdir():
         path.write_text(path.read_text().replace("hammer", "mallet"))
-    monkeypatch.setattr(sys, "argv", ["grpo.py", *options(**settings)])
     with pytest.raises(ValueError, match="the data have another index"):
-        runpy.run_path(script, run_name="__main__")
-    assert "mallet" not in text
-    monkeypatch.setattr(sys, "argv", ["grpo.py", *options(**settings, rewards=["exact"])])
-    with pytest.raises(ValueError, match=r"some of .*'exact_match'.*found \['exact'\]"):
-        runpy.run_path(script, run_name="__main__")
+        run_here(monkeypatch, **settings)
 
 
+@pytest.mark.slow
 def test_accelerate_launch_on_two_processes(checkpoint, data_dir, tmp_path):
     out = tmp_path / "two"
-    config = EXAMPLES / "configs" / "accelerate_two_cpus.yaml"
     settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": out, **SETTINGS}
+    settings |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "rewards": ["semantic"]}
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", EXAMPLES / "configs" / "accelerate_two_cpus.yaml"]
     run = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0",
-         str(EXAMPLES / "grpo.py"), *options(**settings)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-             "HF_DATASETS_CACHE": str(tmp_path / "cache")},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, *map(str, launcher), str(EXAMPLES / "grpo.py"), *options(**settings)],
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr[-4000:]
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["eval_completions/invalid"] == 0 and 0 <= metrics["eval_hr@10"] <= 1
-    assert run.stdout.count("rollout: beam") == 1
+    assert run.stdout.count("rewards: 1 semantic") == 1
+    two = json.loads((out / "metrics.json").read_text())
+    assert two["eval_completions/invalid"] == 0
+    # Half the prompts a process: what one process with batches of twice the size does.
+    settings |= {"output_dir": tmp_path / "one", "per_device_train_batch_size": 8}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_here(monkeypatch, **settings)
+    one = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    names = [name for name in two if "@" in name or name.endswith("reward/mean")]
+    assert {name: two[name] for name in names} == pytest.approx({name: one[name] for name in names}, abs=1e-4)

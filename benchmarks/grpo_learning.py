@@ -1,0 +1,371 @@
+"""
+Does the reward rise on training prompts, and what becomes of HR and NDCG on validation?
+
+    python benchmarks/grpo_learning.py --data_dir amazon/Industrial_and_Scientific
+
+Every run (a mix of rewards and a seed) starts from the same checkpoint after SFT: that of `--model_name_or_path`, or a
+small one that `examples/sft.py` makes first from SmolLM2-135M cut to its first layers. Before, halfway and after, the
+same training prompts are rolled out, as beams, and the same validation users are recommended for. Rewards are means
+over completions, the policy's beams, on these prompts; most of them are not among those that a run trains on.
+
+Runs are written to `runs/<mix>-seed<seed>.json` and not repeated, so that the study can be stopped and resumed; the
+table (`summary.md`) and the plot (`curves.png`) are made from whatever is there.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sa_init_study import StudyArguments, save_backbone
+from transformers import HfArgumentParser, TrainerCallback, set_seed
+
+from tsrec_hf import (
+    RecommendationEvaluator,
+    RewardOnCodes,
+    TokenSemantics,
+    TSRecForCausalLM,
+    TSRecGRPOConfig,
+    TSRecGRPOTrainer,
+    TSRecTokenizer,
+    build_grpo_rows,
+    description_similarities,
+    exact_match_reward,
+    load_minionerec,
+    prefix_reward,
+    ranking_reward,
+    semantic_reward,
+)
+from tsrec_hf.sids import mean_pooled_embeddings
+from tsrec_hf.trainers.rollouts import roll_out
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+REWARDS = ("exact", "ranking", "prefix", "semantic")
+QUICK = {
+    "num_layers": 2,
+    "sft_steps": 2,
+    "steps": 2,
+    "prompts_per_step": 2,
+    "num_generations": 4,
+    "eval_prompts": 4,
+    "eval_users": 4,
+    "num_beams": 10,
+}
+SAMPLE_SEED = 0
+
+
+@dataclass
+class LearningArguments:
+    """Where to start, what to reward and how long to train."""
+
+    data_dir: str | None = field(
+        default=os.environ.get("TSREC_DATA"), metadata={"help": "Folder in MiniOneRec's layout; default: TSREC_DATA."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint after SFT; default: a small one that is made first."}
+    )
+    num_layers: int = field(default=6, metadata={"help": "First layers of the backbone that small one keeps."})
+    sft_steps: int = field(default=-1, metadata={"help": "Its steps of 32 session rows; default: one pass."})
+    sft_learning_rate: float = field(default=5e-4, metadata={"help": "Its peak learning rate."})
+    mixes: list[str] = field(
+        default_factory=lambda: ["exact", "exact+ranking", "exact+prefix"],
+        metadata={"help": f"Sums of {REWARDS}, weighed alike."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per mix and seed."})
+    steps: int = field(default=60, metadata={"help": "Optimisation steps of a run."})
+    prompts_per_step: int = field(default=8, metadata={"help": "Groups of a step."})
+    num_generations: int = field(default=16, metadata={"help": "SIDs of a group."})
+    rollout: str = field(default="beam", metadata={"help": "'beam', 'sample' or 'mixed'."})
+    scoring: str = field(default="vocabulary", metadata={"help": "'vocabulary' or 'catalogue'."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Constant, after 5 steps of warm-up."})
+    beta: float = field(default=1e-3, metadata={"help": "Weight of the KL to the start."})
+    max_grad_norm: float = field(default=0.3, metadata={"help": "Gradients are clipped to this norm."})
+    eval_prompts: int = field(default=256, metadata={"help": "Training prompts whose rewards are measured."})
+    eval_users: int = field(default=256, metadata={"help": "Validation rows to recommend for."})
+    num_beams: int = field(default=20, metadata={"help": "Beams of that search."})
+    output_dir: str = field(default="outputs/grpo_learning", metadata={"help": "Folder of the results."})
+    quick: bool = field(default=False, metadata={"help": "One short run per mix; shows only that the script runs."})
+
+    def __post_init__(self):
+        if self.quick:
+            for name, value in QUICK.items():
+                setattr(self, name, value)
+            self.seeds = self.seeds[:1]
+        unknown = [mix for mix in self.mixes if not set(mix.split("+")) <= set(REWARDS)]
+        if unknown:
+            raise ValueError(f"Expected `mixes` of {REWARDS} with '+' between them, but found {unknown}.")
+
+
+def make_start(args: LearningArguments, folder: Path) -> str:
+    """The checkpoint that all runs start from."""
+    if args.model_name_or_path is not None:
+        return args.model_name_or_path
+    output_dir = folder / f"start-{args.num_layers or 'all'}"
+    if not (output_dir / "metrics.json").exists():
+        backbone = save_backbone(StudyArguments(num_layers=args.num_layers), folder / f"backbone-{args.num_layers}")
+        options = {
+            "config": EXAMPLES / "configs" / "sft_industrial.yaml",
+            "data_dir": args.data_dir,
+            "model_name_or_path": backbone,
+            "max_steps": args.sft_steps,
+            "learning_rate": args.sft_learning_rate,
+            "seed": 0,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "output_dir": output_dir,
+        }
+        line = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        subprocess.run([sys.executable, str(EXAMPLES / "sft.py"), *line], check=True)
+    return str(output_dir)
+
+
+class Measurement:
+    """
+    Rewards on training prompts and metrics on validation users, the same ones each time.
+
+    Args:
+        args (`LearningArguments`):
+            How many of them.
+        dataset ([`RecommendationDataset`]):
+            Training and validation rows.
+        tokenizer ([`TSRecTokenizer`]):
+            The recommender's tokenizer.
+        rewards (`dict[str, Callable]`):
+            The kinds of rewards; all are measured, whatever a run trains on.
+    """
+
+    def __init__(self, args: LearningArguments, dataset, tokenizer: TSRecTokenizer, rewards: dict[str, Callable]):
+        self.args, self.tokenizer = args, tokenizer
+        prompts = dataset.train.shuffle(seed=SAMPLE_SEED).select(range(args.eval_prompts)).flatten_indices()
+        rows = build_grpo_rows(prompts, tokenizer)
+        self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in rows["prompt"]]
+        self.targets = [target for target in rows["target"] for _ in range(args.num_generations)]
+        self.rewards = {
+            name: RewardOnCodes(function, tokenizer, args.num_generations) for name, function in rewards.items()
+        }
+        users = dataset.valid.shuffle(seed=SAMPLE_SEED).select(range(args.eval_users)).flatten_indices()
+        self.evaluator = RecommendationEvaluator(users, dataset.sid_index, dataset.train, ks=(10,))
+
+    def __call__(self, model: TSRecForCausalLM, step: int) -> dict[str, Any]:
+        args = self.args
+        rolled = roll_out(model, self.tokenizer, self.prompt_ids, args.num_generations, scoring=args.scoring)
+        completion_ids = [completion for group in rolled for completion in group]
+        blank = [""] * len(completion_ids)
+        point: dict[str, Any] = {"step": step}
+        for name, reward in self.rewards.items():
+            values = reward(prompts=blank, completions=blank, completion_ids=completion_ids, target=self.targets)
+            point[name] = float(np.mean(values))
+            if name == "exact":
+                hits = np.reshape(values, (-1, args.num_generations)) > 0
+        point["groups with target"] = float(hits.any(axis=1).mean())
+        point["MRR of target"] = float(np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0).mean())
+        metrics = self.evaluator.evaluate_model(model, self.tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
+        return point | {name: metrics[name] for name in ("hr@10", "ndcg@10")}
+
+
+class MeasureCallback(TrainerCallback):
+    """Measures halfway and after the last step."""
+
+    def __init__(self, measure: Measurement):
+        self.measure, self.points = measure, []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step in (state.max_steps // 2, state.max_steps):
+            self.points.append(self.measure(model, state.global_step))
+            print(self.points[-1], flush=True)
+
+
+def make_rewards(args: LearningArguments, start: str, tokenizer: TSRecTokenizer) -> dict[str, Callable]:
+    """Reward functions by name; meanings by the embeddings of the start's own backbone."""
+    semantics = TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json")
+    embed = partial(mean_pooled_embeddings, TSRecForCausalLM.from_pretrained(start, dtype="float32"), tokenizer)
+    similarities = description_similarities(semantics, tokenizer.sid_index, embed)
+    return {
+        "exact": exact_match_reward,
+        "ranking": ranking_reward,
+        "prefix": prefix_reward,
+        "semantic": partial(semantic_reward, similarities=similarities, per_level=False),
+    }
+
+
+def run(
+    args: LearningArguments,
+    mix: str,
+    seed: int,
+    start: str,
+    train: Dataset,
+    tokenizer: TSRecTokenizer,
+    measure: Measurement,
+    rewards: dict[str, Callable],
+) -> dict[str, Any]:
+    """Trains on one mix with one seed."""
+    set_seed(seed)
+    model = TSRecForCausalLM.from_pretrained(start, dtype="float32")
+    callback = MeasureCallback(measure)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        training_args = TSRecGRPOConfig(
+            folder,
+            max_steps=args.steps,
+            num_generations=args.num_generations,
+            per_device_train_batch_size=args.prompts_per_step * args.num_generations,
+            rollout=args.rollout,
+            scoring=args.scoring,
+            learning_rate=args.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=5,
+            max_grad_norm=args.max_grad_norm,
+            beta=args.beta,
+            activation_checkpointing=False,
+            save_strategy="no",
+            logging_steps=max(1, args.steps // 10),
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        )
+        trainer = TSRecGRPOTrainer(
+            model,
+            [rewards[name] for name in mix.split("+")],
+            training_args,
+            train_dataset=train,
+            processing_class=tokenizer,
+            callbacks=[callback],
+        )
+        trainer.train()
+    return {
+        "mix": mix,
+        "seed": seed,
+        "points": callback.points,
+        "log": [entry for entry in trainer.state.log_history if "reward" in entry],
+        "seconds": time.perf_counter() - started,
+        "arguments": asdict(args),
+        "torch": torch.__version__,
+    }
+
+
+def reward_of(point: dict[str, Any], mix: str) -> float:
+    """Sum of a mix's rewards."""
+    return sum(point[name] for name in mix.split("+"))
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def summarize(start: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> str:
+    """Writes the table of what the runs end with and returns it as markdown."""
+    header = ["mix", "seeds", "its reward: start", "after", "groups with target", "MRR of target", "HR@10", "NDCG@10"]
+    names = ("groups with target", "MRR of target", "hr@10", "ndcg@10")
+    rows = [["start (SFT)", "", "", "", *(f"{start[name]:.4f}" for name in names)]]
+    for mix in dict.fromkeys(result["mix"] for result in results):
+        ends = [result["points"][-1] for result in results if result["mix"] == mix]
+        rewards = [f"{reward_of(start, mix):.4f}", spread([reward_of(point, mix) for point in ends])]
+        seeds = ", ".join(str(result["seed"]) for result in results if result["mix"] == mix)
+        rows.append([mix, seeds, *rewards, *(spread([point[name] for point in ends]) for name in names)])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+    (folder / "summary.md").write_text(table + "\n", encoding="utf-8")
+    return table
+
+
+def plot(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
+    """Reward, hits and metrics against steps: mean over seeds, and the spread between them as a band."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {
+        "reward of the mix on training prompts, gain": reward_of,
+        "training prompts with target in the group": lambda point, mix: point["groups with target"],
+        "HR@10, validation": lambda point, mix: point["hr@10"],
+        "NDCG@10, validation": lambda point, mix: point["ndcg@10"],
+    }
+    figure, grid = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.8))
+    for axes, (title, value) in zip(grid, panels.items()):
+        for mix in dict.fromkeys(result["mix"] for result in results):
+            curves = [[start, *result["points"]] for result in results if result["mix"] == mix]
+            steps = [point["step"] for point in curves[0]]
+            values = np.array([[value(point, mix) for point in curve] for curve in curves])
+            if value is reward_of:
+                # Mixes have other sums of rewards: what compares is what each gains.
+                values = values - values[:, :1]
+            (line,) = axes.plot(steps, values.mean(axis=0), marker="o", label=mix)
+            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.15, color=line.get_color())
+        axes.set(xlabel="step", title=title)
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.3)
+    grid[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def check_comparable(args: LearningArguments, result: dict[str, Any], path: Path) -> None:
+    """Raises unless a finished run had the settings of this call."""
+    free = {"data_dir", "quick", "mixes", "seeds", "output_dir"}
+    wanted = {name: value for name, value in asdict(args).items() if name not in free}
+    differing = {n: (result["arguments"].get(n), v) for n, v in wanted.items() if result["arguments"].get(n) != v}
+    if differing:
+        raise ValueError(
+            f"Expected {path} to be a run of the same settings, but found (there, here): {differing}. Pass another "
+            "`--output_dir`, or the settings of that run."
+        )
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all: a stopped study must not leave half a result behind."""
+    partial_path = path.with_suffix(".partial")
+    partial_path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    partial_path.replace(path)
+
+
+def main(args: LearningArguments) -> None:
+    if args.data_dir is None:
+        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
+        return
+    folder = Path(args.output_dir) / ("quick" if args.quick else "")
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    print(json.dumps(asdict(args)), f"torch {torch.__version__}, {torch.get_num_threads()} threads", sep="\n")
+    dataset = load_minionerec(args.data_dir)
+    start_path = make_start(args, folder)
+    tokenizer = TSRecTokenizer.from_pretrained(start_path)
+    rewards = make_rewards(args, start_path, tokenizer)
+    measure = Measurement(args, dataset, tokenizer, rewards)
+    train = build_grpo_rows(dataset.train, tokenizer)
+
+    start_file = folder / "start.json"
+    if not start_file.exists():
+        point = measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)
+        write(start_file, {"point": point, "arguments": asdict(args)})
+    start = json.loads(start_file.read_text())
+    check_comparable(args, start, start_file)
+    print(f"== start: {start['point']}", flush=True)
+    # Seed by seed, so that every mix has its first result early.
+    for seed in args.seeds:
+        for mix in args.mixes:
+            path = folder / "runs" / f"{mix}-seed{seed}.json"
+            if path.exists():
+                check_comparable(args, json.loads(path.read_text()), path)
+                continue
+            print(f"== {mix}, seed {seed}", flush=True)
+            write(path, run(args, mix, seed, start_path, train, tokenizer, measure, rewards))
+    results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
+    plot(start["point"], results, folder / "curves.png")
+    print(summarize(start["point"], results, folder))
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(LearningArguments).parse_args_into_dataclasses())
