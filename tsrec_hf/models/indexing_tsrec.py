@@ -298,7 +298,11 @@ class SIDIndex:
 
     def positions_of(self, item_ids: Sequence[str]) -> list[int]:
         """Rows of several items. Raises `KeyError` for an unknown item."""
-        return [self.position_of(item_id) for item_id in item_ids]
+        try:
+            return list(map(self._positions.__getitem__, item_ids))
+        except (KeyError, TypeError):
+            # One of them is unknown: the slow way says which.
+            return [self.position_of(item_id) for item_id in item_ids]
 
     def spell(self, codes: Sequence[int]) -> str:
         """The SID with these codes as a string, `<a_0><b_1><c_0>`. Raises `ValueError` for codes without a token."""
