@@ -29,7 +29,7 @@ _ROOM_OF = {
         "load_table",
         "tidy",
     ],
-    "sids": ["ResidualKMeans"],
+    "sids": ["RQVAE", "ResidualKMeans", "SIDReport", "embed_items", "resolve_collisions", "sid_report"],
     "semantics": [
         "InferenceClientTeacher",
         "KeywordTeacher",

@@ -111,8 +111,80 @@ def test_load_names_the_missing_file(tmp_path) -> None:
         ResidualKMeans.load(tmp_path)
 
 
-def test_room_names_the_extra_that_is_missing() -> None:
-    script = "import sys; sys.modules['faiss'] = None; import tsrec_hf.sids"
+def test_the_missing_extra_is_named() -> None:
+    # The room itself opens without faiss: embedding needs none.
+    script = (
+        "import sys; sys.modules['faiss'] = None; import tsrec_hf.sids, numpy\n"
+        "tsrec_hf.sids.ResidualKMeans([2, 2]).fit(numpy.eye(4))"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode != 0
-    assert "ImportError: `tsrec_hf.sids` needs faiss" in run.stderr and '"tsrec_hf[sids]"' in run.stderr
+    assert "ImportError: Quantisers need faiss" in run.stderr and '"tsrec_hf[sids]"' in run.stderr
+
+
+@pytest.fixture
+def lopsided() -> np.ndarray:
+    """Clusters of very different sizes, three quarters of the items in one of sixteen."""
+    rng = np.random.default_rng(0)
+    cluster = np.where(rng.random(2000) < 0.75, 0, rng.integers(16, size=2000))
+    return (rng.normal(scale=4, size=(16, 8))[cluster] + rng.normal(size=(2000, 8))).astype(np.float32)
+
+
+def test_balanced_codes_are_used_alike(lopsided: np.ndarray) -> None:
+    plain, balanced = (ResidualKMeans([16, 16], balanced=flag).fit(lopsided) for flag in (False, True))
+    for level in range(2):
+        counts = np.bincount(balanced.encode(lopsided)[:, level], minlength=16)
+        # 125 items a code would be even.
+        assert 85 < counts.min() and counts.max() < 175, counts
+    unbalanced = np.bincount(plain.encode(lopsided)[:, 0])
+    assert unbalanced.min() < 60 and unbalanced.max() > 200, unbalanced
+    assert not any(prices.any() for prices in plain.prices) and all(prices.any() for prices in balanced.prices)
+
+
+def test_balance_holds_for_new_items_one_by_one(lopsided: np.ndarray) -> None:
+    quantizer = ResidualKMeans([16, 16], balanced=True).fit(lopsided[:1000])
+    codes = quantizer.encode(lopsided[1000:])
+    assert np.bincount(codes[:, 0], minlength=16).max() < 125  # 62.5 would be even
+    one_by_one = np.concatenate([quantizer.encode(row[None]) for row in lopsided[1000:1100]])
+    np.testing.assert_array_equal(codes[:100], one_by_one)
+    # Codes are the least sums of squared distance and price.
+    distances = ((lopsided[:9, None] - quantizer.centroids[0][None]) ** 2).sum(axis=-1) + quantizer.prices[0]
+    np.testing.assert_array_equal(quantizer.encode(lopsided[:9])[:, 0], distances.argmin(axis=1))
+
+
+def test_balanced_is_decided_by_the_seed_and_saved(lopsided: np.ndarray, tmp_path) -> None:
+    first, again, other = (ResidualKMeans([16, 8], seed=seed, balanced=True).fit(lopsided) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.encode(lopsided), again.encode(lopsided))
+    assert (first.encode(lopsided) != other.encode(lopsided)).any()
+    first.save(tmp_path)
+    loaded = ResidualKMeans.load(tmp_path)
+    assert loaded.balanced
+    np.testing.assert_array_equal(loaded.encode(lopsided), first.encode(lopsided))
+
+
+def test_balancing_equal_items() -> None:
+    points = np.repeat(np.array([[0.0, 1.0], [5.0, 5.0]]), 4, axis=0)
+    codes = ResidualKMeans([2, 2], balanced=True).fit(points).encode(points)
+    assert len(np.unique(codes, axis=0)) == 2 and codes[0, 0] != codes[4, 0]
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_distances_are_what_encode_minimises(embeddings: np.ndarray, balanced: bool) -> None:
+    quantizer = ResidualKMeans([16, 8, 4], balanced=balanced).fit(embeddings)
+    codes = quantizer.encode(embeddings)
+    for level in range(3):
+        distances = quantizer.distances(embeddings, codes[:, :level])
+        np.testing.assert_array_equal(distances.argmin(axis=1), codes[:, level])
+    residual = embeddings - quantizer.decode(codes[:, :2])
+    left_over = np.square(residual[:, None] - quantizer.centroids[2]).sum(axis=-1) + quantizer.prices[2]
+    np.testing.assert_allclose(distances, left_over, atol=1e-4)
+
+
+def test_decode_refuses(embeddings: np.ndarray) -> None:
+    quantizer = ResidualKMeans([4, 2]).fit(embeddings)
+    with pytest.raises(ValueError, match=r"at most 2 levels, found shape \(1, 3\)"):
+        quantizer.decode(np.zeros((1, 3), dtype=int))
+    with pytest.raises(ValueError, match=r"below the level sizes \[4, 2\], found \[0, 2\] to \[0, 2\]"):
+        quantizer.decode(np.array([[0, 2]]))
+    with pytest.raises(ValueError, match="integer codes"):
+        quantizer.decode(np.zeros((1, 2)))

@@ -1,12 +1,19 @@
-try:
-    import faiss
-except ImportError as error:
-    raise ImportError(
-        '`tsrec_hf.sids` needs faiss, which is not installed. Install it with `pip install "tsrec_hf[sids]"`.'
-    ) from error
+"""Item texts and images to embeddings to integer codes."""
 
+from .collisions import resolve_collisions
 from .embedding import mean_pooled_embeddings
+from .item_embedding import embed_items
+from .report import SIDReport, sid_report
 from .residual_kmeans import ResidualKMeans
+from .rqvae import RQVAE
 
 
-__all__ = ["ResidualKMeans", "mean_pooled_embeddings"]
+__all__ = [
+    "RQVAE",
+    "ResidualKMeans",
+    "SIDReport",
+    "embed_items",
+    "mean_pooled_embeddings",
+    "resolve_collisions",
+    "sid_report",
+]

@@ -2,6 +2,9 @@
 
 Level 0 clusters the embeddings, level 1 clusters what level 0 leaves over, and so on. No encoder stands in front and
 nothing is trained by gradient: an item's codes are the nearest centroids of its successive residuals.
+
+The balanced option is ours. Every centroid gets a price (`balancing.py`), and "nearest" then means the least sum of
+squared distance and price, so that codes are used alike and new items are still coded one by one.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+
+from .balancing import balance
 
 
 CENTROIDS_NAME = "residual_kmeans.safetensors"
@@ -32,10 +36,16 @@ class ResidualKMeans:
             Seed of the first centroids of level 0; level `l` uses `seed + l`.
         num_iterations (`int`, *optional*, defaults to `25`):
             Lloyd iterations a level.
+        balanced (`bool`, *optional*, defaults to `False`):
+            Whether the codes of a level shall be used about equally often. Items that are equal still share their
+            codes. Takes `4 * items * level_size` bytes of memory in [`fit`].
 
     Attributes:
         centroids (`list[np.ndarray]`):
             One float32 array of shape `(level_size, dim)` a level; empty before [`fit`].
+        prices (`list[np.ndarray]`):
+            One float32 array of shape `(level_size,)` a level: what is added to the squared distance of a centroid.
+            Zeros unless `balanced`.
 
     Example:
 
@@ -54,7 +64,9 @@ class ResidualKMeans:
     ```
     """
 
-    def __init__(self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25) -> None:
+    def __init__(
+        self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25, balanced: bool = False
+    ) -> None:
         self.level_sizes = [int(size) for size in level_sizes]
         if not self.level_sizes or min(self.level_sizes) < 1:
             raise ValueError(
@@ -65,7 +77,9 @@ class ResidualKMeans:
             raise ValueError(f"Expected `num_iterations` of at least 1, found {num_iterations}. The default is 25.")
         self.seed = seed
         self.num_iterations = num_iterations
+        self.balanced = balanced
         self.centroids: list[np.ndarray] = []
+        self.prices: list[np.ndarray] = []
 
     def fit(self, embeddings: np.ndarray) -> ResidualKMeans:
         r"""
@@ -89,14 +103,15 @@ class ResidualKMeans:
         [1.0, 11.0]
         ```
         """
-        residual = _as_matrix(embeddings)  # (items, dim)
+        residual = as_matrix(embeddings)  # (items, dim)
         num_items, dim = residual.shape
         if num_items < max(self.level_sizes):
             raise ValueError(
                 f"Expected at least {max(self.level_sizes)} items, one a code of the widest level, found {num_items}. "
                 f"Lower `level_sizes` (now {self.level_sizes})."
             )
-        centroids = []
+        faiss = _import_faiss()
+        centroids, prices = [], []
         for level, size in enumerate(self.level_sizes):
             clustering = faiss.Kmeans(
                 dim,
@@ -108,9 +123,12 @@ class ResidualKMeans:
             )
             clustering.train(residual)
             centroids.append(np.array(clustering.centroids, dtype=np.float32).reshape(size, dim))
+            prices.append(np.zeros(size, dtype=np.float32))
+            if self.balanced:
+                centroids[-1], prices[-1] = balance(residual, centroids[-1])
             # The assignment inside faiss precedes its last centroid update, so it is not the one that `encode` makes.
-            residual = residual - centroids[-1][_nearest(residual, centroids[-1])]
-        self.centroids = centroids
+            residual = residual - centroids[-1][_nearest(residual, centroids[-1], prices[-1])]
+        self.centroids, self.prices = centroids, prices
         return self
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
@@ -136,19 +154,73 @@ class ResidualKMeans:
         [1.0, 11.0]
         ```
         """
-        self._check_fitted()
-        residual = _as_matrix(embeddings)  # (items, dim)
-        dim = self.centroids[0].shape[1]
-        if residual.shape[1] != dim:
-            raise ValueError(
-                f"Expected embeddings with {dim} columns, as in `fit`, found {residual.shape[1]}. "
-                "Embed these items with the model that embedded the others."
-            )
+        residual = self._checked(embeddings)  # (items, dim)
         codes = np.empty((len(residual), len(self.centroids)), dtype=np.int32)
-        for level, centroids in enumerate(self.centroids):
-            codes[:, level] = _nearest(residual, centroids)
+        for level, (centroids, prices) in enumerate(zip(self.centroids, self.prices)):
+            codes[:, level] = _nearest(residual, centroids, prices)
             residual = residual - centroids[codes[:, level]]
         return codes
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        r"""
+        What codes say about an embedding: the sum of their centroids.
+
+        Args:
+            codes (`np.ndarray` of shape `(items, levels)`):
+                Codes of all levels, or of the first ones alone.
+
+        Returns:
+            `np.ndarray` of shape `(items, dim)`: float32 embeddings.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> embeddings = np.array([[-1.0], [1.0], [99.0], [101.0]])
+        >>> quantizer = ResidualKMeans([2, 2]).fit(embeddings)
+        >>> codes = quantizer.encode(embeddings)
+        >>> quantizer.decode(codes).ravel().tolist(), quantizer.decode(codes[:, :1]).ravel().tolist()
+        ([-1.0, 1.0, 99.0, 101.0], [0.0, 0.0, 100.0, 100.0])
+        ```
+        """
+        self._check_fitted()
+        codes = checked_codes(codes, self.level_sizes)
+        return sum(centroids[level] for centroids, level in zip(self.centroids, codes.T))
+
+    def distances(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        r"""
+        How badly each code of the next level suits items whose first codes are given; [`encode`] takes the least.
+
+        Args:
+            embeddings (`np.ndarray` of shape `(items, dim)`):
+                One finite vector an item.
+            codes (`np.ndarray` of shape `(items, l)`):
+                Codes of the levels before level `l`; `l` is 0 for the first level.
+
+        Returns:
+            `np.ndarray` of shape `(items, level_sizes[l])`: float32 squared distances from what the given codes leave
+            over to the centroids of level `l`, prices added.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2]).fit(np.array([[0.0], [2.0], [10.0], [12.0]]))
+        >>> distances = quantizer.distances(np.array([[3.0]]), np.empty((1, 0), dtype=int))
+        >>> sorted(distances.ravel().tolist())  # to 1 and to 11
+        [4.0, 64.0]
+        ```
+        """
+        residual = self._checked(embeddings)
+        if len(codes) and codes.shape[1]:
+            residual = residual - self.decode(codes)
+        centroids, prices = self.centroids[codes.shape[1]], self.prices[codes.shape[1]]
+        squares = np.square(residual).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
+        return np.maximum(squares - 2 * residual @ centroids.T, 0) + prices
 
     def save(self, directory: str | Path) -> None:
         r"""
@@ -175,11 +247,11 @@ class ResidualKMeans:
         self._check_fitted()
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {f"level_{level}": centroids for level, centroids in enumerate(self.centroids)},
-            directory / CENTROIDS_NAME,
-            metadata={"settings": json.dumps({"seed": self.seed, "num_iterations": self.num_iterations})},
-        )
+        arrays = {f"level_{level}": centroids for level, centroids in enumerate(self.centroids)}
+        if self.balanced:
+            arrays |= {f"prices_{level}": prices for level, prices in enumerate(self.prices)}
+        settings = {"seed": self.seed, "num_iterations": self.num_iterations, "balanced": self.balanced}
+        save_file(arrays, directory / CENTROIDS_NAME, metadata={"settings": json.dumps(settings)})
 
     @classmethod
     def load(cls, directory: str | Path) -> ResidualKMeans:
@@ -216,10 +288,26 @@ class ResidualKMeans:
             )
         with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
-            centroids = [file.get_tensor(f"level_{level}") for level in range(len(file.keys()))]
-        quantizer = cls([len(level) for level in centroids], **settings)
+            num_levels = sum(name.startswith("level_") for name in file.keys())
+            centroids = [file.get_tensor(f"level_{level}") for level in range(num_levels)]
+            quantizer = cls([len(level) for level in centroids], **settings)
+            if quantizer.balanced:
+                quantizer.prices = [file.get_tensor(f"prices_{level}") for level in range(num_levels)]
+            else:
+                quantizer.prices = [np.zeros(len(level), dtype=np.float32) for level in centroids]
         quantizer.centroids = centroids
         return quantizer
+
+    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
+        self._check_fitted()
+        matrix = as_matrix(embeddings)
+        dim = self.centroids[0].shape[1]
+        if matrix.shape[1] != dim:
+            raise ValueError(
+                f"Expected embeddings with {dim} columns, as in `fit`, found {matrix.shape[1]}. "
+                "Embed these items with the model that embedded the others."
+            )
+        return matrix
 
     def _check_fitted(self) -> None:
         if not self.centroids:
@@ -228,7 +316,7 @@ class ResidualKMeans:
             )
 
 
-def _as_matrix(embeddings: np.ndarray) -> np.ndarray:
+def as_matrix(embeddings: np.ndarray) -> np.ndarray:
     """`embeddings` as the contiguous float32 matrix that faiss reads, of shape `(items, dim)`."""
     matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -242,7 +330,39 @@ def _as_matrix(embeddings: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Index of the centroid nearest to each point, of shape `(points,)`."""
-    _, nearest = faiss.knn(points, centroids, 1)
+def checked_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> np.ndarray:
+    """`codes` as an integer array of shape `(items, levels)`, each below its level's size; first levels will do."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or codes.shape[1] > len(level_sizes) or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(
+            f"Expected integer codes of shape (items, levels) with at most {len(level_sizes)} levels, found shape "
+            f"{codes.shape} of dtype `{codes.dtype}`. Pass what `encode` returned; an extra level that tells "
+            "collisions apart is left out."
+        )
+    sizes = np.array(level_sizes[: codes.shape[1]])
+    if ((codes < 0) | (codes >= sizes)).any():
+        raise ValueError(
+            f"Expected codes from 0 and below the level sizes {sizes.tolist()}, found {codes.min(axis=0).tolist()} to "
+            f"{codes.max(axis=0).tolist()}. Pass the quantizer that made these codes."
+        )
+    return codes
+
+
+def _nearest(points: np.ndarray, centroids: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Index of the centroid with the least squared distance plus price for each point, of shape `(points,)`."""
+    if prices.any():
+        # A price is a squared distance along one more axis, on which all points are at 0.
+        centroids = np.column_stack([centroids, np.sqrt(prices)])
+        points = np.column_stack([points, np.zeros(len(points), dtype=np.float32)])
+    _, nearest = _import_faiss().knn(points, np.ascontiguousarray(centroids, dtype=np.float32), 1)
     return nearest[:, 0]
+
+
+def _import_faiss():
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            'Quantisers need faiss, which is not installed. Install it with `pip install "tsrec_hf[sids]"`.'
+        ) from error
+    return faiss

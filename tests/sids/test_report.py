@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsrec_hf.sids import ResidualKMeans, sid_report
+
+
+# Two directions, a right angle apart; level 0 tells them apart, level 1 is noise.
+EMBEDDINGS = np.array([[1, 0], [2, 0], [0, 1], [0, 3]], dtype=np.float32)
+CODES = np.array([[0, 0], [0, 2], [3, 2], [3, 2]])
+
+
+def test_figures_worked_by_hand() -> None:
+    report = sid_report(CODES, EMBEDDINGS)
+    assert (report.num_items, report.num_sids, report.largest_group, report.collision_rate) == (4, 3, 2, 0.25)
+    assert report.level_sizes == [4, 3] and report.use == [2 / 4, 2 / 3]
+    # Two codes of a half each; a quarter and three quarters: entropy 0.25 ln 4 + 0.75 ln (4 / 3) = 0.5623.
+    assert report.perplexity == pytest.approx([2, np.exp(0.5623351)])
+    # Of the 12 ordered pairs 4 lie in one direction, with a cosine of 1; the others have 0.
+    assert report.random_cosine == pytest.approx(4 / 12)
+    assert report.prefix_cosine == pytest.approx([1, 1])
+    # All three others are neighbours: one of them has the same first code, and for items 2 and 3 the same SID.
+    assert report.neighbor_overlap == pytest.approx([1 / 3, 2 / 12]) == report.random_overlap
+    assert report.reconstruction_error is None
+
+
+def test_reconstruction_error_by_hand() -> None:
+    # Around their mean 50 the points have squares 51^2 + 49^2 + 49^2 + 51^2 = 10004; level 0 leaves 4 of it.
+    points = np.array([[-1.0], [1.0], [99.0], [101.0]])
+    quantizer = ResidualKMeans([2, 2]).fit(points)
+    codes = quantizer.encode(points)
+    assert sid_report(codes, points, quantizer).reconstruction_error == pytest.approx([4 / 10004, 0])
+    # An extra level that tells items apart is measured but not decoded.
+    report = sid_report(np.column_stack([codes, [0, 0, 0, 4]]), points, quantizer)
+    assert len(report.reconstruction_error) == 2 and report.level_sizes == [2, 2, 5]
+    assert report.use[2] == 2 / 5
+
+
+def test_neighbours_are_the_nearest_by_cosine() -> None:
+    rng = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(30), 20)
+    embeddings = rng.normal(size=(30, 16))[cluster] + rng.normal(scale=0.05, size=(600, 16))
+    informed = sid_report(np.column_stack([cluster, np.arange(600)]), embeddings)
+    assert informed.neighbor_overlap == [1, 0] and informed.random_overlap[0] == pytest.approx(19 / 599)
+    assert informed.prefix_cosine[0] > 0.9 and abs(informed.random_cosine) < 0.2
+    assert np.isnan(informed.prefix_cosine[1]) and informed.collision_rate == 0
+    shuffled = sid_report(np.column_stack([rng.permutation(cluster), np.arange(600)]), embeddings)
+    assert shuffled.neighbor_overlap[0] < 0.1 and shuffled.prefix_cosine[0] == pytest.approx(
+        shuffled.random_cosine, abs=0.03
+    )
+    # A sample says about the same, and the same twice.
+    codes = np.column_stack([rng.permutation(cluster), np.arange(600)])
+    few, again, all_items = (sid_report(codes, embeddings, num_queries=number) for number in (200, 200, 600))
+    assert few.neighbor_overlap == again.neighbor_overlap
+    assert few.neighbor_overlap[0] == pytest.approx(all_items.neighbor_overlap[0], abs=0.02)
+
+
+def test_table_plot_and_dictionary(tmp_path) -> None:
+    report = sid_report(CODES, EMBEDDINGS)
+    lines = str(report).splitlines()
+    assert lines[0].startswith("4 items, 3 SIDs, collision rate 25.00%, at most 2 items a SID")
+    assert lines[3] == "| 1 | 4 | 50.0% | 2.0 | - | 1.000 | 33.3% | 33.3% |"
+    assert len({line.count("|") for line in lines[1:]}) == 1
+    assert json.loads(json.dumps(report.to_dict()))["collision_rate"] == 0.25
+    quantizer = ResidualKMeans([2, 2]).fit(EMBEDDINGS)
+    for one in (report, sid_report(quantizer.encode(EMBEDDINGS), EMBEDDINGS, quantizer)):
+        one.plot(tmp_path / "folder" / "report.png")
+        with Image.open(tmp_path / "folder" / "report.png") as image:
+            assert image.size[0] > image.size[1] > 300
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"a row an embedding, found codes of shape \(3, 2\)"):
+        sid_report(CODES[:3], EMBEDDINGS)
+    with pytest.raises(ValueError, match="at least two items"):
+        sid_report(CODES[:1], EMBEDDINGS[:1])

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+
+from tsrec_hf.sids import RQVAE, sid_report
+
+
+SETTINGS = {"latent_dim": 4, "hidden_sizes": (16,), "num_epochs": 12, "warmup_epochs": 12, "batch_size": 32}
+SETTINGS["learning_rate"] = 0.01
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> np.ndarray:
+    """Twelve clusters in a four-dimensional subspace of sixteen dimensions."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(scale=3, size=(12, 4))[rng.integers(12, size=400)] + rng.normal(scale=0.5, size=(400, 4))
+    return (points @ rng.normal(size=(4, 16)) + 5).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def quantizer(embeddings: np.ndarray) -> RQVAE:
+    return RQVAE([16, 8], **SETTINGS).fit(embeddings)
+
+
+def test_fitting_learns(embeddings: np.ndarray, quantizer: RQVAE) -> None:
+    first, last = quantizer.history[0], quantizer.history[-1]
+    assert len(quantizer.history) == 12
+    assert last["reconstruction"] < first["reconstruction"] and last["codebook"] > 0
+    report = sid_report(quantizer.encode(embeddings), embeddings, quantizer)
+    # Noise is 0.5^2 of (3^2 + 0.5^2) of the variance: 2.7 %. The mean embedding alone would leave 100 %.
+    assert report.reconstruction_error[0] > report.reconstruction_error[1] and report.reconstruction_error[1] < 0.15
+    assert min(report.use) > 0.9
+
+
+def test_codes_are_int32_and_nearest_in_the_latent_space(embeddings: np.ndarray, quantizer: RQVAE) -> None:
+    codes = quantizer.encode(embeddings)
+    assert codes.dtype == np.int32 and codes.shape == (400, 2)
+    for level in range(2):
+        np.testing.assert_array_equal(
+            quantizer.distances(embeddings, codes[:, :level]).argmin(axis=1), codes[:, level]
+        )
+    # Items are coded one by one.
+    np.testing.assert_array_equal(np.concatenate([quantizer.encode(row[None]) for row in embeddings[:20]]), codes[:20])
+
+
+def test_seed_decides_and_nothing_else(embeddings: np.ndarray, quantizer: RQVAE) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    again = RQVAE([16, 8], **SETTINGS).fit(embeddings)
+    assert torch.equal(torch.get_rng_state(), before)
+    other = RQVAE([16, 8], seed=1, **SETTINGS).fit(embeddings)
+    np.testing.assert_array_equal(again.encode(embeddings), quantizer.encode(embeddings))
+    assert (other.encode(embeddings) != quantizer.encode(embeddings)).any()
+
+
+def test_the_scale_of_the_embeddings_does_not_matter(embeddings: np.ndarray, quantizer: RQVAE) -> None:
+    # A power of two: floats keep all their digits.
+    scaled = RQVAE([16, 8], **SETTINGS).fit(embeddings * 1024)
+    codes = quantizer.encode(embeddings)
+    assert (scaled.encode(embeddings * 1024) == codes).mean() > 0.99
+    np.testing.assert_allclose(scaled.decode(codes), 1024 * quantizer.decode(codes), rtol=1e-2, atol=10)
+
+
+def test_dead_codes_are_revived(embeddings: np.ndarray) -> None:
+    quantizer = RQVAE([64, 8], **SETTINGS)
+    quantizer.fit(embeddings)
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.from_numpy(embeddings) - quantizer._mean) / quantizer._scale
+    codebooks = [torch.nn.Parameter(torch.from_numpy(level.copy())) for level in quantizer._levels.centroids]
+    codebooks[0].data[10:] = 1e6  # nobody comes here
+    optimizer, _ = quantizer._optimizer(codebooks, 10)
+    for codebook in codebooks:
+        optimizer.state[codebook] = {"step": torch.tensor(3.0), "exp_avg": torch.ones_like(codebook)}
+    assert quantizer._revive(codebooks, points, optimizer, generator)[0] == 54
+    latents = quantizer._encoder(points)
+    chosen = torch.cdist(latents, codebooks[0]).argmin(dim=1)
+    assert len(chosen.unique()) >= 54
+    memory = optimizer.state[codebooks[0]]["exp_avg"]
+    assert memory[:10].eq(1).all() and memory[10:].eq(0).all()
+
+
+def test_revival_fills_what_training_leaves_empty(embeddings: np.ndarray) -> None:
+    # As many codes as there are items: many die on the way, and come back.
+    quantizer = RQVAE([200, 8], **SETTINGS).fit(embeddings)
+    assert sum(epoch["revived"][0] for epoch in quantizer.history) > 0
+    assert sid_report(quantizer.encode(embeddings), embeddings, quantizer).use[0] > 0.9
+
+
+def test_save_and_load(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> None:
+    quantizer.save(tmp_path / "quantizer")
+    assert [path.name for path in (tmp_path / "quantizer").iterdir()] == ["rqvae.safetensors"]
+    loaded = RQVAE.load(tmp_path / "quantizer")
+    assert loaded._settings() == quantizer._settings()
+    codes = quantizer.encode(embeddings)
+    np.testing.assert_array_equal(loaded.encode(embeddings), codes)
+    np.testing.assert_array_equal(loaded.decode(codes), quantizer.decode(codes))
+
+
+def test_equal_items_do_not_break_it() -> None:
+    quantizer = RQVAE([2, 2], **SETTINGS).fit(np.ones((8, 3)))
+    codes = quantizer.encode(np.ones((8, 3)))
+    assert (codes == codes[0]).all()
+    np.testing.assert_allclose(quantizer.decode(codes), 1, atol=1e-3)
+
+
+def test_refusals(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> None:
+    with pytest.raises(ValueError, match="at least 500 items.*found 400.*Lower `level_sizes`"):
+        RQVAE([500, 4]).fit(embeddings)
+    with pytest.raises(ValueError, match="`batch_size` of at least 1"):
+        RQVAE([4, 4], batch_size=0)
+    with pytest.raises(ValueError, match="at least one level and one code"):
+        RQVAE([])
+    with pytest.raises(RuntimeError, match=r"Call `fit\(embeddings\)`"):
+        RQVAE([4, 4]).encode(embeddings)
+    with pytest.raises(ValueError, match="16 columns, as in `fit`, found 3"):
+        quantizer.encode(embeddings[:, :3])
+    with pytest.raises(ValueError, match="infinity in 1 of 400 rows, first in row 2"):
+        quantizer.encode(np.where(np.arange(400)[:, None] == 2, np.nan, embeddings))
+    with pytest.raises(FileNotFoundError, match="rqvae.safetensors.*RQVAE.save"):
+        RQVAE.load(tmp_path)

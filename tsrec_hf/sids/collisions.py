@@ -1,0 +1,248 @@
+"""
+What to do with items that share a semantic ID: leave them, number them by an extra level, or move them to free SIDs.
+
+Moved items change as late a level as possible, so that they stay among the items that they are like.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+POLICIES = ("reassign", "sinkhorn", "suffix", "keep")
+
+
+class Quantizer(Protocol):
+    """What [`ResidualKMeans`] and [`RQVAE`] have in common."""
+
+    level_sizes: list[int]
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray: ...
+
+    def decode(self, codes: np.ndarray) -> np.ndarray: ...
+
+    def distances(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray: ...
+
+
+def resolve_collisions(
+    codes: np.ndarray,
+    embeddings: np.ndarray,
+    quantizer: Quantizer,
+    policy: str = "reassign",
+    taken: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""
+    Gives every item a SID of its own, or tells items with one SID apart.
+
+    Args:
+        codes (`np.ndarray` of shape `(items, levels)`):
+            What `quantizer.encode(embeddings)` returned.
+        embeddings (`np.ndarray` of shape `(items, dim)`):
+            The items' embeddings.
+        quantizer ([`ResidualKMeans`] or [`RQVAE`]):
+            The quantiser that made the codes.
+        policy (`str`, *optional*, defaults to `"reassign"`):
+            - `"reassign"`: of the items with one SID, the one that it suits best keeps it. Each other takes the
+              nearest last code that is free. Where all are taken it takes the nearest code of the level before that
+              has room below it, and so on.
+            - `"sinkhorn"`: all items with the same codes before the last are dealt out anew, each to another last
+              code, so that the sum of distances is least: the transport problem that LC-Rec solves approximately by
+              Sinkhorn's algorithm, solved exactly. Items for which no code is left go on as in `"reassign"`.
+            - `"suffix"`: an extra level numbers the items of a SID, 0 for the first. Nothing is moved.
+            - `"keep"`: the codes as they are.
+        taken (`np.ndarray` of shape `(others, levels)`, *optional*):
+            SIDs of items that are there already, when these items are new: they stay, and nothing is put on them.
+            With `"suffix"`, as wide as the result.
+
+    Returns:
+        `np.ndarray` of shape `(items, levels)`, or `(items, levels + 1)` for `"suffix"`: int32 codes.
+
+    Raises:
+        `ValueError`: an unknown policy, arrays that do not fit, more items than there are SIDs.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import ResidualKMeans, resolve_collisions
+
+    >>> embeddings = np.array([[0.0], [0.1], [4.0], [10.0], [14.0]])
+    >>> quantizer = ResidualKMeans([2, 2]).fit(embeddings)
+    >>> codes = quantizer.encode(embeddings)
+    >>> bool((codes[0] == codes[1]).all())
+    True
+    >>> resolved = resolve_collisions(codes, embeddings, quantizer, policy="suffix")
+    >>> resolved[:, 2].tolist()
+    [0, 1, 0, 0, 0]
+    >>> new = np.array([[10.2]])
+    >>> new_codes = resolve_collisions(quantizer.encode(new), new, quantizer, policy="suffix", taken=resolved)
+    >>> new_codes[0, :2].tolist() == codes[3].tolist(), new_codes[0, 2].item()
+    (True, 1)
+    ```
+    """
+    codes = np.array(codes, dtype=np.int32)
+    taken = _check(codes, embeddings, quantizer, policy, taken)
+    if policy == "keep":
+        return codes
+    if policy == "suffix":
+        return _with_suffix(codes, taken)
+    occupied = _Occupied(quantizer.level_sizes, taken)
+    if len(codes) + occupied.count(()) > occupied.capacities[0]:
+        raise ValueError(
+            f"Expected at most {occupied.capacities[0]} items, one a SID of the level sizes {quantizer.level_sizes}, "
+            f'found {len(codes) + occupied.count(())}. Use larger levels, or `policy="suffix"`.'
+        )
+    move = _keep_nearest if policy == "reassign" else _deal_out
+    homeless = move(codes, embeddings, quantizer, occupied)
+    for row in homeless:
+        codes[row] = _nearest_free(codes[row], embeddings[row : row + 1], quantizer, occupied)
+        occupied.add(codes[row : row + 1])
+    return codes
+
+
+class _Occupied:
+    """SIDs that are taken, and how many of them lie below each prefix."""
+
+    def __init__(self, level_sizes: Sequence[int], codes: np.ndarray) -> None:
+        # Number of SIDs below a prefix of 0, 1, ..., all codes. Python integers: eight levels of 256 pass 2^63.
+        self.capacities = [1]
+        for size in reversed(level_sizes):
+            self.capacities.insert(0, self.capacities[0] * int(size))
+        self._counts: Counter[tuple[int, ...]] = Counter()
+        self.add(np.unique(codes, axis=0))
+
+    def add(self, codes: np.ndarray) -> None:
+        """Takes free SIDs, distinct, of shape `(n, levels)`."""
+        for depth in range(codes.shape[1] + 1):
+            prefixes, counts = np.unique(codes[:, :depth], axis=0, return_counts=True)
+            if depth == 0:
+                prefixes, counts = np.empty((1, 0), dtype=int), [len(codes)]
+            self._counts.update(dict(zip(map(tuple, prefixes.tolist()), map(int, counts))))
+
+    def count(self, prefix: tuple[int, ...]) -> int:
+        return self._counts[prefix]
+
+    def has_room(self, prefix: tuple[int, ...]) -> bool:
+        return self._counts[prefix] < self.capacities[len(prefix)]
+
+
+def _keep_nearest(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
+    """Lets the best item of each SID keep it; rows of the others, the nearest to their SID first."""
+    sid_of, sizes = _groups(codes)
+    were_taken = _are_taken(codes, occupied)
+    # Those whose SID only they have, and nobody had before, need not be compared.
+    crowded = (sizes[sid_of] > 1) | were_taken
+    rows = np.flatnonzero(crowded)
+    fit = _last_distances(codes[rows], embeddings[rows], quantizer)
+    order = np.lexsort((fit, sid_of[rows]))  # by SID, the nearest first, ties by row
+    rows, fit = rows[order], fit[order]
+    is_first = np.append(True, sid_of[rows][1:] != sid_of[rows][:-1])[: len(rows)]
+    stays = is_first & ~were_taken[rows]
+    occupied.add(np.concatenate([codes[~crowded], codes[rows[stays]]]))
+    return rows[~stays][np.argsort(fit[~stays], kind="stable")].tolist()
+
+
+def _deal_out(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
+    """Deals the items of each crowded prefix out over its free last codes; rows for which no code is left."""
+    from scipy.optimize import linear_sum_assignment  # comes with sentence-transformers and with scikit-learn
+
+    sid_of, sizes = _groups(codes)
+    crowded = (sizes[sid_of] > 1) | _are_taken(codes, occupied)
+    prefix_of, _ = _groups(codes[:, :-1])
+    is_dealt = np.isin(prefix_of, prefix_of[crowded])
+    rows = np.flatnonzero(is_dealt)
+    rows = rows[np.argsort(prefix_of[rows], kind="stable")]
+    homeless = []
+    for group in np.split(rows, np.flatnonzero(np.diff(prefix_of[rows])) + 1):
+        if len(group) == 0:  # nothing is crowded
+            break
+        prefix = tuple(codes[group[0], :-1].tolist())
+        free = np.array([occupied.count((*prefix, code)) == 0 for code in range(quantizer.level_sizes[-1])])
+        costs = quantizer.distances(embeddings[group], codes[group, :-1])[:, free]
+        placed, chosen = linear_sum_assignment(costs)
+        codes[group[placed], -1] = np.flatnonzero(free)[chosen]
+        homeless += np.delete(group, placed).tolist()
+        occupied.add(codes[group[placed]])
+    occupied.add(codes[~is_dealt])
+    return homeless
+
+
+def _are_taken(codes: np.ndarray, occupied: _Occupied) -> np.ndarray:
+    """Which rows of `codes` are SIDs that were there already."""
+    return np.fromiter((occupied.count(sid) > 0 for sid in map(tuple, codes.tolist())), dtype=bool, count=len(codes))
+
+
+def _nearest_free(sid: np.ndarray, embedding: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
+    """The free SID that shares the longest prefix with `sid`; below it, at each level the nearest code with room."""
+    prefix = sid.tolist()[:-1]
+    while not occupied.has_room(tuple(prefix)):
+        prefix.pop()
+    while len(prefix) < len(sid):
+        distances = quantizer.distances(embedding, np.array([prefix], dtype=np.int32).reshape(1, -1))[0]
+        order = np.argsort(distances, kind="stable").tolist()
+        prefix.append(next(code for code in order if occupied.has_room((*prefix, code))))
+    return prefix
+
+
+def _last_distances(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> np.ndarray:
+    """How badly each item's last code suits it, of shape `(items,)`."""
+    if len(codes) == 0:
+        return np.empty(0, dtype=np.float32)
+    distances = quantizer.distances(embeddings, codes[:, :-1])
+    return distances[np.arange(len(codes)), codes[:, -1]]
+
+
+def _with_suffix(codes: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    # An item's number is how many with its SID stand before it; those that are there already stand first.
+    both = np.concatenate([taken[:, : codes.shape[1]], codes])
+    sid_of, sizes = _groups(both)
+    order = np.argsort(sid_of, kind="stable")
+    number = np.empty(len(both), dtype=np.int32)
+    number[order] = np.arange(len(both)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    if len(taken):
+        # Numbers of items that are gone are not given again while higher ones are in use.
+        highest = np.full(len(sizes), -1)
+        np.maximum.at(highest, sid_of[: len(taken)], taken[:, -1])
+        before = np.bincount(sid_of[: len(taken)], minlength=len(sizes))
+        number += (highest + 1 - before)[sid_of].astype(np.int32)
+    return np.column_stack([codes, number[len(taken) :]])
+
+
+def _groups(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the number of its group of equal rows, and the sizes of the groups."""
+    if codes.shape[1] == 0:
+        return np.zeros(len(codes), dtype=int), np.array([len(codes)])
+    _, group_of, sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    return group_of.reshape(-1), sizes
+
+
+def _check(
+    codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, policy: str, taken: np.ndarray | None
+) -> np.ndarray:
+    if policy not in POLICIES:
+        raise ValueError(f"Expected `policy` among {POLICIES}, found {policy!r}. The default is 'reassign'.")
+    sizes = quantizer.level_sizes
+    if codes.ndim != 2 or codes.shape[1] != len(sizes) or len(codes) != len(embeddings):
+        raise ValueError(
+            f"Expected codes of shape ({len(embeddings)}, {len(sizes)}), a row an embedding and a column a level of "
+            f"the quantizer, found {codes.shape}. Pass what `quantizer.encode(embeddings)` returned."
+        )
+    if ((codes < 0) | (codes >= np.array(sizes))).any():
+        raise ValueError(
+            f"Expected codes from 0 and below the level sizes {sizes}, found {codes.min(axis=0).tolist()} to "
+            f"{codes.max(axis=0).tolist()}. Pass the quantizer that made these codes."
+        )
+    width = len(sizes) + (policy == "suffix")
+    if taken is None:
+        return np.empty((0, width), dtype=np.int32)
+    taken = np.asarray(taken, dtype=np.int32)
+    if taken.ndim != 2 or taken.shape[1] != width:
+        raise ValueError(
+            f"Expected `taken` of shape (others, {width}) for the policy {policy!r}, found {taken.shape}. Pass the "
+            "codes of the index that the items are added to, and the policy that made it."
+        )
+    return taken

@@ -1,0 +1,90 @@
+"""Vectors on disk, found by the content they were made from: a killed run resumes, nothing is embedded twice."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+logger = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+
+
+class EmbeddingCache:
+    r"""
+    A file of unit-length vectors, each behind the hash of what it was made from.
+
+    The file is a row of records of one size: 32 bytes of key, then the vector as float32, little-endian. New vectors
+    are appended and are on disk when [`add`] returns. A last record that was cut off, by a kill or a full disk, is
+    removed; anything else that is no unit vector is an error.
+
+    Args:
+        path (`str` or `Path`):
+            The file, made on the first vector. One file holds the vectors of one model.
+        dim (`int`):
+            Width of the vectors.
+
+    Example:
+
+    ```python
+    >>> import hashlib, tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from tsrec_hf.sids.embedding_cache import EmbeddingCache
+
+    >>> path = Path(tempfile.mkdtemp(), "minilm.vectors")
+    >>> key = hashlib.sha256(b"claw hammer").digest()
+    >>> EmbeddingCache(path, dim=2).add([key], np.array([[0.6, 0.8]]))
+    >>> EmbeddingCache(path, dim=2).get(key).tolist() == np.float32([0.6, 0.8]).tolist()  # read again from disk
+    True
+    ```
+    """
+
+    def __init__(self, path: str | Path, dim: int) -> None:
+        self.path = Path(path)
+        self.dim = dim
+        self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", "<f4", (dim,))])
+        self._vectors: dict[bytes, np.ndarray] = {}
+        if self.path.exists():
+            self._read()
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._vectors
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The vector of shape `(dim,)` behind `key`, or `None`."""
+        return self._vectors.get(key)
+
+    def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
+        """Keeps vectors of shape `(len(keys), dim)`; they are on disk when this returns."""
+        records = np.empty(len(keys), dtype=self._record)
+        records["key"] = np.array([np.void(key) for key in keys], dtype=f"V{KEY_BYTES}")
+        records["vector"] = vectors
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(records.tobytes())
+        self._vectors.update(zip(keys, records["vector"]))
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        whole = len(content) - len(content) % self._record.itemsize
+        records = np.frombuffer(content[:whole], dtype=self._record)
+        norms = np.linalg.norm(records["vector"], axis=1)
+        # Also true of NaN. A file of another width, or of another kind, shows here.
+        strange = ~(np.abs(norms - 1) < 1e-3)
+        if strange.any():
+            raise ValueError(
+                f"Expected unit vectors of width {self.dim} in the cache {self.path}, but {int(strange.sum())} of "
+                f"{len(records)} records are none, first record {int(strange.argmax())}. Remove the file to embed "
+                "again, or name another folder for the cache."
+            )
+        self._vectors = dict(zip((key.tobytes() for key in records["key"]), records["vector"]))
+        if whole < len(content):
+            logger.info("%s: the last vector was cut off and is made again.", self.path)
+            with self.path.open("r+b") as file:
+                file.truncate(whole)

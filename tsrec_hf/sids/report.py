@@ -1,0 +1,251 @@
+"""How good are semantic IDs? What they keep of the embeddings, how they use codes, and whom they put together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .collisions import Quantizer
+
+
+NUM_NEIGHBORS = 10
+
+
+@dataclass(frozen=True)
+class SIDReport:
+    r"""
+    Figures of [`sid_report`]. `print` shows them as a table.
+
+    Args:
+        num_items (`int`):
+            Number of items.
+        num_sids (`int`):
+            Number of different SIDs.
+        largest_group (`int`):
+            Most items with one SID.
+        level_sizes (`list[int]`):
+            Number of codes at each level.
+        use (`list[float]`):
+            Share of each level's codes that some item has.
+        perplexity (`list[float]`):
+            `exp(entropy)` of each level's codes: how many codes there would be if all were used alike.
+        reconstruction_error (`list[float]` or `None`):
+            Share of the embeddings' variance that is left over after the first 1, 2, ... codes; `None` without a
+            quantiser.
+        prefix_cosine (`list[float]`):
+            Mean cosine of the embeddings of two items that share their first 1, 2, ... codes; NaN if no two do.
+        random_cosine (`float`):
+            Mean cosine of any two items.
+        neighbor_overlap (`list[float]`):
+            Share of an item's 10 nearest neighbours that share its first 1, 2, ... codes.
+        random_overlap (`list[float]`):
+            Share of all other items that do: what neighbours drawn by chance would give.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import sid_report
+
+    >>> report = sid_report(np.array([[0, 0], [0, 1], [1, 0], [1, 0]]), np.array([[1, 0], [1, 0.1], [0, 1], [0, 1]]))
+    >>> report.collision_rate
+    0.25
+    >>> print(report)
+    4 items, 3 SIDs, collision rate 25.00%, at most 2 items a SID; cosine of any two items 0.366
+    | level | codes | used | perplexity | error left | cosine in prefix | neighbours in prefix | by chance |
+    | --- | --- | --- | --- | --- | --- | --- | --- |
+    | 1 | 2 | 100.0% | 2.0 | - | 0.998 | 33.3% | 33.3% |
+    | 2 | 2 | 100.0% | 1.8 | - | 1.000 | 16.7% | 16.7% |
+    ```
+    """
+
+    num_items: int
+    num_sids: int
+    largest_group: int
+    level_sizes: list[int]
+    use: list[float]
+    perplexity: list[float]
+    reconstruction_error: list[float] | None
+    prefix_cosine: list[float]
+    random_cosine: float
+    neighbor_overlap: list[float]
+    random_overlap: list[float]
+
+    @property
+    def collision_rate(self) -> float:
+        """Share of items beyond the first of each SID: `1 - num_sids / num_items`."""
+        return 1 - self.num_sids / self.num_items
+
+    def to_dict(self) -> dict:
+        """All figures, the collision rate among them, for a JSON file."""
+        return asdict(self) | {"collision_rate": self.collision_rate}
+
+    def __str__(self) -> str:
+        header = ["level", "codes", "used", "perplexity", "error left", "cosine in prefix", "neighbours in prefix"]
+        errors = self.reconstruction_error or []
+        lines = [
+            f"{self.num_items} items, {self.num_sids} SIDs, collision rate {self.collision_rate:.2%}, at most "
+            f"{self.largest_group} items a SID; cosine of any two items {self.random_cosine:.3f}",
+            f"| {' | '.join([*header, 'by chance'])} |",
+            "|" + " --- |" * (len(header) + 1),
+        ]
+        for level, size in enumerate(self.level_sizes):
+            cells = [
+                f"{level + 1}",
+                f"{size}",
+                f"{self.use[level]:.1%}",
+                f"{self.perplexity[level]:.1f}",
+                f"{errors[level]:.3f}" if level < len(errors) else "-",
+                "-" if np.isnan(self.prefix_cosine[level]) else f"{self.prefix_cosine[level]:.3f}",
+                f"{self.neighbor_overlap[level]:.1%}",
+                f"{self.random_overlap[level]:.1%}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def plot(self, path: str | Path) -> None:
+        """Writes four panels to an image file: use and perplexity, error, cosines, neighbours. Needs matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "`SIDReport.plot` needs matplotlib, which is not installed. Install it with `pip install "
+                '"tsrec_hf[plots]"`.'
+            ) from error
+        levels = np.arange(1, len(self.level_sizes) + 1)
+        figure = Figure(figsize=(13, 3.2), layout="constrained")
+        use, error, cosine, overlap = figure.subplots(1, 4)
+        relative = np.array(self.perplexity) / np.array(self.level_sizes)
+        use.bar(levels - 0.2, self.use, 0.4, label="used")
+        use.bar(levels + 0.2, relative, 0.4, label="perplexity / codes")
+        use.set(title="Use of the codes", ylim=(0, 1))
+        if self.reconstruction_error is not None:
+            error.plot(levels[: len(self.reconstruction_error)], self.reconstruction_error, "o-")
+        error.set(title="Variance left over", ylim=(0, None))
+        cosine.plot(levels, self.prefix_cosine, "o-", label="common prefix")
+        cosine.axhline(self.random_cosine, color="grey", linestyle="--", label="any two items")
+        cosine.set(title="Mean cosine", ylim=(None, 1))
+        overlap.plot(levels, self.neighbor_overlap, "o-", label="nearest 10")
+        overlap.plot(levels, self.random_overlap, "--", color="grey", label="by chance")
+        overlap.set(title="Share with a common prefix", ylim=(0, 1))
+        for axes in (use, error, cosine, overlap):
+            axes.set(xlabel="level", xticks=levels)
+        for axes in (use, cosine, overlap):
+            axes.legend(fontsize="small")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def sid_report(
+    codes: np.ndarray,
+    embeddings: np.ndarray,
+    quantizer: Quantizer | None = None,
+    num_queries: int = 1000,
+    seed: int = 0,
+) -> SIDReport:
+    r"""
+    Measures semantic IDs against the embeddings that they were made from.
+
+    Args:
+        codes (`np.ndarray` of shape `(items, levels)`):
+            Codes, before or after [`resolve_collisions`].
+        embeddings (`np.ndarray` of shape `(items, dim)`):
+            The items' embeddings.
+        quantizer ([`ResidualKMeans`] or [`RQVAE`], *optional*):
+            What made the codes: says the sizes of its levels (elsewhere the highest code does) and what codes keep of
+            the embeddings.
+        num_queries (`int`, *optional*, defaults to `1000`):
+            Items whose nearest neighbours are looked up, drawn if there are more.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of that draw.
+
+    Returns:
+        [`SIDReport`]: The figures.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import ResidualKMeans, sid_report
+
+    >>> embeddings = np.array([[-1.0], [1.0], [99.0], [101.0]])
+    >>> quantizer = ResidualKMeans([2, 2]).fit(embeddings)
+    >>> report = sid_report(quantizer.encode(embeddings), embeddings, quantizer)
+    >>> [round(error, 4) for error in report.reconstruction_error], report.collision_rate
+    ([0.0004, 0.0], 0.0)
+    ```
+    """
+    codes, embeddings = np.asarray(codes), np.asarray(embeddings, dtype=np.float32)
+    if codes.ndim != 2 or len(codes) != len(embeddings) or len(codes) < 2:
+        raise ValueError(
+            f"Expected codes of at least two items, a row an embedding, found codes of shape {codes.shape} and "
+            f"embeddings of shape {embeddings.shape}. Pass both in the order of the items."
+        )
+    num_items, num_levels = codes.shape
+    level_sizes = (codes.max(axis=0) + 1).tolist()
+    if quantizer is not None:
+        level_sizes[: len(quantizer.level_sizes)] = quantizer.level_sizes
+    units = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    counts = [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(level_sizes)]
+    groups = [_groups_of_prefix(codes, depth) for depth in range(1, num_levels + 1)]
+    sizes = [np.bincount(group) for group in groups]
+    neighbors, queries = _nearest_neighbors(units, num_queries, seed)
+    return SIDReport(
+        num_items=num_items,
+        num_sids=len(sizes[-1]),
+        largest_group=int(sizes[-1].max()),
+        level_sizes=level_sizes,
+        use=[float((count > 0).mean()) for count in counts],
+        perplexity=[_perplexity(count / num_items) for count in counts],
+        reconstruction_error=None if quantizer is None else _errors(codes, embeddings, quantizer),
+        prefix_cosine=[_mean_cosine(units, group) for group in groups],
+        random_cosine=_mean_cosine(units, np.zeros(num_items, dtype=int)),
+        neighbor_overlap=[float((group[neighbors] == group[queries][:, None]).mean()) for group in groups],
+        random_overlap=[float((size * (size - 1.0)).sum() / (num_items * (num_items - 1.0))) for size in sizes],
+    )
+
+
+def _groups_of_prefix(codes: np.ndarray, depth: int) -> np.ndarray:
+    """For each item the number of its prefix of `depth` codes."""
+    return np.unique(codes[:, :depth], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _perplexity(shares: np.ndarray) -> float:
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _errors(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> list[float]:
+    """Squared error of decoding the first 1, 2, ... codes, divided by that of the mean embedding."""
+    variance = np.square(embeddings - embeddings.mean(axis=0)).sum()
+    depths = range(1, len(quantizer.level_sizes) + 1)
+    errors = [np.square(embeddings - quantizer.decode(codes[:, :depth])).sum() for depth in depths]
+    return [float(error / np.maximum(variance, 1e-12)) for error in errors]
+
+
+def _mean_cosine(units: np.ndarray, group: np.ndarray) -> float:
+    """Mean over all pairs of items of one group; NaN if there is none."""
+    # All pairs at once: the squared length of a group's sum holds each pair's product twice, and each item's own.
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sums = np.add.reduceat(units[order], starts, axis=0, dtype=np.float64)
+    sizes = np.bincount(group).astype(np.float64)
+    pairs = (sizes * (sizes - 1)).sum()
+    return float((np.square(sums).sum() - np.square(units, dtype=np.float64).sum()) / pairs) if pairs else float("nan")
+
+
+def _nearest_neighbors(units: np.ndarray, num_queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest items of some drawn items, themselves left out: `(queries, neighbours)`, and which were drawn."""
+    queries = np.arange(len(units))
+    if len(units) > num_queries:
+        queries = np.sort(np.random.default_rng(seed).choice(len(units), num_queries, replace=False))
+    number = min(NUM_NEIGHBORS, len(units) - 1)
+    neighbors = np.empty((len(queries), number), dtype=int)
+    for start in range(0, len(queries), 100):
+        rows = queries[start : start + 100]
+        cosines = units[rows] @ units.T  # (rows, items)
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        neighbors[start : start + 100] = np.argpartition(-cosines, number - 1, axis=1)[:, :number]
+    return neighbors, queries
