@@ -79,6 +79,19 @@ def test_rules_that_leave_nothing_name_the_user(model, tokenizer):
         model.recommend(tokenizer, histories, allowed_items=["apple"], exclude_history=True)
 
 
+def test_a_mask_says_the_same_as_ids(model, tokenizer):
+    item_ids = tokenizer.sid_index.item_ids
+    mask = np.array([item_id in ("nail", "pear", "saw") for item_id in item_ids])
+    by_ids = model.recommend(tokenizer, [["hammer"]], allowed_items=["nail", "pear", "saw"], exclude_history=True)
+    assert len(by_ids[0]) == 3
+    assert model.recommend(tokenizer, [["hammer"]], allowed_items=mask, exclude_history=True) == by_ids
+    assert model.recommend(tokenizer, [["hammer"]], exclude_items=~mask) == by_ids
+    with pytest.raises(ValueError, match=r"mask of shape \(8,\).*but found shape \(3,\)"):
+        model.recommend(tokenizer, [["hammer"]], allowed_items=mask[:3])
+    with pytest.raises(ValueError, match="user 0 may be given"):
+        model.recommend(tokenizer, [["hammer"]], allowed_items=np.zeros(8, dtype=bool))
+
+
 def test_wrong_rules_are_refused(model, tokenizer):
     with pytest.raises(KeyError, match="'spoon' is not among"):
         model.recommend(tokenizer, [["saw"]], exclude_items=["spoon"])

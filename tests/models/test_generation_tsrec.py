@@ -467,27 +467,30 @@ def test_what_takes_no_tree_mask_is_known(model, name, value, match) -> None:
 @pytest.mark.parametrize("rules", [False, True], ids=["", "rules"])
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_last_level_in_parts_gives_the_same_best(save_backbone, tmp_path, monkeypatch, kind, scoring, rules) -> None:
+def test_pruned_beams_are_the_best_of_all_beams(save_backbone, tmp_path, monkeypatch, kind, scoring, rules) -> None:
     index = random_index((6, 9, 4), num_items=150)
     model, tokenizer = make(save_backbone(tmp_path, kind), index)
     histories = histories_of(index)
     rules = {"allowed_items": index.item_ids[20:60], "exclude_history": True} if rules else {}
-    settings = {"num_beams": 30, "scoring": scoring, "batch_size": 3, **rules}
-    widths, extend = [], decoding_tsrec.TreeDecoder.extend
+    settings = {"scoring": scoring, "batch_size": 5, **rules}
+    monkeypatch.setattr(generation_tsrec, "USERS_OF_A_FOREST", 2)
+    read, extend = [], decoding_tsrec.ForestDecoder.extend
     monkeypatch.setattr(
-        decoding_tsrec.TreeDecoder, "extend", lambda self, *a: widths.append(a[0].shape[1]) or extend(self, *a)
+        decoding_tsrec.ForestDecoder, "extend", lambda self, *a: read.append(len(a[0])) or extend(self, *a)
     )
-    whole = model.recommend(tokenizer, histories, top_k=30, **settings)
-    assert set(widths) == {6, 30}
-    widths.clear()
-    monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PART", 1)
-    for top_k in (1, 4, 10):
-        found = model.recommend(tokenizer, histories, top_k=top_k, **settings)
-        for row, expected in zip(found, whole):
-            assert [r.item_id for r in row] == [r.item_id for r in expected[:top_k]]
-            assert [r.score for r in row] == pytest.approx([r.score for r in expected[:top_k]], abs=TOLERANCE)
-    # The first part of top_k and a half, then the rest that matters; never all.
-    assert {6, 1, 15} <= set(widths) and 30 not in widths
+    for num_beams, top_ks in ((3, [1]), (30, [1, 4, 10])):
+        monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PASS", 1000)
+        whole = model.recommend(tokenizer, histories, top_k=num_beams, num_beams=num_beams, **settings)
+        assert not read
+        monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PASS", 1)
+        for top_k in top_ks:
+            found = model.recommend(tokenizer, histories, top_k=top_k, num_beams=num_beams, **settings)
+            for row, expected in zip(found, whole, strict=True):
+                assert [r.item_id for r in row] == [r.item_id for r in expected[:top_k]]
+                assert [r.score for r in row] == pytest.approx([r.score for r in expected[:top_k]], abs=TOLERANCE)
+            # For one SID fewer than the 6 prefixes of the first level and the 30 of the second, for each user.
+            assert read and (top_k > 1 or sum(read) < len(histories) * (6 + min(30, num_beams)))
+            read.clear()
 
 
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])

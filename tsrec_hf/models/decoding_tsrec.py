@@ -5,6 +5,8 @@ How many continuations of one prompt go through a backbone together.
 sees the prompt and its own ancestors only, which an additive float mask says. Keys and values are appended to the
 cache and never copied per continuation or reordered, since the mask follows the tree instead. `ExpandedDecoder` gives
 the same logits with a copy of the cache for every continuation, for backbones whose attention takes no such mask.
+`ForestDecoder` lays the prompts and trees of several users into one sequence, for searches that read unlike numbers of
+continuations.
 
 What all prompts begin with is read once, as a `SharedPrefix`.
 """
@@ -204,6 +206,78 @@ class TreeDecoder:
             use_cache=True,
             **kwargs,
         )
+
+
+class ForestDecoder:
+    """
+    As [`TreeDecoder`], with the prompts of all users and the trees behind them in one row: nothing is padding, and a
+    pass reads as many nodes of each user as are asked for. A pass costs by the token then, and attention by the square
+    of the row, so that it pays for few users on a CPU. Waits for the device.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        forward: Forward,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        prefix: SharedPrefix | None = None,
+    ):
+        self._config = backbone.config.get_text_config()
+        self._dtype = backbone.dtype
+        self._forward = forward
+        self._input_ids, self._attention_mask = input_ids, attention_mask.bool()
+        self._cache = DynamicCache() if prefix is None else prefix.cache(1)
+        self._key_positions = torch.arange(0 if prefix is None else len(prefix), device=input_ids.device)
+        # Which columns of the cache each node sees, itself included. The first nodes are the ends of the prompts.
+        self._seen = torch.ones(0, 0, dtype=torch.bool, device=input_ids.device)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are; the next one has this number."""
+        return len(self._seen)
+
+    def read_prompts(self) -> torch.Tensor:
+        """Logits of the prompts' last positions: `(users, vocabulary)`."""
+        users, _ = self._attention_mask.nonzero(as_tuple=True)
+        own = (users.unsqueeze(-1) == users).tril()
+        seen = torch.nn.functional.pad(own, (len(self._key_positions), 0), value=True)
+        ends = self._attention_mask.sum(-1).cumsum(0) - 1
+        self._seen = seen[ends]
+        return self._run(self._input_ids[self._attention_mask], seen, logits_to_keep=ends)
+
+    def extend(self, parents: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """
+        Adds nodes to the trees.
+
+        Args:
+            parents (`torch.Tensor` of shape `(nodes,)`):
+                The node that each new one follows: from 0 the ends of the users' prompts, then all in the order in
+                which they were added.
+            token_ids (`torch.Tensor` of shape `(nodes,)`):
+                Their tokens.
+
+        Returns:
+            `torch.Tensor` of shape `(nodes, vocabulary)`: Logits of what follows each.
+        """
+        itself = torch.eye(len(parents), dtype=torch.bool, device=parents.device)
+        seen = torch.cat([self._seen[parents], itself], dim=1)
+        self._seen = torch.cat([torch.nn.functional.pad(self._seen, (0, len(parents))), seen])
+        return self._run(token_ids, seen)
+
+    def _run(self, token_ids: torch.Tensor, seen: torch.Tensor, **kwargs) -> torch.Tensor:
+        positions = seen.sum(-1) - 1
+        self._key_positions = torch.cat([self._key_positions, positions])
+        queries, keys = positions.unsqueeze(0), self._key_positions.unsqueeze(0)
+        logits = self._forward(
+            input_ids=token_ids.unsqueeze(0),
+            attention_mask=tree_attention_mask(seen.unsqueeze(0), queries, keys, self._config, self._dtype),
+            position_ids=queries,
+            past_key_values=self._cache,
+            use_cache=True,
+            **kwargs,
+        )
+        return logits[0]
 
 
 class ExpandedDecoder:

@@ -25,17 +25,18 @@ class ItemFilter:
             Its trie, on the device of the search.
         num_users (`int`):
             Users of the call.
-        allowed_items (`Iterable[str]` or one such per user, *optional*):
+        allowed_items (`Iterable[str]` or one such per user, or a mask `np.ndarray` of `bool`, *optional*):
             Items that may be given; all where absent. Users may have sets of their own: a list with a collection per
-            user.
-        exclude_items (`Iterable[str]` or one such per user, *optional*):
+            user. A boolean array in the order of the index says the same for all users without a lookup of ids, which
+            is what costs where the items are many.
+        exclude_items (`Iterable[str]` or one such per user, or a mask `np.ndarray` of `bool`, *optional*):
             Items that may not be given.
         exclude_per_user (`Sequence[Sequence[str]]`, *optional*):
             Further items that a user may not be given: histories.
 
     Raises:
         `KeyError`: an item that the index does not hold. `TypeError`: a single string. `ValueError`: sets for another
-        number of users; a user whose rules allow nothing, who is named.
+        number of users, a mask of another length; a user whose rules allow nothing, who is named.
     """
 
     def __init__(
@@ -141,16 +142,19 @@ class NodeFilter:
         self.listed_are_legal = listed_are_legal
         self.num_nodes = num_nodes
 
-    def __call__(self, nodes: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        """What of `legal` stays, for nodes of shape `(batch, ...)`. Makes no device synchronisation."""
+    def __call__(self, nodes: torch.Tensor, legal: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        What of `legal` stays, for nodes of shape `(batch, ...)`, or `(n, ...)` with `rows` of the batch, `(n,)`. Makes
+        no device synchronisation.
+        """
         if self.shared is not None:
             legal = legal & self.shared[nodes]
         if self.keys is None:
             return legal
         if len(self.keys) == 0:
             return torch.zeros_like(legal) if self.listed_are_legal else legal
-        rows = torch.arange(len(nodes), device=nodes.device).view(-1, *[1] * (nodes.dim() - 1))
-        wanted = rows * self.num_nodes + nodes
+        rows = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
+        wanted = rows.view(-1, *[1] * (nodes.dim() - 1)) * self.num_nodes + nodes
         places = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
         listed = self.keys[places] == wanted
         return legal & (listed if self.listed_are_legal else ~listed)
@@ -164,6 +168,13 @@ def _rows(
         return None, None
     if isinstance(items, str):
         raise TypeError(f"Expected `{name}` as a collection of item ids, but found the string {items!r}.")
+    if isinstance(items, np.ndarray) and items.dtype == bool:
+        if items.shape != (len(index),):
+            raise ValueError(
+                f"Expected `{name}` as a mask of shape ({len(index)},), an entry per item of the index, but found "
+                f"shape {items.shape}. Make it from `index.item_ids`, in their order."
+            )
+        return np.flatnonzero(items), None
     items = list(items)
     if not items or isinstance(items[0], str):
         return np.array(index.positions_of(items), dtype=np.int64), None

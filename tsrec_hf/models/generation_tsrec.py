@@ -15,14 +15,17 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
-from .decoding_tsrec import SharedPrefix, make_decoder
+from .decoding_tsrec import ForestDecoder, SharedPrefix, make_decoder, why_no_tree_mask
 from .filtering_tsrec import NodeFilter
 from .indexing_tsrec import SIDTrie
+from .pruned_search_tsrec import prune_beams
 
 
 SCORINGS = ("vocabulary", "catalogue")
 # Of a pass through the backbone on a CPU, below which it gets no cheaper by having fewer.
-MIN_ROWS_OF_A_PART = 64
+MIN_ROWS_OF_A_PASS = 64
+# Prompts that a pruned search lays into one row.
+USERS_OF_A_FOREST = 8
 
 
 @dataclass
@@ -162,14 +165,23 @@ class SIDSearch:
                 Divides the logits.
             top_k (`int`, *optional*):
                 How many of the beams are wanted. Those are then all that is returned, and on a CPU, where a pass costs
-                by the token, the last level reads the best prefixes first and only those others that could still
-                matter: the same beams for less.
+                by the token, prefixes that could not lead to them are not read: the same beams for less.
 
         Returns:
             [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
-        return self._descend(
-            input_ids, attention_mask, num_beams, node_filter, temperature=temperature, top_k=top_k or num_beams
+        on_cpu = self.backbone.device.type == "cpu"
+        if top_k is not None and on_cpu and self._pays_to_prune(len(input_ids), num_beams, top_k):
+            return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature)
+        beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature)
+        return TreeBeams(beams.leaves[:, :top_k], beams.scores[:, :top_k], beams.num_expanded)
+
+    def _pays_to_prune(self, num_users: int, num_beams: int, top_k: int) -> bool:
+        # A pass of few rows costs as much as reading the weights, whatever its rows.
+        return (
+            2 * top_k <= num_beams
+            and num_users * top_k >= MIN_ROWS_OF_A_PASS
+            and why_no_tree_mask(self.backbone) is None
         )
 
     @torch.no_grad()
@@ -226,10 +238,8 @@ class SIDSearch:
         sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        top_k: int | None = None,
     ) -> TreeBeams:
         trie = self.trie
-        top_k = num_beams if top_k is None else min(top_k, num_beams)
         batch_size = input_ids.shape[0]
         decoder = self._decoder(input_ids, attention_mask)
         logits = decoder.read_prompt()  # (batch, 1, vocabulary)
@@ -254,46 +264,24 @@ class SIDSearch:
             if depth == trie.num_levels - 1:
                 break
             parents, token_ids = first + chosen // width, tokens.flatten(1).gather(1, chosen)
-            head = min(beams, top_k + top_k // 2)
-            if depth == trie.num_levels - 2 and not sample and self._reads_in_parts(batch_size * head, head, beams):
-                scores, nodes, later = self._last_level_in_parts(
-                    decoder, parents, token_ids, nodes, scores, head, top_k, node_filter, temperature
-                )
-                num_expanded += head + later
-                break
             logits = decoder.extend(parents, token_ids)
             first, num_expanded = num_expanded, num_expanded + beams
         expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
-        return TreeBeams(trie.leaves_of(nodes[:, :top_k]), scores[:, :top_k], expanded)
+        return TreeBeams(trie.leaves_of(nodes), scores, expanded)
 
-    def _reads_in_parts(self, rows: int, head: int, beams: int) -> bool:
-        # A pass of few rows costs as much as reading the weights, whatever its rows.
-        return self.backbone.device.type == "cpu" and rows >= MIN_ROWS_OF_A_PART and 2 * head <= beams
-
-    def _last_level_in_parts(
-        self, decoder, parents, token_ids, nodes, scores, head: int, top_k: int, node_filter, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """
-        The best `top_k` leaves below the last prefixes, which come by falling score: `head` prefixes at a time, as
-        long as there are some whose score, which bounds their leaves', is above the worst leaf found. Their scores
-        and nodes, `(batch, top_k)`, and how many prefixes were read after the first part.
-        """
-        trie = self.trie
-        best = torch.full_like(scores[:, :1], -torch.inf).expand(-1, top_k)
-        leaves = torch.full_like(nodes[:, :1], trie.depth_starts[-2]).expand(-1, top_k)
-        start, stop = 0, head
-        while start < stop:
-            part = slice(start, stop)
-            logits = decoder.extend(parents[:, part], token_ids[:, part])
-            children, _, legal, log_probs = self._children(nodes[:, part], logits, trie.num_levels - 1, temperature)
-            if node_filter is not None:
-                legal = node_filter(children, legal)
-            candidates = (scores[:, part].unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
-            best, chosen = torch.cat([best, candidates.flatten(1)], dim=1).topk(top_k)
-            leaves = torch.cat([leaves, children.flatten(1)], dim=1).gather(1, chosen)
-            alive = int((scores[:, stop:] > best[:, -1:]).sum(dim=1).max()) if stop < scores.shape[1] else 0
-            start, stop = stop, stop + min(alive, head)
-        return best, torch.where(best == -torch.inf, trie.depth_starts[-2], leaves), stop - head
+    def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature) -> TreeBeams:
+        """The best `top_k` beams, a few users at a time: their attention costs by the square."""
+        parts = []
+        for start in range(0, len(input_ids), USERS_OF_A_FOREST):
+            users = slice(start, start + USERS_OF_A_FOREST)
+            decoder = ForestDecoder(
+                self.backbone, self._forward, input_ids[users], attention_mask[users], self._prefix
+            )
+            parts.append(
+                prune_beams(decoder, self.trie, self._children, num_beams, top_k, node_filter, start, temperature)
+            )
+        nodes, scores, expanded = map(torch.cat, zip(*parts))
+        return TreeBeams(self.trie.leaves_of(nodes), scores, expanded)
 
     @torch.no_grad()
     def exact(

@@ -1,0 +1,153 @@
+"""
+The best of a beam search without reading all of its beams.
+
+A prefix's log-probability bounds those of the SIDs below it, so a beam below the worst SID wanted need not be read.
+`prune_beams` goes down with a few prefixes of every user, which gives SIDs to compare with, and then sweeps over the
+levels, reading only the prefixes that could still lead to a better one. What it gives is what the whole search gives:
+a prefix counts while it is among the best `num_beams` of its level, and the search ends when all that could displace
+it, or beat a SID found, has been read. Users need different numbers of prefixes, which is why they go through the
+backbone as one [`ForestDecoder`] row. That pays on a CPU, where a pass costs by the token; it waits for the device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .decoding_tsrec import ForestDecoder
+from .filtering_tsrec import NodeFilter
+from .indexing_tsrec import SIDTrie
+
+
+# Children of prefixes with their tokens, which are legal, and their log-probabilities; see `SIDSearch`.
+ScoreChildren = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+@dataclass
+class _Level:
+    """Prefixes of one length, a row of slots for each user; slots of score `-inf` are empty."""
+
+    scores: torch.Tensor
+    nodes: torch.Tensor
+    tokens: torch.Tensor
+    parents: torch.Tensor  # slots of the level above
+    places: torch.Tensor  # numbers among the decoder's nodes, -1 until read
+
+    @classmethod
+    def empty(cls, num_users: int, device: torch.device) -> "_Level":
+        none = torch.empty(num_users, 0, dtype=torch.long, device=device)
+        return cls(none.float(), none, none, none, none)
+
+    def append(self, *columns: torch.Tensor) -> None:
+        names = ("scores", "nodes", "tokens", "parents")
+        for name, column in zip(names, columns):
+            setattr(self, name, torch.cat([getattr(self, name), column], dim=1))
+        self.places = torch.nn.functional.pad(self.places, (0, columns[0].shape[1]), value=-1)
+
+    def best(self, width: int, alive_above: torch.Tensor | None) -> torch.Tensor:
+        """Which slots are among the best `width` of those whose parents are; NaN counts as best."""
+        scores = self.scores
+        if alive_above is not None:
+            scores = scores.masked_fill(~alive_above.gather(1, self.parents), -torch.inf)
+        kept, slots = scores.topk(min(width, scores.shape[1]))
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, slots, kept != -torch.inf)
+
+
+def prune_beams(
+    decoder: ForestDecoder,
+    trie: SIDTrie,
+    score_children: ScoreChildren,
+    num_beams: int,
+    top_k: int,
+    node_filter: NodeFilter | None = None,
+    first_user: int = 0,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The best `top_k` SIDs of a beam search with `num_beams` beams.
+
+    Args:
+        decoder ([`ForestDecoder`]):
+            The users' prompts, not read yet.
+        trie ([`SIDTrie`]):
+            The legal SIDs.
+        score_children (`Callable`):
+            Takes nodes `(1, n)`, logits `(1, n, vocabulary)`, their depth and the temperature; gives four tensors
+            `(1, n, width)`.
+        num_beams (`int`):
+            Prefixes that survive each level.
+        top_k (`int`):
+            SIDs wanted, at most `num_beams`.
+        node_filter ([`NodeFilter`], *optional*):
+            Rules of the batch's users.
+        first_user (`int`, *optional*, defaults to `0`):
+            The batch's row that the decoder's first user has in these rules.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Divides the logits.
+
+    Returns:
+        `tuple` of three `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
+        where the search found fewer, and how many prefixes were read `(users,)`, the empty one included.
+    """
+    logits = decoder.read_prompts()  # (users, vocabulary)
+    num_users, device = len(logits), logits.device
+    # levels[0] are the prefixes of one code, levels[-1] the whole SIDs.
+    levels = [_Level.empty(num_users, device) for _ in range(trie.num_levels)]
+
+    def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores, logits) -> None:
+        """Puts the children of some prefixes into their level."""
+        children, tokens, legal, log_probs = (
+            part[0] for part in score_children(nodes.unsqueeze(0), logits.unsqueeze(0), level, temperature)
+        )
+        if node_filter is not None:
+            legal = node_filter(children, legal, first_user + users)
+        scores = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+        # A block of slots for every prefix of a user, as many for all users; `users` is in order.
+        counts = torch.bincount(users, minlength=num_users)
+        blocks = torch.arange(len(users), device=device) - (counts.cumsum(0) - counts)[users]
+        shape = (num_users, int(counts.max()), children.shape[1])
+        columns = []
+        for values, empty in ((scores, -torch.inf), (children, 0), (tokens, 0), (slots.unsqueeze(-1), 0)):
+            column = values.new_full(shape, empty)
+            column[users, blocks] = values.expand(-1, shape[2])
+            columns.append(column.flatten(1))
+        levels[level].append(*columns)
+
+    every = torch.arange(num_users, device=device)
+    root = torch.zeros_like(every)
+    add_children(0, every, root, root, root.float(), logits)
+    num_read = torch.ones_like(every)
+    worst = torch.full((num_users, 1), -torch.inf, device=device)  # of the SIDs wanted
+    first = True
+    while True:
+        found_more = first
+        alive = None
+        for depth, level in enumerate(levels[:-1]):
+            alive = level.best(num_beams, alive)
+            # The negation keeps NaN, which the caller must hear of.
+            wanted = alive & (level.places < 0) & ~(level.scores <= worst)
+            if first:
+                # The last prefixes bound their SIDs best, so a few more of them.
+                wanted &= level.best(top_k + (top_k // 2 if depth == trie.num_levels - 2 else 0), None)
+            users, slots = wanted.nonzero(as_tuple=True)
+            if len(users) == 0:
+                continue
+            found_more = True
+            picked = users, slots
+            parents = users if depth == 0 else levels[depth - 1].places.gather(1, level.parents)[picked]
+            start = decoder.num_nodes
+            logits = decoder.extend(parents, level.tokens[picked])
+            level.places[picked] = torch.arange(start, decoder.num_nodes, device=device)
+            num_read += torch.bincount(users, minlength=num_users)
+            add_children(depth + 1, users, slots, level.nodes[picked], level.scores[picked], logits)
+        if not found_more:
+            break
+        scores = levels[-1].scores
+        if alive is not None:
+            scores = scores.masked_fill(~alive.gather(1, levels[-1].parents), -torch.inf)
+        scores = torch.nn.functional.pad(scores, (0, max(top_k - scores.shape[1], 0)), value=-torch.inf)
+        best, chosen = scores.topk(top_k)
+        worst, first = best[:, -1:], False
+    nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
+    leaves = torch.where(best == -torch.inf, trie.depth_starts[-2], nodes.gather(1, chosen))
+    return leaves, best, num_read
