@@ -5,8 +5,9 @@ Does the reward rise on training prompts, and what becomes of HR and NDCG on val
 
 Every run (a mix of rewards and a seed) starts from the same checkpoint after SFT: that of `--model_name_or_path`, or a
 small one that `examples/sft.py` makes first from SmolLM2-135M cut to its first layers. Before, halfway and after, the
-same training prompts are rolled out, as beams, and the same validation users are recommended for. Rewards are means
-over completions, the policy's beams, on these prompts; most of them are not among those that a run trains on.
+prompts that the runs train on are rolled out, as beams, and the same validation users are recommended for. A prompt's
+reward is the policy's expected one over its group: the completions' rewards weighed by their probabilities. (The plain
+mean over beams hardly moves for exact matches: a beam search finds the same target whether it stands first or tenth.)
 
 Runs are written to `runs/<mix>-seed<seed>.json` and not repeated, so that the study can be stopped and resumed; the
 table (`summary.md`) and the plot (`curves.png`) are made from whatever is there.
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from sa_init_study import StudyArguments, save_backbone
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
@@ -47,8 +47,8 @@ from tsrec_hf import (
     ranking_reward,
     semantic_reward,
 )
+from tsrec_hf.models import SIDSearch
 from tsrec_hf.sids import mean_pooled_embeddings
-from tsrec_hf.trainers.rollouts import roll_out
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -59,7 +59,7 @@ QUICK = {
     "steps": 2,
     "prompts_per_step": 2,
     "num_generations": 4,
-    "eval_prompts": 4,
+    "train_prompts": 4,
     "eval_users": 4,
     "num_beams": 10,
 }
@@ -89,11 +89,11 @@ class LearningArguments:
     num_generations: int = field(default=16, metadata={"help": "SIDs of a group."})
     rollout: str = field(default="beam", metadata={"help": "'beam', 'sample' or 'mixed'."})
     scoring: str = field(default="vocabulary", metadata={"help": "'vocabulary' or 'catalogue'."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Constant, after 5 steps of warm-up."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "Constant, after 5 steps of warm-up."})
     beta: float = field(default=1e-3, metadata={"help": "Weight of the KL to the start."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Gradients are clipped to this norm."})
-    eval_prompts: int = field(default=256, metadata={"help": "Training prompts whose rewards are measured."})
-    eval_users: int = field(default=256, metadata={"help": "Validation rows to recommend for."})
+    train_prompts: int = field(default=128, metadata={"help": "Prompts that a run trains on, again and again."})
+    eval_users: int = field(default=512, metadata={"help": "Validation rows to recommend for."})
     num_beams: int = field(default=20, metadata={"help": "Beams of that search."})
     output_dir: str = field(default="outputs/grpo_learning", metadata={"help": "Folder of the results."})
     quick: bool = field(default=False, metadata={"help": "One short run per mix; shows only that the script runs."})
@@ -148,10 +148,11 @@ class Measurement:
 
     def __init__(self, args: LearningArguments, dataset, tokenizer: TSRecTokenizer, rewards: dict[str, Callable]):
         self.args, self.tokenizer = args, tokenizer
-        prompts = dataset.train.shuffle(seed=SAMPLE_SEED).select(range(args.eval_prompts)).flatten_indices()
-        rows = build_grpo_rows(prompts, tokenizer)
-        self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in rows["prompt"]]
-        self.targets = [target for target in rows["target"] for _ in range(args.num_generations)]
+        self.rows = build_grpo_rows(
+            dataset.train.shuffle(seed=SAMPLE_SEED).select(range(args.train_prompts)).flatten_indices(), tokenizer
+        )
+        self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in self.rows["prompt"]]
+        self.targets = [target for target in self.rows["target"] for _ in range(args.num_generations)]
         self.rewards = {
             name: RewardOnCodes(function, tokenizer, args.num_generations) for name, function in rewards.items()
         }
@@ -160,19 +161,36 @@ class Measurement:
 
     def __call__(self, model: TSRecForCausalLM, step: int) -> dict[str, Any]:
         args = self.args
-        rolled = roll_out(model, self.tokenizer, self.prompt_ids, args.num_generations, scoring=args.scoring)
-        completion_ids = [completion for group in rolled for completion in group]
+        completion_ids, weights = self.groups(model)
         blank = [""] * len(completion_ids)
         point: dict[str, Any] = {"step": step}
         for name, reward in self.rewards.items():
             values = reward(prompts=blank, completions=blank, completion_ids=completion_ids, target=self.targets)
-            point[name] = float(np.mean(values))
+            values = np.reshape(values, weights.shape)
+            point[name] = float((values * weights).sum(axis=1).mean())
+            point[f"{name}, mean of beams"] = float(values.mean())
             if name == "exact":
-                hits = np.reshape(values, (-1, args.num_generations)) > 0
+                hits = values > 0
         point["groups with target"] = float(hits.any(axis=1).mean())
         point["MRR of target"] = float(np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0).mean())
         metrics = self.evaluator.evaluate_model(model, self.tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
         return point | {name: metrics[name] for name in ("hr@10", "ndcg@10")}
+
+    @torch.inference_mode()
+    def groups(self, model: TSRecForCausalLM) -> tuple[list[list[int]], np.ndarray]:
+        """Every prompt's completions, in one list, and their probabilities within the group: `(prompts, G)`."""
+        index, size = self.tokenizer.sid_index, self.args.num_generations
+        model.eval()
+        search = SIDSearch(model.backbone, index.trie, self.tokenizer.sid_token_ids, self.args.scoring)
+        completion_ids, scores = [], []
+        for start in range(0, len(self.prompt_ids), 32):
+            rows = {"input_ids": self.prompt_ids[start : start + 32]}
+            inputs = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+            beams = search.beam(inputs.input_ids, inputs.attention_mask, size)
+            items = [index.item_ids[index.trie.items_of_leaf(leaf)[0]] for leaf in beams.leaves.flatten()]
+            completion_ids += self.tokenizer.encode_sids(items)
+            scores.append(beams.scores)
+        return completion_ids, torch.cat(scores).softmax(-1).numpy()
 
 
 class MeasureCallback(TrainerCallback):
@@ -205,7 +223,6 @@ def run(
     mix: str,
     seed: int,
     start: str,
-    train: Dataset,
     tokenizer: TSRecTokenizer,
     measure: Measurement,
     rewards: dict[str, Callable],
@@ -239,7 +256,7 @@ def run(
             model,
             [rewards[name] for name in mix.split("+")],
             training_args,
-            train_dataset=train,
+            train_dataset=measure.rows,
             processing_class=tokenizer,
             callbacks=[callback],
         )
@@ -289,7 +306,7 @@ def plot(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> No
     import matplotlib.pyplot as plt
 
     panels = {
-        "reward of the mix on training prompts, gain": reward_of,
+        "expected reward on training prompts, gain": reward_of,
         "training prompts with target in the group": lambda point, mix: point["groups with target"],
         "HR@10, validation": lambda point, mix: point["hr@10"],
         "NDCG@10, validation": lambda point, mix: point["ndcg@10"],
@@ -344,8 +361,6 @@ def main(args: LearningArguments) -> None:
     tokenizer = TSRecTokenizer.from_pretrained(start_path)
     rewards = make_rewards(args, start_path, tokenizer)
     measure = Measurement(args, dataset, tokenizer, rewards)
-    train = build_grpo_rows(dataset.train, tokenizer)
-
     start_file = folder / "start.json"
     if not start_file.exists():
         point = measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)
@@ -361,7 +376,7 @@ def main(args: LearningArguments) -> None:
                 check_comparable(args, json.loads(path.read_text()), path)
                 continue
             print(f"== {mix}, seed {seed}", flush=True)
-            write(path, run(args, mix, seed, start_path, train, tokenizer, measure, rewards))
+            write(path, run(args, mix, seed, start_path, tokenizer, measure, rewards))
     results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
     plot(start["point"], results, folder / "curves.png")
     print(summarize(start["point"], results, folder))

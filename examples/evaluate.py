@@ -7,6 +7,8 @@ With `accelerate launch` the users are shared among the processes; the table is 
 another catalogue than the one the checkpoint was trained on, whose SIDs are spelled with the same tokens:
 
     python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Office_Products --transfer
+
+`--update_card` writes the figures into the checkpoint's model card, which `push_to_hub` of the model sends.
 """
 
 import json
@@ -27,6 +29,7 @@ from tsrec_hf import (
     load_minionerec,
     metrics_table,
 )
+from tsrec_hf.hub import add_evaluation
 
 
 @dataclass
@@ -48,10 +51,21 @@ class ScriptArguments:
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
-    output_file: str | None = field(default=None, metadata={"help": "JSON file for all figures."})
+    output_file: str | None = field(
+        default=None,
+        metadata={"help": "JSON file for all figures, which `build_model_card(evaluations=[...])` takes."},
+    )
+    update_card: bool = field(
+        default=False, metadata={"help": "Whether to write the figures into the model card of a local checkpoint."}
+    )
 
 
 def main(args: ScriptArguments) -> None:
+    if args.update_card and not Path(args.model_name_or_path).is_dir():
+        raise ValueError(
+            f"Expected a local checkpoint with `--update_card`, but {args.model_name_or_path!r} is no folder. "
+            "Download it by `hf download`, or write `--output_file` and pass it to `build_model_card`."
+        )
     # Not `PartialState()`, which knows nothing of `ACCELERATE_USE_CPU`: every process would then evaluate every row.
     state = Accelerator().state
     dataset = load_minionerec(args.data_dir)
@@ -96,6 +110,8 @@ def main(args: ScriptArguments) -> None:
             print(metrics_table(results, slice=slice_name, match=match))
     settings = {
         "model": args.model_name_or_path,
+        "dataset": dataset.name,
+        "split": args.split,
         "rows": f"{len(rows)} of {args.split}" + ("" if args.num_rows is None else f", drawn with seed {args.seed}"),
         "catalogue": f"{dataset.sid_index}" + (f", transferred from {trained_on}" if args.transfer else ""),
         "search": args.search,
@@ -108,6 +124,8 @@ def main(args: ScriptArguments) -> None:
         "torch": torch.__version__,
     }
     print("\nDecoding: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+    if args.update_card:
+        print(f"Written into {add_evaluation(args.model_name_or_path, {'settings': settings, 'results': results})}")
     if args.output_file:
         Path(args.output_file).write_text(json.dumps({"settings": settings, "results": results}, indent=1))
 

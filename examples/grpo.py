@@ -167,6 +167,7 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
         train_dataset=build_grpo_rows(dataset.train, tokenizer, model.config.max_history),
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
+        card_facts={"dataset": dataset},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     metrics = trainer.evaluate()

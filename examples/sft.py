@@ -74,6 +74,7 @@ class ScriptArguments:
         default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."}
     )
     shuffle_seed: int | None = field(default=None, metadata={"help": "SA-Init: control with permuted keywords."})
+    sid_method: str | None = field(default=None, metadata={"help": "How the SIDs were made, for the model card."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
 
     def __post_init__(self):
@@ -179,6 +180,7 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
         callbacks=callbacks,
+        card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     metrics = trainer.evaluate()

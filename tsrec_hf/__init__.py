@@ -27,6 +27,7 @@ _ROOM_OF = {
         "load_minionerec",
         "load_recbole",
         "load_table",
+        "save_minionerec",
         "tidy",
     ],
     "sids": ["RQVAE", "ResidualKMeans", "SIDReport", "embed_items", "resolve_collisions", "sid_report"],
@@ -80,6 +81,7 @@ _ROOM_OF = {
         "ranking_reward",
         "semantic_reward",
     ],
+    "hub": ["build_model_card", "export_backbone"],
     "trainers": ["TSRecGRPOConfig", "TSRecGRPOTrainer", "TSRecSFTConfig", "TSRecSFTTrainer"],
 }
 _ROOM_OF_NAME = {name: room for room, names in _ROOM_OF.items() for name in names}
@@ -89,6 +91,7 @@ __all__ = ["__version__", *sorted(_ROOM_OF_NAME)]
 if TYPE_CHECKING:
     from .data import *
     from .evaluation import *
+    from .hub import *
     from .items import *
     from .models import *
     from .models.pipeline_tsrec import RecommendationPipeline

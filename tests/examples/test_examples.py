@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from trl import ModelConfig, TrlParser
 
@@ -204,6 +205,7 @@ def test_training_and_evaluation_from_end_to_end(
         data_dir=data_dir,
         num_beams=7,
         output_file=tmp_path / "figures.json",
+        update_card=True,
     )
     printed = capsys.readouterr().out
     check_tables(printed)
@@ -224,6 +226,12 @@ def test_training_and_evaluation_from_end_to_end(
         ),
     }
     assert figures["results"] == expected
+    # The card that training left has the validation's figures and these.
+    card = ModelCard.load(folder / "README.md")
+    found = {(result.dataset_split, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert found["test", "NDCG@10, by item"] == pytest.approx(expected["model"]["all"]["ndcg@10"], abs=1e-6)
+    assert found["validation", "HR@10, by item"] == pytest.approx(metrics["eval_hr@10"], abs=1e-6)
+    assert "### Tiny_Tools, test" in card.text and "6 train, 2 valid, 2 test" in card.text
     # Cheese is in no training row; bread stands in the history it is the target of.
     assert [expected["model"][name]["num_rows"] for name in ("all", "cold", "repeat", "new")] == [2, 1, 1, 0]
 

@@ -144,3 +144,10 @@ def test_metadata_that_repeats_and_lacks(load):
 def test_wrong_files_are_named(load, reviews, metadata, message):
     with pytest.raises(ValueError, match=message):
         load(reviews, metadata)
+
+
+def test_products_alone(tmp_path):
+    for metadata in (METADATA_2018, METADATA_2023):
+        path = write(tmp_path / "meta.jsonl", metadata)
+        log = load_amazon(None, path)
+        assert len(log.items) == len(metadata) and len(log.interactions) == 0

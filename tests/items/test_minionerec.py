@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
-from tsrec_hf.items import load_minionerec
+from tsrec_hf.items import RecommendationDataset, load_minionerec, save_minionerec
+from tsrec_hf.models import SIDIndex
 
 
 ITEMS = {
@@ -234,3 +236,42 @@ def test_industrial_with_one_row_of_the_index_changed(tmp_path):
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="train.csv, line 2, item '118' has '<a_104><b_118><c_176>'"):
         load_minionerec(folder)
+
+
+def test_what_is_saved_is_read(tmp_path):
+    # Ids and texts that CSV files, JSON or the reader's cleaning could change.
+    ids = ["007", 'a "quoted", id', "it's", "NA"]
+    titles = ["Pen &notebook &amp; ink", "['list']", "5 < 6", "[1, 2]"]
+    items = Dataset.from_dict({"item_id": ids, "title": titles, "description": ["x", "", "[]", "&lt;b>"]})
+    rows = Dataset.from_dict({"user_id": ["u,1", "NA"], "history": [ids[:3], ["NA"]], "target": ["NA", "007"]})
+    none = rows.select([])
+    index = SIDIndex(ids, [[0, 0], [0, 1], [1, 0], [1, 1]], titles=titles)
+    saved = RecommendationDataset(items, rows, none, rows, index)
+    save_minionerec(saved, tmp_path / "new" / "mine")
+    loaded = load_minionerec(tmp_path / "new" / "mine")
+    assert loaded.items.select_columns(["item_id", "title", "description"]).to_dict() == items.to_dict()
+    for split in ("train", "valid", "test"):
+        assert getattr(loaded, split).to_dict() == getattr(saved, split).to_dict()
+    assert loaded.sid_index == index and loaded.sid_index.fingerprint == index.fingerprint
+    assert loaded.sid_index.titles == titles and loaded.name == "mine"
+
+
+def test_saving_refuses(tmp_path):
+    items = Dataset.from_dict({"item_id": ["1", "2"], "title": ["a", "b"]})
+    rows = Dataset.from_dict({"user_id": ["u"], "history": [["1"]], "target": ["2"]})
+    with pytest.raises(ValueError, match="a data set with a SID index"):
+        save_minionerec(RecommendationDataset(items, rows, rows, rows), tmp_path / "mine")
+    index = SIDIndex(["1", "2"], [[0, 0], [0, 1]])
+    bare = Dataset.from_dict({"user_id": ["u", "v"], "history": [["1"], []], "target": ["2", "1"]})
+    with pytest.raises(ValueError, match="every row of `test`, .* 1 have none, first row 1"):
+        save_minionerec(RecommendationDataset(items, rows, rows, bare, index), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+@needs_data
+def test_industrial_comes_back(tmp_path):
+    dataset = load_minionerec(INDUSTRIAL)
+    save_minionerec(dataset, tmp_path)
+    again = load_minionerec(tmp_path)
+    assert again.items.to_dict() == dataset.items.to_dict() and again.test.to_dict() == dataset.test.to_dict()
+    assert again.sid_index.fingerprint == dataset.sid_index.fingerprint

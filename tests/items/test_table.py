@@ -163,7 +163,7 @@ def test_missing_columns_are_named(tmp_path, kind):
         ("log.csv", b"user_id;item_id;timestamp\na;1;1\n", r"found the columns \['user_id;item_id;timestamp'\]"),
         ("log.csv", b"user_id,item_id,user_id,timestamp\na,1,1,1\n", r"once in .*log.csv, but \['user_id'\] repeat"),
         ("log.csv", b"", r"found the columns \[\]"),
-        ("log.csv", b"user_id,item_id,timestamp\n", "to be left"),
+        ("log.csv", b"user_id,item_id,timestamp\n", "it is empty. Pass `interactions=None`"),
         (
             "log.csv",
             b"user_id,item_id,timestamp\na,1,2024-05-30\na,1,May 5\n",
@@ -223,3 +223,12 @@ def test_what_is_no_table(tmp_path):
         load_table(LOG, ITEMS.to_pandas())
     with pytest.raises(FileNotFoundError, match="nowhere.csv, but there is none"):
         load_table(tmp_path / "nowhere.csv", ITEMS)
+
+
+def test_a_catalogue_alone(folder):
+    log = load_table(None, folder / "shop.csv", item_columns=SHOP_COLUMNS)
+    assert log.items["item_id"][:] == ["007", "008"] and log.items[0]["description"] == "Strong Dries fast"
+    assert len(log.interactions) == 0 and set(log.interactions.column_names) >= {"user_id", "item_id", "timestamp"}
+    assert log.summary.stages[-1][1:] == (2, 0, 0)
+    with pytest.raises(ValueError, match="items and interactions to be left"):
+        load_table(None, Dataset.from_dict({"item_id": ["1"], "title": [""]}))

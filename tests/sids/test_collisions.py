@@ -132,3 +132,10 @@ def test_refusals() -> None:
         resolve_collisions(codes + 2, points, quantizer)
     with pytest.raises(ValueError, match=r"`taken` of shape \(others, 4\) for the policy 'suffix', found \(2, 3\)"):
         resolve_collisions(codes, points, quantizer, policy="suffix", taken=codes)
+    with pytest.raises(ValueError, match="integer codes"):
+        resolve_collisions(codes + 0.5, points, quantizer)
+    # The index of another quantiser.
+    with pytest.raises(ValueError, match=r"below the level sizes \[2, 2, 2\], found \[0, 0, 5\]"):
+        resolve_collisions(codes, points, quantizer, taken=np.array([[0, 0, 5]]))
+    with pytest.raises(ValueError, match="at most 8 items, .* found 9"):
+        resolve_collisions(codes[:1], points[:1], quantizer, taken=np.stack(np.unravel_index(range(8), (2, 2, 2)), 1))

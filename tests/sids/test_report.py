@@ -76,3 +76,8 @@ def test_refusals() -> None:
         sid_report(CODES[:3], EMBEDDINGS)
     with pytest.raises(ValueError, match="at least two items"):
         sid_report(CODES[:1], EMBEDDINGS[:1])
+    with pytest.raises(ValueError, match="finite embeddings, found NaN or infinity in 4 of 4"):
+        sid_report(CODES, EMBEDDINGS * np.nan)
+    for codes in (CODES + 0.5, CODES - 1):
+        with pytest.raises(ValueError, match="integers from 0 on"):
+            sid_report(codes, EMBEDDINGS)

@@ -3,6 +3,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 
 from tsrec_hf.sids import ResidualKMeans
 
@@ -84,6 +86,10 @@ def test_save_and_load(embeddings: np.ndarray, tmp_path) -> None:
         (np.zeros(8), r"shape \(items, dim\), found \(8,\)"),
         (np.zeros((0, 2)), r"shape \(items, dim\), found \(0, 2\)"),
         (np.array([[0, 1], [np.nan, 0], [np.inf, 0], [0, 0]]), r"infinity in 2 of 4 rows, first in row 1"),
+        # faiss would abort the process.
+        (np.full((8, 2), 1e30), r"squares fit into float32, but the largest entry is 1.0e\+30"),
+        (np.full((8, 2), 1e-30), r"squares fit into float32, but the largest entry is 1.0e-30"),
+        (np.full((8, 2), 1e300), r"infinity in 8 of 8 rows"),
     ],
 )
 def test_fit_refuses(rows: np.ndarray, message: str) -> None:
@@ -98,12 +104,72 @@ def test_encode_refuses(embeddings: np.ndarray) -> None:
         ResidualKMeans([4]).fit(embeddings).encode(embeddings[:, :3])
 
 
-@pytest.mark.parametrize("level_sizes", [[], [4, 0]])
+@pytest.mark.parametrize("rows", [np.full((8, 2), "1"), np.ones((8, 2), dtype=complex), np.ones((8, 2)) > 0])
+def test_fit_refuses_other_types(rows: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="an array of real numbers, found dtype `"):
+        ResidualKMeans([4]).fit(rows)
+
+
+def test_tensors_and_other_floats_are_embeddings(embeddings: np.ndarray) -> None:
+    quantizer = ResidualKMeans([16, 8]).fit(embeddings)
+    codes = quantizer.encode(embeddings)
+    for same in (embeddings.astype(np.float64), torch.tensor(embeddings, requires_grad=True)):
+        np.testing.assert_array_equal(quantizer.encode(same), codes)
+    half = torch.tensor(embeddings).bfloat16()
+    assert (quantizer.encode(half) == quantizer.encode(half.float().numpy())).all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40, 0.5])
+def test_seeds_are_checked(seed) -> None:
+    with pytest.raises(ValueError, match="`seed` as an integer from 0"):
+        ResidualKMeans([4], seed=seed)
+
+
+@pytest.mark.parametrize("level_sizes", [[], [4, 0], "44", 4, [4.5, 4]])
 def test_level_sizes_are_checked(level_sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="at least one level and one code"):
         ResidualKMeans(level_sizes)
     with pytest.raises(ValueError, match="`num_iterations` of at least 1, found 0"):
         ResidualKMeans([4], num_iterations=0)
+
+
+@pytest.mark.parametrize("length", [0, 20, 0.5, -1])
+def test_load_refuses_files_that_were_cut_off(embeddings: np.ndarray, tmp_path, length) -> None:
+    ResidualKMeans([4, 4]).fit(embeddings).save(tmp_path)
+    path = tmp_path / "residual_kmeans.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(length * len(content)) if length == 0.5 else length])
+    with pytest.raises(
+        ValueError, match="residual_kmeans.safetensors is not a whole safetensors file .* save it again"
+    ):
+        ResidualKMeans.load(tmp_path)
+
+
+def test_load_refuses_other_files(embeddings: np.ndarray, tmp_path) -> None:
+    path = tmp_path / "residual_kmeans.safetensors"
+    for metadata in (None, {"settings": "{}"}):
+        save_file({"weight": embeddings}, path, metadata=metadata)
+        with pytest.raises(ValueError, match=r"to be what `ResidualKMeans.save` writes.*\['weight'\]"):
+            ResidualKMeans.load(tmp_path)
+    save_file({"level_0": embeddings * np.nan}, path, metadata={"settings": "{}"})
+    with pytest.raises(ValueError, match="finite"):
+        ResidualKMeans.load(tmp_path)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_codes_without_items_are_forgotten(embeddings: np.ndarray, balanced: bool, tmp_path) -> None:
+    quantizer = ResidualKMeans([16, 8], balanced=balanced).fit(embeddings)
+    before = quantizer.encode(embeddings)
+    # An extra level stays as it is.
+    codes = np.column_stack([before, np.arange(300)])[before[:, 0] > 5]
+    new = quantizer.drop_unused(codes)
+    assert new.dtype == np.int32 and quantizer.level_sizes == [10, 8]
+    assert (new[:, 0] == codes[:, 0] - 6).all() and (new[:, 1:] == codes[:, 1:]).all()
+    np.testing.assert_array_equal(quantizer.encode(embeddings[before[:, 0] > 5]), new[:, :2])
+    # Other items now get codes that somebody has, also from the saved file.
+    quantizer.save(tmp_path)
+    others = ResidualKMeans.load(tmp_path).encode(embeddings)
+    assert set(others[:, 0]) == set(new[:, 0]) and others[:, 0].max() == 9
 
 
 def test_load_names_the_missing_file(tmp_path) -> None:

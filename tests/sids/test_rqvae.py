@@ -96,6 +96,17 @@ def test_save_and_load(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> No
     np.testing.assert_array_equal(loaded.decode(codes), quantizer.decode(codes))
 
 
+def test_codes_without_items_are_forgotten(embeddings: np.ndarray, tmp_path) -> None:
+    quantizer = RQVAE([16, 8], **SETTINGS).fit(embeddings)
+    before = quantizer.encode(embeddings)
+    kept = before[:, 0] % 2 == 0
+    codes = quantizer.drop_unused(before[kept])
+    assert quantizer.level_sizes[0] == len(np.unique(before[kept, 0])) < 16
+    np.testing.assert_array_equal(quantizer.encode(embeddings[kept])[:, 0], codes[:, 0])
+    quantizer.save(tmp_path)
+    np.testing.assert_array_equal(RQVAE.load(tmp_path).encode(embeddings), quantizer.encode(embeddings))
+
+
 def test_equal_items_do_not_break_it() -> None:
     quantizer = RQVAE([2, 2], **SETTINGS).fit(np.ones((8, 3)))
     codes = quantizer.encode(np.ones((8, 3)))
@@ -116,5 +127,14 @@ def test_refusals(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> None:
         quantizer.encode(embeddings[:, :3])
     with pytest.raises(ValueError, match="infinity in 1 of 400 rows, first in row 2"):
         quantizer.encode(np.where(np.arange(400)[:, None] == 2, np.nan, embeddings))
+    with pytest.raises(ValueError, match="positive `learning_rate`.* found nan"):
+        RQVAE([4, 4], learning_rate=float("nan"))
+    with pytest.raises(ValueError, match=r"Lower `learning_rate` \(now 1e\+20\)"):
+        RQVAE([4, 4], **{**SETTINGS, "learning_rate": 1e20}).fit(embeddings)
+    quantizer.save(tmp_path / "cut")
+    path = tmp_path / "cut" / "rqvae.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="rqvae.safetensors is not a whole safetensors file"):
+        RQVAE.load(tmp_path / "cut")
     with pytest.raises(FileNotFoundError, match="rqvae.safetensors.*RQVAE.save"):
         RQVAE.load(tmp_path)

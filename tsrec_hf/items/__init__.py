@@ -5,7 +5,7 @@ from .cleaning import clean_text
 from .dataset import RecommendationDataset
 from .kcore import k_core
 from .log import InteractionLog
-from .minionerec import load_minionerec
+from .minionerec import load_minionerec, save_minionerec
 from .recbole import RecBoleData, load_recbole
 from .splits import chronological_split, leave_one_out_split
 from .summary import LogSummary
@@ -26,5 +26,6 @@ __all__ = [
     "load_minionerec",
     "load_recbole",
     "load_table",
+    "save_minionerec",
     "tidy",
 ]

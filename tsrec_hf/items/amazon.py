@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from .cleaning import clean_text
 from .json_lines import first_json_line, read_json_lines
-from .log import InteractionLog
+from .log import InteractionLog, no_interactions
 from .tidying import tidy
 
 
@@ -68,7 +68,7 @@ SCRIPT = "getTime()"
 
 
 def load_amazon(
-    reviews_path: str | Path,
+    reviews_path: str | Path | None,
     metadata_path: str | Path,
     untitled: Literal["drop", "keep"] = "drop",
     same_title: Literal["keep", "merge"] = "keep",
@@ -84,7 +84,8 @@ def load_amazon(
 
     Args:
         reviews_path (`str` or `Path`):
-            Reviews as JSON lines, plain or gzipped, such as `Toys_and_Games.json.gz` or `Toys_and_Games.jsonl.gz`.
+            Reviews as JSON lines, plain or gzipped, such as `Toys_and_Games.json.gz` or `Toys_and_Games.jsonl.gz`;
+            `None` for the products alone.
         metadata_path (`str` or `Path`):
             The products of the same category and version, such as `meta_Toys_and_Games.jsonl.gz`.
         untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
@@ -124,20 +125,18 @@ def load_amazon(
     {'user_id': 'AE2', 'item_id': 'B01', 'timestamp': 1588687728.923, 'rating': 5.0}
     ```
     """
-    version = _find_version(reviews_path, "reviews")
+    version = None if reviews_path is None else _find_version(reviews_path, "reviews")
     other = _find_version(metadata_path, "metadata")
-    if version != other:
+    if version not in (None, other):
         raise ValueError(
             f"Expected reviews and metadata of one version, but {reviews_path} is of {version.year} and "
             f"{metadata_path} of {other.year}, whose item ids differ. Pass two files of one version."
         )
-    interactions = _read(reviews_path, version.reviews)
-    seconds = pc.divide(interactions["timestamp"], float(version.ticks_per_second))
-    interactions = interactions.set_column(interactions.column_names.index("timestamp"), "timestamp", seconds)
-    items = _read(metadata_path, version.metadata)
+    items = _read(metadata_path, other.metadata)
     scripts = pc.match_substring(items["title"], SCRIPT)
     items = items.set_column(items.column_names.index("title"), "title", pc.if_else(scripts, None, items["title"]))
-    log = InteractionLog(Dataset(items), Dataset(interactions))
+    interactions = no_interactions() if reviews_path is None else _read_reviews(reviews_path, version)
+    log = InteractionLog(Dataset(items), interactions)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
 
 
@@ -159,6 +158,12 @@ def _find_version(path: str | Path, part: str) -> Version:
         f"Expected the {part} of Amazon Reviews in {path}, with the fields {expected}, but its first line has "
         f"{sorted(found)}. Check that it is the file of {part}; read other tables with `load_table`."
     )
+
+
+def _read_reviews(path: str | Path, version: Version) -> Dataset:
+    interactions = _read(path, version.reviews)
+    seconds = pc.divide(interactions["timestamp"], float(version.ticks_per_second))
+    return Dataset(interactions.set_column(interactions.column_names.index("timestamp"), "timestamp", seconds))
 
 
 def _read(path: str | Path, name_of: dict[str, str]) -> pa.Table:

@@ -91,6 +91,12 @@ class InteractionLog:
         return RecommendationDataset(self.items, splits["train"], splits["valid"], splits["test"], name=name)
 
 
+def no_interactions() -> Dataset:
+    """The interactions of a catalogue alone."""
+    columns = {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.float64(), "rating": pa.float64()}
+    return Dataset(pa.schema(columns).empty_table())
+
+
 def _as_table(dataset: Dataset, name: str, required: tuple[str, ...]) -> pa.Table:
     if not isinstance(dataset, Dataset):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Reader of MiniOneRec's folder layout: three CSV splits, `item.json` and `index.json`."""
+"""Reader and writer of MiniOneRec's folder layout: three CSV splits, `item.json` and `index.json`."""
 
 import ast
 import csv
@@ -83,6 +83,73 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     title_of = dict(zip(items["item_id"][:], items["title"][:]))
     sid_index.titles = [title_of.get(item_id, "") for item_id in sid_index.item_ids]
     return RecommendationDataset(items=items, **splits, sid_index=sid_index, name=path.resolve().name)
+
+
+def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
+    r"""
+    Writes a data set in MiniOneRec's layout, the reverse of [`load_minionerec`].
+
+    Of the items `title`, `description`, `brand` and `categories` are written, where they are. A split without rows
+    becomes a file without rows.
+
+    Args:
+        dataset ([`RecommendationDataset`]):
+            A data set with a SID index.
+        path (`str` or `Path`):
+            Folder to write to; made if missing. Its name becomes the name of what is read from it.
+
+    Raises:
+        `ValueError`: the data set has no SID index, or a row without a history.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from tsrec_hf.items import load_minionerec, save_minionerec
+
+    >>> folder = tempfile.mkdtemp()
+    >>> save_minionerec(dataset, folder)
+    >>> load_minionerec(folder).test[0] == dataset.test[0]
+    True
+    ```
+    """
+    if dataset.sid_index is None:
+        raise ValueError(
+            "Expected a data set with a SID index, but found none. Make one with `SIDIndex(item_ids, codes)` and pass "
+            "`dataclasses.replace(dataset, sid_index=...)`."
+        )
+    path = Path(path)
+    fields = [field for field in ITEM_FIELDS if field in dataset.items.column_names]
+    items = dataset.items.select_columns(["item_id", *fields]).to_dict()
+    texts = zip(*([_escape(text or "") for text in items[field]] for field in fields))
+    entries = {item_id: dict(zip(fields, entry)) for item_id, entry in zip(items["item_id"], texts)}
+    index = dataset.sid_index
+    sid_of = {item_id: index.spell(codes) for item_id, codes in zip(index.item_ids, index.codes.tolist())}
+    frames = {split: _as_frame(getattr(dataset, split), split, sid_of) for split in SPLITS}
+
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "item.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    index.to_json(path / "index.json")
+    for split, frame in frames.items():
+        frame.to_csv(path / f"{split}.csv", index=False)
+
+
+def _as_frame(rows: Dataset, split: str, sid_of: dict[str, str]) -> pd.DataFrame:
+    users, histories, targets = (rows[column][:] for column in ("user_id", "history", "target"))
+    empty = [row for row, history in enumerate(histories) if not history]
+    if empty:
+        raise ValueError(
+            f"Expected a history in every row of `{split}`, which the layout cannot do without, but {len(empty)} have "
+            f"none, first row {empty[0]}. Drop these rows."
+        )
+    columns = [users, list(map(repr, histories)), targets, [sid_of[target] for target in targets]]
+    return pd.DataFrame(dict(zip(CSV_COLUMNS, columns)), dtype=str)
+
+
+def _escape(text: str) -> str:
+    """A plain text so that the reader gives it back: it resolves entities, and joins what looks like a list."""
+    text = text.replace("&", "&amp;")
+    return f"&#91;{text[1:]}" if text.startswith("[") else text
 
 
 def _read_items(path: Path) -> Dataset:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from .json_lines import seconds_of
-from .log import InteractionLog
+from .log import InteractionLog, no_interactions
 from .sources import read_columns
 from .tidying import tidy
 
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def load_table(
-    interactions: Dataset | str | Path,
+    interactions: Dataset | str | Path | None,
     items: Dataset | str | Path,
     interaction_columns: Mapping[str, str] | None = None,
     item_columns: Mapping[str, str | list[str]] | None = None,
@@ -45,7 +45,7 @@ def load_table(
 
     Args:
         interactions (`datasets.Dataset`, `str` or `Path`):
-            One row per interaction.
+            One row per interaction; `None` for a catalogue alone.
         items (`datasets.Dataset`, `str` or `Path`):
             One row per item.
         interaction_columns (`Mapping[str, str]`, *optional*):
@@ -97,12 +97,19 @@ def load_table(
     {'user_id': '1', 'item_id': '007', 'timestamp': 1717027200.0}
     ```
     """
-    log = InteractionLog(
-        items=_read_table(items, "items", item_columns, ("item_id", "title"), ("description",)),
-        interactions=_read_table(
-            interactions, "interactions", interaction_columns, ("user_id", "item_id", "timestamp"), ("rating",)
-        ),
-    )
+    items = _read_table(items, "items", item_columns, ("item_id", "title"), ("description",))
+    if interactions is None:
+        log = InteractionLog(items, no_interactions())
+    else:
+        required = ("user_id", "item_id", "timestamp")
+        log = InteractionLog(
+            items, _read_table(interactions, "interactions", interaction_columns, required, ("rating",))
+        )
+        if not len(log.interactions):
+            raise ValueError(
+                "Expected rows in the table of interactions, but it is empty. Pass `interactions=None` for "
+                "items alone."
+            )
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
 
 

@@ -9,6 +9,10 @@ from transformers.configuration_utils import SubConfigSpec
 from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
 
 
+# Stands in a model card for the repository until the model is pushed to one.
+UNNAMED_REPO = "your-name/your-recommender"
+
+
 @strict
 class TSRecConfig(PreTrainedConfig):
     r"""
@@ -28,6 +32,8 @@ class TSRecConfig(PreTrainedConfig):
             Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
+        run_facts (`dict`, *optional*):
+            How the checkpoint came about, for its model card: backbone, data, SID method, stages of training.
 
     Example:
 
@@ -51,6 +57,7 @@ class TSRecConfig(PreTrainedConfig):
     # Not `num_beams`, which `generate` would take for its own default.
     recommend_num_beams: int = 50
     sid_initialization: dict[str, Any] | None = None
+    run_facts: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

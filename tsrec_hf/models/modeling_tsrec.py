@@ -1,16 +1,19 @@
 """The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_tsrec import TSRecConfig
+from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
+from .downloading_tsrec import read_checkpoint
 from .filtering_tsrec import ItemFilter
 from .generation_tsrec import SIDSearch
 from .indexing_tsrec import SIDIndex
@@ -20,6 +23,12 @@ from .tokenization_tsrec import TSRecTokenizer
 
 
 logger = logging.get_logger(__name__)
+
+# Serves a checkpoint as an Inference Endpoint, which runs `handler.py` and installs `requirements.txt`.
+HANDLER_FILE = "handler.py"
+REQUIREMENTS = "transformers>=5.23,<6\n"
+# What is in a card that nobody wrote by hand: ours, and the one that transformers makes of nothing.
+GENERATED_CARDS = ("<!-- Made by tsrec_hf", "This model card has been automatically generated.")
 
 
 class Recommendation(NamedTuple):
@@ -54,6 +63,11 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         backbone ([`~transformers.PreTrainedModel`], *optional*):
             Language model to wrap. Defaults to a new one made from `config.backbone_config`.
 
+    Attributes:
+        model_card (`str`, *optional*):
+            Text of the card that `push_to_hub` sends; the trainers write it. Defaults to the `README.md` of the folder
+            that the model was read from.
+
     Example:
 
     ```python
@@ -72,6 +86,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    model_card: str | None = None
 
     def __init__(self, config: TSRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -120,6 +135,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, labels=labels, **kwargs
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs) -> "TSRecForCausalLM":
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`]. What the Hub says of a gated repository, an unknown
+        revision or a missing connection comes as it is.
+        """
+        read = super().from_pretrained
+        if pretrained_model_name_or_path is None:  # weights come as `state_dict`
+            return read(None, *args, **kwargs)
+        return read_checkpoint(read, pretrained_model_name_or_path, "config.json", *args, **kwargs)
 
     @classmethod
     def from_backbone(
@@ -186,6 +212,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             sid_index_fingerprint=tokenizer.sid_index.fingerprint,
             prompt_version=tokenizer.prompt_version,
             sid_initialization={"pooling": "resize"},
+            # A local folder means nothing elsewhere.
+            run_facts=None if Path(name_or_path).exists() else {"base_model": str(name_or_path)},
             dtype=backbone.dtype,
             # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded
             # with.
@@ -196,6 +224,34 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             report = initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
             model.config.sid_initialization = report.to_dict()
         return model
+
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs) -> None:
+        """As the parent's; writes the files of an Inference Endpoint as well."""
+        # Before the parent's, which may push the folder. Without the package there is no such file to copy.
+        handler = Path(__file__).with_name(HANDLER_FILE)
+        if is_main_process and handler.is_file():
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            shutil.copy(handler, save_directory)
+            Path(save_directory, "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # Every push of transformers goes through here, behind a `README.md` that is the repository's or an empty form.
+        self._write_model_card(Path(working_dir, "README.md"), repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _write_model_card(self, path: Path, repo_id: str) -> None:
+        """Puts the model's card in the place of one that nobody wrote by hand."""
+        text, origin = self.model_card, Path(self.name_or_path, "README.md")
+        if text is None and self.name_or_path and origin.is_file():
+            text = origin.read_text(encoding="utf-8")
+        there = path.read_text(encoding="utf-8") if path.is_file() else GENERATED_CARDS[0]
+        if text is None or not any(mark in there for mark in GENERATED_CARDS):
+            return
+        card = ModelCard(text.replace(UNNAMED_REPO, repo_id), ignore_metadata_errors=True)
+        asked = (ModelCard(there, ignore_metadata_errors=True).data.tags if path.is_file() else None) or []
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *asked])) or None
+        card.save(path)
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """
@@ -250,9 +306,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
             allowed_items (`Iterable[str]`, or one such per user, *optional*):
-                Items that may be recommended. Defaults to all.
+                Items that may be recommended. Defaults to all. For many items quicker as a mask, an `np.ndarray` of
+                `bool` in the order of `sid_index.item_ids`.
             exclude_items (`Iterable[str]`, or one such per user, *optional*):
-                Items that may not be recommended.
+                Items that may not be recommended; as a mask as well.
             exclude_history (`bool`, *optional*, defaults to `False`):
                 Whether to leave out the items of the user's own history, all of it.
             search (`str`, *optional*, defaults to `"beam"`):
@@ -392,3 +449,8 @@ def _items_of_beams(
             rows = item_filter.allows(user, rows)
         found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
     return found[:top_k]
+
+
+# Here and not in the package's `__init__`, which does without transformers' modeling code.
+AutoModelForCausalLM.register(TSRecConfig, TSRecForCausalLM, exist_ok=True)
+TSRecForCausalLM.register_for_auto_class("AutoModelForCausalLM")

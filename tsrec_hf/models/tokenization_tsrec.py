@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
+from .downloading_tsrec import read_checkpoint
 from .indexing_tsrec import SID_INDEX_FILE, SIDIndex
 from .prompting_tsrec import PROMPT_VERSION
 
@@ -107,8 +108,14 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well.
 
         Raises:
-            `FileNotFoundError`: a folder without a SID index. `ValueError`: the SID index of another checkpoint.
+            `FileNotFoundError`: a folder without a SID index. `ValueError`: the SID index of another checkpoint. What
+            the Hub says of a gated repository, an unknown revision or a missing connection comes as it is.
         """
+        read = cls._from_pretrained_with_index
+        return read_checkpoint(read, pretrained_model_name_or_path, SID_INDEX_FILE, *args, **kwargs)
+
+    @classmethod
+    def _from_pretrained_with_index(cls, pretrained_model_name_or_path, *args, **kwargs) -> "TSRecTokenizer":
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         index_file = tokenizer.init_kwargs.get("sid_index_file")
         if index_file is None:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from .residual_kmeans import checked_codes
+
 
 POLICIES = ("reassign", "sinkhorn", "suffix", "keep")
 
@@ -84,8 +86,9 @@ def resolve_collisions(
     (True, 1)
     ```
     """
-    codes = np.array(codes, dtype=np.int32)
+    codes = np.asarray(codes)
     taken = _check(codes, embeddings, quantizer, policy, taken)
+    codes = np.array(codes, dtype=np.int32)
     if policy == "keep":
         return codes
     if policy == "suffix":
@@ -231,18 +234,15 @@ def _check(
             f"Expected codes of shape ({len(embeddings)}, {len(sizes)}), a row an embedding and a column a level of "
             f"the quantizer, found {codes.shape}. Pass what `quantizer.encode(embeddings)` returned."
         )
-    if ((codes < 0) | (codes >= np.array(sizes))).any():
-        raise ValueError(
-            f"Expected codes from 0 and below the level sizes {sizes}, found {codes.min(axis=0).tolist()} to "
-            f"{codes.max(axis=0).tolist()}. Pass the quantizer that made these codes."
-        )
+    checked_codes(codes, sizes)
     width = len(sizes) + (policy == "suffix")
     if taken is None:
         return np.empty((0, width), dtype=np.int32)
-    taken = np.asarray(taken, dtype=np.int32)
+    taken = np.asarray(taken)
     if taken.ndim != 2 or taken.shape[1] != width:
         raise ValueError(
             f"Expected `taken` of shape (others, {width}) for the policy {policy!r}, found {taken.shape}. Pass the "
             "codes of the index that the items are added to, and the policy that made it."
         )
+    checked_codes(taken[:, : len(sizes)], sizes)
     return taken

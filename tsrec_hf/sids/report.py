@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .collisions import Quantizer
+from .residual_kmeans import as_matrix
 
 
 NUM_NEIGHBORS = 10
@@ -177,13 +178,18 @@ def sid_report(
     ([0.0004, 0.0], 0.0)
     ```
     """
-    codes, embeddings = np.asarray(codes), np.asarray(embeddings, dtype=np.float32)
+    codes, embeddings = np.asarray(codes), as_matrix(embeddings)
     if codes.ndim != 2 or len(codes) != len(embeddings) or len(codes) < 2:
         raise ValueError(
             f"Expected codes of at least two items, a row an embedding, found codes of shape {codes.shape} and "
             f"embeddings of shape {embeddings.shape}. Pass both in the order of the items."
         )
     num_items, num_levels = codes.shape
+    if not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0:
+        raise ValueError(
+            f"Expected codes as integers from 0 on, found dtype `{codes.dtype}` and {codes.min()} as the least. Pass "
+            "what `encode` or `resolve_collisions` returned."
+        )
     level_sizes = (codes.max(axis=0) + 1).tolist()
     if quantizer is not None:
         level_sizes[: len(quantizer.level_sizes)] = quantizer.level_sizes

@@ -14,13 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .balancing import balance
 
 
 CENTROIDS_NAME = "residual_kmeans.safetensors"
+# Of an entry: thousands of squares of twice as much can be added in float32. Where they overflow, faiss aborts the
+# process; where they vanish, all distances are equal.
+LARGEST = 1e16
 
 
 class ResidualKMeans:
@@ -67,12 +71,9 @@ class ResidualKMeans:
     def __init__(
         self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25, balanced: bool = False
     ) -> None:
-        self.level_sizes = [int(size) for size in level_sizes]
-        if not self.level_sizes or min(self.level_sizes) < 1:
-            raise ValueError(
-                f"Expected at least one level and one code a level, found `level_sizes={list(level_sizes)}`. "
-                "Pass for example `level_sizes=[256, 256, 256]`."
-            )
+        self.level_sizes = _checked_sizes(level_sizes)
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31 - len(self.level_sizes):
+            raise ValueError(f"Expected `seed` as an integer from 0 to about 2 billion, found {seed!r}. Pass another.")
         if num_iterations < 1:
             raise ValueError(f"Expected `num_iterations` of at least 1, found {num_iterations}. The default is 25.")
         self.seed = seed
@@ -222,6 +223,37 @@ class ResidualKMeans:
         squares = np.square(residual).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
         return np.maximum(squares - 2 * residual @ centroids.T, 0) + prices
 
+    def drop_unused(self, codes: np.ndarray) -> np.ndarray:
+        r"""
+        Forgets the codes that no item has, so that new items get none of them: a language model that is trained on
+        these items learns nothing of their tokens.
+
+        Args:
+            codes (`np.ndarray` of shape `(items, levels)`):
+                Codes of all items, after [`resolve_collisions`]; an extra level of that is left as it is.
+
+        Returns:
+            `np.ndarray` of the same shape: int32 codes, numbered anew without gaps.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([3]).fit(np.array([[0.0], [5.0], [10.0]]))
+        >>> codes = quantizer.encode(np.array([[0.0], [10.0]]))
+        >>> sorted(quantizer.drop_unused(codes).ravel().tolist()), quantizer.level_sizes
+        ([0, 1], [2])
+        ```
+        """
+        self._check_fitted()
+        used, new = used_codes(codes, self.level_sizes)
+        self.centroids = [centroids[kept] for centroids, kept in zip(self.centroids, used)]
+        self.prices = [prices[kept] for prices, kept in zip(self.prices, used)]
+        self.level_sizes[:] = map(len, used)
+        return new
+
     def save(self, directory: str | Path) -> None:
         r"""
         Writes the centroids and settings to `residual_kmeans.safetensors`.
@@ -280,22 +312,14 @@ class ResidualKMeans:
         (3, True)
         ```
         """
-        path = Path(directory) / CENTROIDS_NAME
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"Expected {CENTROIDS_NAME!r} in {str(directory)!r}, found no such file. "
-                "Write it with `ResidualKMeans.save(directory)`."
-            )
-        with safe_open(path, framework="numpy") as file:
-            settings = json.loads(file.metadata()["settings"])
-            num_levels = sum(name.startswith("level_") for name in file.keys())
-            centroids = [file.get_tensor(f"level_{level}") for level in range(num_levels)]
-            quantizer = cls([len(level) for level in centroids], **settings)
-            if quantizer.balanced:
-                quantizer.prices = [file.get_tensor(f"prices_{level}") for level in range(num_levels)]
-            else:
-                quantizer.prices = [np.zeros(len(level), dtype=np.float32) for level in centroids]
+        settings, arrays = read_quantizer(Path(directory) / CENTROIDS_NAME, cls.__name__)
+        levels = range(sum(name.startswith("level_") for name in arrays))
+        centroids = [as_matrix(arrays[f"level_{level}"]) for level in levels]
+        quantizer = cls([len(level) for level in centroids], **settings)
         quantizer.centroids = centroids
+        quantizer.prices = [np.zeros(len(level), dtype=np.float32) for level in centroids]
+        if quantizer.balanced:
+            quantizer.prices = [arrays[f"prices_{level}"] for level in levels]
         return quantizer
 
     def _checked(self, embeddings: np.ndarray) -> np.ndarray:
@@ -316,9 +340,29 @@ class ResidualKMeans:
             )
 
 
+def _checked_sizes(level_sizes: Sequence[int]) -> list[int]:
+    # A string is a sequence too: of "256" it would make three levels.
+    sizes = [] if isinstance(level_sizes, (str, int)) else list(level_sizes)
+    if not sizes or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
+        raise ValueError(
+            "Expected at least one level and one code a level, a list of integers, found "
+            f"`level_sizes={level_sizes!r}`. Pass for example `level_sizes=[256, 256, 256]`."
+        )
+    return [int(size) for size in sizes]
+
+
 def as_matrix(embeddings: np.ndarray) -> np.ndarray:
     """`embeddings` as the contiguous float32 matrix that faiss reads, of shape `(items, dim)`."""
-    matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if isinstance(embeddings, torch.Tensor):
+        embeddings = embeddings.detach().float().cpu().numpy()
+    matrix = np.asarray(embeddings)
+    if matrix.dtype.kind not in "fiu":
+        raise TypeError(
+            f"Expected embeddings as an array of real numbers, found dtype `{matrix.dtype}`. Pass one vector an item, "
+            "all of one width."
+        )
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which is an error below
+        matrix = np.ascontiguousarray(matrix, dtype=np.float32)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"Expected embeddings of shape (items, dim), found {matrix.shape}. Pass one vector an item.")
     finite = np.isfinite(matrix).all(axis=1)
@@ -327,7 +371,36 @@ def as_matrix(embeddings: np.ndarray) -> np.ndarray:
             f"Expected finite embeddings, found NaN or infinity in {(~finite).sum()} of {len(matrix)} rows, first in "
             f"row {int(np.argmin(finite))}. Embed those items again, in float32 if half precision overflowed."
         )
+    largest = float(np.abs(matrix).max())
+    if largest > LARGEST or 0 < largest < 1 / LARGEST:
+        raise ValueError(
+            f"Expected embeddings whose squares fit into float32, but the largest entry is {largest:.1e}. Scale them, "
+            "for example to unit length."
+        )
     return matrix
+
+
+def read_quantizer(path: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Settings and arrays of a file that `save` of the class of that name wrote."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected {path.name!r} in {str(path.parent)!r}, found no such file. Write it with "
+            f"`{name}.save(directory)`."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            settings = json.loads((file.metadata() or {}).get("settings", "null"))
+            arrays = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
+        ) from error
+    if not isinstance(settings, dict) or "level_0" not in arrays:
+        raise ValueError(
+            f"Expected {path} to be what `{name}.save` writes, found a file of other tensors, {sorted(arrays)[:3]} "
+            "among them. Name the folder that the quantiser was saved to."
+        )
+    return settings, arrays
 
 
 def checked_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> np.ndarray:
@@ -346,6 +419,16 @@ def checked_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> np.ndarray:
             f"{codes.max(axis=0).tolist()}. Pass the quantizer that made these codes."
         )
     return codes
+
+
+def used_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Codes of each level that occur, and all codes numbered anew without the others; extra levels stay."""
+    codes = np.array(codes, dtype=np.int32)
+    used = []
+    for level, column in enumerate(checked_codes(codes[:, : len(level_sizes)], level_sizes).T):
+        kept, codes[:, level] = np.unique(column, return_inverse=True)
+        used.append(kept)
+    return used, codes
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray, prices: np.ndarray) -> np.ndarray:

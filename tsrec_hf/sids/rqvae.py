@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers.utils.logging import tqdm
 
-from .residual_kmeans import ResidualKMeans, as_matrix
+from .residual_kmeans import ResidualKMeans, as_matrix, read_quantizer
 
 
 RQVAE_NAME = "rqvae.safetensors"
@@ -101,6 +100,11 @@ class RQVAE:
         self.learning_rate = learning_rate
         self.commitment = commitment
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if not (learning_rate > 0 and commitment >= 0):  # NaN is neither
+            raise ValueError(
+                f"Expected a positive `learning_rate` and a `commitment` of at least 0, found {learning_rate} and "
+                f"{commitment}. Leave them out for the defaults."
+            )
         if min(latent_dim, num_epochs, batch_size, *self.hidden_sizes) < 1 or warmup_epochs < 0:
             raise ValueError(
                 "Expected `latent_dim`, `hidden_sizes`, `num_epochs` and `batch_size` of at least 1 and "
@@ -256,6 +260,33 @@ class RQVAE:
         """
         return self._levels.distances(self._latents(embeddings), codes)
 
+    def drop_unused(self, codes: np.ndarray) -> np.ndarray:
+        r"""
+        Forgets the codes that no item has, so that new items get none of them; see [`ResidualKMeans.drop_unused`].
+
+        Args:
+            codes (`np.ndarray` of shape `(items, levels)`):
+                Codes of all items, after [`resolve_collisions`]; an extra level of that is left as it is.
+
+        Returns:
+            `np.ndarray` of the same shape: int32 codes, numbered anew without gaps.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import RQVAE
+
+        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
+        >>> quantizer = RQVAE([8, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
+        >>> codes = quantizer.drop_unused(quantizer.encode(embeddings[:5]))
+        >>> bool((codes.max(axis=0) + 1 == quantizer.level_sizes).all())
+        True
+        ```
+        """
+        self._check_fitted()
+        return self._levels.drop_unused(codes)
+
     def save(self, directory: str | Path) -> None:
         r"""
         Writes weights, codebooks and settings to `rqvae.safetensors`.
@@ -317,15 +348,9 @@ class RQVAE:
         [4, 4]
         ```
         """
-        path = Path(directory) / RQVAE_NAME
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"Expected {RQVAE_NAME!r} in {str(directory)!r}, found no such file. "
-                "Write it with `RQVAE.save(directory)`."
-            )
-        with safe_open(path, framework="pt") as file:
-            quantizer = cls(**json.loads(file.metadata()["settings"]), device=device)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        settings, arrays = read_quantizer(Path(directory) / RQVAE_NAME, cls.__name__)
+        quantizer = cls(**settings, device=device)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         levels = quantizer._levels
         levels.centroids = [tensors.pop(f"level_{level}").numpy() for level in range(len(levels.level_sizes))]
         levels.prices = [np.zeros(size, dtype=np.float32) for size in levels.level_sizes]
@@ -373,6 +398,11 @@ class RQVAE:
         # Straight through: the decoder sees codes, the encoder gets the gradient as if it had seen latents.
         seen = latents + (quantized - latents).detach() if codebooks else latents
         losses["reconstruction"] = nn.functional.mse_loss(self._decoder(seen), batch)
+        if not losses["reconstruction"].isfinite():
+            raise ValueError(
+                f"Expected training to lower the reconstruction loss, but it is {losses['reconstruction'].item()}. "
+                f"Lower `learning_rate` (now {self.learning_rate})."
+            )
         loss = losses["reconstruction"] + losses["codebook"] + self.commitment * losses["commitment"]
         optimizer.zero_grad()
         loss.backward()

@@ -13,6 +13,7 @@ Reinforcement learning of a TS-Rec recommender: TRL's `GRPOTrainer` with SIDs th
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tsrec_hf.rewards import CompletionReader, RewardOnCodes
 
 from .branches import LegalTokens, score_completions
 from .grpo_config import TSRecGRPOConfig
+from .model_card import ModelCardMixin
 from .recommendation_metrics import RecommendationMetricsMixin
 from .rollouts import roll_out
 
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 REFERENCE_FOLDER = "reference"
 
 
-class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
+class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
     r"""
     Trains a recommender by rewards for the SIDs it would recommend.
 
@@ -61,6 +63,10 @@ class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
             `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
         processing_class ([`TSRecTokenizer`], *optional*):
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
+        card_facts (`dict`, *optional*):
+            What the model card should tell and the trainer cannot know: `dataset` (a [`RecommendationDataset`], from
+            which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
+            sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
             As [`~trl.GRPOTrainer`]'s.
 
@@ -82,6 +88,8 @@ class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
     ```
     """
 
+    METHOD = "GRPO"
+
     def __init__(
         self,
         model: PreTrainedModel | str,
@@ -91,6 +99,7 @@ class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: TSRecTokenizer | None = None,
         eval_interactions: Dataset | None = None,
+        card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         args = TSRecGRPOConfig("tsrec-grpo") if args is None else args
@@ -153,6 +162,7 @@ class TSRecGRPOTrainer(RecommendationMetricsMixin, GRPOTrainer):
         self._drawn: list[list[int]] | None = None  # completions that dynamic sampling has found already
         self._level_rewards: torch.Tensor | None = None
         self._recommend_in_evaluation(eval_interactions)
+        self._keep_card_facts(card_facts)
         self.add_callback(_StepCounter(self))
 
     @property

@@ -36,6 +36,7 @@ class RecommendationMetricsMixin:
         return interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
 
     def _recommend_in_evaluation(self, interactions: Dataset | None) -> None:
+        self._evaluations: dict[int, dict[str, dict[str, float]]] = {}  # by step
         if interactions is None or self.args.eval_num_users == 0:
             return
         sample = self.sample_of(interactions, self.args.eval_num_users)
@@ -75,6 +76,9 @@ class RecommendationMetricsMixin:
             for number, items in zip(range(rank, len(self._histories), world), mine)
         ]
         ranked = [items for _, items in sorted(gather_object(numbered))]
-        metrics = dict(self._evaluator.evaluate(ranked)["all"])
+        results = self._evaluator.evaluate(ranked)
+        # For the model card, without the slices: cold targets are not known here.
+        self._evaluations[self.state.global_step] = {"all": results["all"]}
+        metrics = dict(results["all"])
         del metrics["num_rows"]
         return metrics

@@ -9,7 +9,7 @@ the logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
 from tsrec_hf.models import TSRecTokenizer
 
 from .cpu_head import add_cpu_lm_head
+from .model_card import ModelCardMixin
 from .recommendation_metrics import RecommendationMetricsMixin
 from .sft_config import TSRecSFTConfig
 from .sid_rows import count_sid_row_parameters, sid_rows_only
@@ -29,7 +30,7 @@ from .sid_rows import count_sid_row_parameters, sid_rows_only
 logger = logging.getLogger(__name__)
 
 
-class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
+class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
     r"""
     Trains a recommender on rows of the sequence task and of the text tasks.
 
@@ -47,6 +48,10 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
             `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
         processing_class ([`TSRecTokenizer`], *optional*):
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
+        card_facts (`dict`, *optional*):
+            What the model card should tell and the trainer cannot know: `dataset` (a [`RecommendationDataset`], from
+            which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
+            sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
             As [`~trl.SFTTrainer`]'s.
 
@@ -68,6 +73,8 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
     ```
     """
 
+    METHOD = "SFT"
+
     def __init__(
         self,
         model: PreTrainedModel | str,
@@ -77,6 +84,7 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: TSRecTokenizer | None = None,
         eval_interactions: Dataset | None = None,
+        card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         if args is None:
@@ -118,6 +126,7 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
         if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
         self._recommend_in_evaluation(eval_interactions)
+        self._keep_card_facts(card_facts)
         self._task_sums = {mode: _no_sums() for mode in ("train", "eval")}
 
     def describe(self) -> str:
@@ -125,10 +134,7 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
         rows = Counter(self.train_dataset["task"]) if "task" in self.train_dataset.column_names else {}
         initialization = dict(self.recommender.config.sid_initialization or {})
         initialization.pop("levels", None)
-        if self.args.trainable_part == "sid_rows":
-            trainable = count_sid_row_parameters(self.recommender, self.processing_class)
-        else:
-            trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        trainable = self._num_trainable_parameters()
         total = sum(p.numel() for p in self.model.parameters())
         return (
             f"SID initialisation: {initialization or 'unknown'}\n"
@@ -136,6 +142,11 @@ class TSRecSFTTrainer(RecommendationMetricsMixin, SFTTrainer):
             f"task weights: {self.args.task_weights or 'all 1'}\n"
             f"Trainable parameters: {trainable:,} of {total:,} ({self.args.trainable_part})"
         )
+
+    def _num_trainable_parameters(self) -> int:
+        if self.args.trainable_part == "sid_rows":
+            return count_sid_row_parameters(self.recommender, self.processing_class)
+        return super()._num_trainable_parameters()
 
     def train(self, *args, **kwargs):
         """As the parent's; logs [`~TSRecSFTTrainer.describe`] first."""

@@ -1,0 +1,61 @@
+"""The Inference Endpoint's handler, called as its server does."""
+
+import pytest
+
+from tsrec_hf.models.handler import PARAMETERS, EndpointHandler
+
+
+@pytest.fixture
+def handler(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "handler.py").is_file() and "transformers>=5.23" in (tmp_path / "requirements.txt").read_text()
+    return EndpointHandler(str(tmp_path))
+
+
+def test_one_user(handler, model, tokenizer):
+    answer = handler({"inputs": ["hammer", "nail"]})
+    [expected] = model.recommend(tokenizer, [["hammer", "nail"]])
+    titles = dict(zip(tokenizer.sid_index.item_ids, tokenizer.sid_index.titles))
+    assert [item["item_id"] for item in answer] == [item.item_id for item in expected]
+    assert answer[0] == {**expected[0]._asdict(), "title": titles[expected[0].item_id]}
+
+
+def test_several_users_and_parameters(handler, model, tokenizer):
+    histories = [["hammer", "nail"], ["apple"]]
+    parameters = {"top_k": 2, "num_beams": 4, "exclude_history": True, "exclude_items": ["saw"]}
+    answer = handler({"inputs": histories, "parameters": parameters})
+    expected = model.recommend(tokenizer, histories, **parameters)
+    assert [[item["item_id"] for item in row] for row in answer] == [[i.item_id for i in row] for row in expected]
+    assert all(len(row) == 2 for row in answer)
+    assert handler({"inputs": [["apple"]], "parameters": None}) == [handler({"inputs": ["apple"]})]
+
+
+def test_parameters_are_those_of_recommend(model):
+    import inspect
+
+    assert PARAMETERS <= set(inspect.signature(model.recommend).parameters)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, r"Expected `inputs` with item ids, .* but found None"),
+        ({"inputs": []}, r"but found \[\]"),
+        ({"inputs": "hammer"}, "but found 'hammer'"),
+        ({"inputs": {"items": ["hammer"]}}, "but found {'items'"),
+        ({"inputs": [1, 2]}, "item ids as strings"),
+        ({"inputs": [["hammer"], "nail"]}, "in a list for each user"),
+        ({"inputs": ["anvil"]}, "'anvil'"),
+        ({"inputs": [["hammer"], []]}, "history of at least one item"),
+        (
+            {"inputs": ["hammer"], "parameters": {"temperature": 1}},
+            r"`parameters` among .* but found \['temperature'\]",
+        ),
+        ({"inputs": ["hammer"], "parameters": {"top_k": 0}}, "at least 1"),
+        ({"inputs": ["hammer"], "parameters": {"top_k": "two"}}, "top_k|str"),
+        ({"inputs": ["hammer"], "parameters": {"allowed_items": ["anvil"]}}, "'anvil'"),
+    ],
+)
+def test_bad_requests_are_told_what_to_send(handler, data, words):
+    with pytest.raises(ValueError, match=words):
+        handler(data)

@@ -1,0 +1,82 @@
+"""
+Serves a recommender as a Hugging Face Inference Endpoint, which finds this file beside the weights.
+
+A request holds item ids, and how to search; the answer is what `recommend` finds, with titles:
+
+    {"inputs": ["117", "118"], "parameters": {"top_k": 10, "exclude_history": true}}
+    [{"item_id": "98", "sid": "<a_3><b_9><c_1>", "score": -2.1, "title": "..."}, ...]
+
+Several histories in `inputs` get as many lists. Errors say what a request should hold; the server passes them on.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+PARAMETERS = {
+    "top_k",
+    "num_beams",
+    "allowed_items",
+    "exclude_items",
+    "exclude_history",
+    "search",
+    "scoring",
+}
+
+
+class EndpointHandler:
+    """
+    Args:
+        path (`str`, *optional*, defaults to `""`):
+            Folder of the checkpoint.
+    """
+
+    def __init__(self, path: str = ""):
+        # The endpoint's owner chose to run the code of this repository, of which this file is a part.
+        self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=True)
+        model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=True, dtype="auto")
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """
+        Args:
+            data (`dict`):
+                `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some
+                of those of `recommend`.
+
+        Returns:
+            `list[dict]` for one user, `list[list[dict]]` for several: `item_id`, `sid`, `score` and `title`.
+
+        Raises:
+            `ValueError`: no inputs, inputs of another form, items that the catalogue does not hold, parameters that do
+            not exist or do not fit.
+        """
+        histories, parameters = data.get("inputs"), data.get("parameters") or {}
+        if not isinstance(histories, list) or not histories:
+            raise ValueError(
+                'Expected `inputs` with item ids, oldest first, such as {"inputs": ["117", "118"]}, or a list of such '
+                f"lists, but found {histories!r}."
+            )
+        single = not isinstance(histories[0], list)
+        histories = [histories] if single else histories
+        if not all(isinstance(row, list) and all(isinstance(item, str) for item in row) for row in histories):
+            raise ValueError(
+                "Expected item ids as strings, in one list or in a list for each user, but found something else among "
+                "`inputs`."
+            )
+        unknown = sorted(set(parameters) - PARAMETERS)
+        if unknown:
+            raise ValueError(f"Expected `parameters` among {sorted(PARAMETERS)}, but found {unknown}.")
+        try:
+            rows = self.model.recommend(self.tokenizer, histories, **parameters)
+        except (KeyError, TypeError) as error:
+            raise ValueError(str(error.args[0]) if error.args else repr(error)) from error
+        answers = [[self._answer(item) for item in row] for row in rows]
+        return answers[0] if single else answers
+
+    def _answer(self, item) -> dict[str, Any]:
+        index = self.tokenizer.sid_index
+        title = None if index.titles is None else index.titles[index.position_of(item.item_id)]
+        return {**item._asdict(), "title": title}
