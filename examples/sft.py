@@ -136,7 +136,7 @@ def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_a
     grounding_args = replace(
         training_args,
         output_dir=str(Path(training_args.output_dir, "grounding")),
-        trainable_part="sid_rows",
+        freeze_backbone=True,
         num_train_epochs=script_args.grounding_epochs,
         max_steps=-1,
         learning_rate=script_args.grounding_learning_rate,

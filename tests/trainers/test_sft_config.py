@@ -12,9 +12,8 @@ def test_turns_to_the_cpu_where_there_is_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"trainable_part": "head"}, "'all' or 'sid_rows', but found 'head'"),
         (
-            {"trainable_part": "sid_rows", "weight_decay": 0.1},
+            {"freeze_backbone": True, "weight_decay": 0.1},
             r"weight_decay=0.1 would shrink them. Set `weight_decay=0.0`",
         ),
         ({"packing": True}, "`packing=False`"),
@@ -36,7 +35,7 @@ def test_errors(tmp_path, arguments, message):
 
 def test_weight_decay_is_allowed_where_all_is_trained(tmp_path):
     assert TSRecSFTConfig(str(tmp_path), weight_decay=0.1).weight_decay == 0.1
-    assert TSRecSFTConfig(str(tmp_path), trainable_part="sid_rows").weight_decay == 0.0
+    assert TSRecSFTConfig(str(tmp_path), freeze_backbone=True).weight_decay == 0.0
 
 
 def test_task_weights_from_the_command_line(tmp_path):
@@ -47,5 +46,5 @@ def test_task_weights_from_the_command_line(tmp_path):
 
 def test_every_setting_has_a_word_of_help():
     fields = TSRecSFTConfig.__dataclass_fields__
-    for name in ("eval_num_users", "eval_num_beams", "eval_recommend_batch_size", "task_weights", "trainable_part"):
+    for name in ("eval_num_users", "eval_num_beams", "eval_recommend_batch_size", "task_weights", "freeze_backbone"):
         assert fields[name].metadata["help"]

@@ -461,11 +461,11 @@ def test_describe(make_trainer, model, caplog):
 
 def test_describe_names_other_initialisations_and_parts(make_recommender, make_trainer):
     plain, tokenizer = make_recommender(semantics=None)
-    text = make_trainer(model=plain, processing_class=tokenizer, trainable_part="sid_rows").describe()
+    text = make_trainer(model=plain, processing_class=tokenizer, freeze_backbone=True).describe()
     assert "SID initialisation: {'pooling': 'resize'}" in text
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     # 7 tokens of width 16
-    assert f"Trainable parameters: 112 of {parameters:,} (sid_rows)" in text
+    assert f"Trainable parameters: 112 of {parameters:,} (SID rows)" in text
 
 
 def test_adapters_train_and_log_the_tasks(make_trainer, model, tokenizer):
@@ -482,8 +482,8 @@ def test_adapters_train_and_log_the_tasks(make_trainer, model, tokenizer):
 
 def test_adapters_and_sid_rows_are_an_error(make_trainer):
     config = LoraConfig(r=2, target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="`trainable_part='sid_rows'` .* PEFT's adapters would not save"):
-        make_trainer(peft_config=config, trainable_part="sid_rows")
+    with pytest.raises(ValueError, match="`freeze_backbone=True` .* PEFT's adapters would not save"):
+        make_trainer(peft_config=config, freeze_backbone=True)
 
 
 @pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")

@@ -36,7 +36,7 @@ def test_all_but_the_sid_rows_stay_bit_for_bit(make_recommender, semantics, tmp_
     # Padding rows of the vocabulary, some of which become SID rows, are no SID rows by themselves.
     model, tokenizer = make_recommender(kind, tied=tied, padded_rows=20)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    train(model, tokenizer, semantics, tmp_path / "out", trainable_part="sid_rows")
+    train(model, tokenizer, semantics, tmp_path / "out", freeze_backbone=True)
     matrices = [model.get_input_embeddings().weight] + ([] if tied else [model.get_output_embeddings().weight])
     rows = sid_rows(tokenizer)
     others = torch.ones(len(matrices[0]), dtype=torch.bool)
@@ -54,7 +54,7 @@ def test_all_but_the_sid_rows_stay_bit_for_bit(make_recommender, semantics, tmp_
 
 
 def test_it_learns(model, tokenizer, semantics, tmp_path):
-    trainer = train(model, tokenizer, semantics, tmp_path, trainable_part="sid_rows", max_steps=10, logging_steps=1)
+    trainer = train(model, tokenizer, semantics, tmp_path, freeze_backbone=True, max_steps=10, logging_steps=1)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0] - 0.1
 
@@ -62,7 +62,7 @@ def test_it_learns(model, tokenizer, semantics, tmp_path):
 def test_it_is_undone_after_training(model, tokenizer, semantics, tmp_path):
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     assert all(flags.values())
-    train(model, tokenizer, semantics, tmp_path / "first", trainable_part="sid_rows", max_steps=1)
+    train(model, tokenizer, semantics, tmp_path / "first", freeze_backbone=True, max_steps=1)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     train(model, tokenizer, semantics, tmp_path / "second", max_steps=1)

@@ -1,9 +1,17 @@
 """TRL's trainers for recommenders."""
 
+from .adapters import load_recommender, lora_config
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 
 
-__all__ = ["TSRecGRPOConfig", "TSRecGRPOTrainer", "TSRecSFTConfig", "TSRecSFTTrainer"]
+__all__ = [
+    "TSRecGRPOConfig",
+    "TSRecGRPOTrainer",
+    "TSRecSFTConfig",
+    "TSRecSFTTrainer",
+    "load_recommender",
+    "lora_config",
+]

@@ -4,6 +4,8 @@ from typing import Literal
 import torch
 from trl import GRPOConfig
 
+from .sid_rows import check_freezing
+
 
 @dataclass
 class TSRecGRPOConfig(GRPOConfig):
@@ -34,6 +36,12 @@ class TSRecGRPOConfig(GRPOConfig):
         advantage_level (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"` gives all tokens of a completion its advantage; `"token"` gives each its own, from rewards per
             level; rewards without levels count at every token.
+
+        > Parameters that control what is trained
+
+        freeze_backbone (`bool`, *optional*, defaults to `False`):
+            Whether to train the SID rows of the embeddings alone, everything else staying bit for bit. For adapters
+            see [`lora_config`].
 
         > Parameters that control the evaluation by recommendation
 
@@ -75,6 +83,9 @@ class TSRecGRPOConfig(GRPOConfig):
     advantage_level: Literal["sequence", "token"] = field(
         default="sequence", metadata={"help": "One advantage for a completion, or one for each of its tokens."}
     )
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
+    )
     eval_num_users: int = field(
         default=256, metadata={"help": "Rows of `eval_interactions` to recommend for at each evaluation; 0 for none."}
     )
@@ -91,6 +102,7 @@ class TSRecGRPOConfig(GRPOConfig):
             name = "num_generations_eval" if self.num_generations_eval else "num_generations"
             self._check_groups("per_device_eval_batch_size", name, getattr(self, name))
         super().__post_init__()
+        check_freezing(self)
         for name, allowed in {
             "rollout": ("beam", "sample", "mixed"),
             "scoring": ("vocabulary", "catalogue"),

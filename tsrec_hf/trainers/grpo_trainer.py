@@ -31,6 +31,7 @@ from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.decoding_tsrec import why_no_tree_mask
 from tsrec_hf.rewards import CompletionReader, RewardOnCodes
 
+from .adapters import TrainablePartMixin
 from .branches import LegalTokens, score_completions
 from .grpo_config import TSRecGRPOConfig
 from .model_card import ModelCardMixin
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 REFERENCE_FOLDER = "reference"
 
 
-class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
+class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePartMixin, GRPOTrainer):
     r"""
     Trains a recommender by rewards for the SIDs it would recommend.
 
@@ -68,7 +69,8 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
             which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
             sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
-            As [`~trl.GRPOTrainer`]'s.
+            As [`~trl.GRPOTrainer`]'s; `peft_config` from [`lora_config`]. With adapters, the reference is the recommender
+            without them.
 
     Example:
 
@@ -135,6 +137,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
             if RewardOnCodes.applies_to(function)
         }
         reward_funcs = [self._codes_rewards.get(place, function) for place, function in enumerate(reward_funcs)]
+        self._before_adapters(model, args, processing_class, kwargs.get("peft_config"))
         with _saved_policy(model, args, kwargs.get("peft_config")):
             super().__init__(
                 model=model,
@@ -146,6 +149,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
                 **kwargs,
             )
         self.recommender.check_tokenizer(processing_class)
+        self._after_adapters()
         reason = why_no_tree_mask(self.recommender.backbone)
         if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
             raise ValueError(
@@ -164,6 +168,12 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, GRPOTrainer):
         self._recommend_in_evaluation(eval_interactions)
         self._keep_card_facts(card_facts)
         self.add_callback(_StepCounter(self))
+
+    def train(self, *args, **kwargs):
+        """As the parent's; logs first what is trained."""
+        if self.is_world_process_zero():
+            logger.info(self.describe_trainable())
+        return super().train(*args, **kwargs)
 
     @property
     def _group(self) -> int:

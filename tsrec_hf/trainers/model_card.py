@@ -188,9 +188,7 @@ class ModelCardMixin:
             settings[library.__name__] = library.__version__
         stage = {
             "method": self.METHOD,
-            "trainable": (
-                "adapters" if self._adapter else getattr(self.args, "trainable_part", "all").replace("_", " ")
-            ),
+            "trainable": self._trainable_part,
             "trainable_parameters": self._num_trainable_parameters(),
             "steps": self.state.global_step,
             "epochs": float(self.state.epoch or 0),
@@ -209,8 +207,11 @@ class ModelCardMixin:
         adapters = getattr(self.accelerator.unwrap_model(self.model), "peft_config", None)
         return next(iter(adapters.values())) if adapters else None
 
-    def _num_trainable_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+    @property
+    def _trainable_part(self) -> str:
+        if self._adapter is None:
+            return "sid rows" if self.args.freeze_backbone else "all"
+        return "adapters and sid rows" if getattr(self._adapter, "trainable_token_indices", None) else "adapters"
 
     def _evaluation_facts(self) -> list[dict[str, Any]]:
         """The evaluation of the weights as they are, in the form of `build_model_card`, beside the floors if known."""

@@ -1,10 +1,12 @@
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from trl import SFTConfig
 
 from tsrec_hf.data import TASKS
+
+from .sid_rows import check_freezing
 
 
 @dataclass
@@ -32,9 +34,9 @@ class TSRecSFTConfig(SFTConfig):
 
         > Parameters that control what is trained
 
-        trainable_part (`str`, *optional*, defaults to `"all"`):
-            `"all"` parameters, or the `"sid_rows"` of the embeddings alone, everything else staying bit for bit: the
-            grounding stage, before a second one that trains everything.
+        freeze_backbone (`bool`, *optional*, defaults to `False`):
+            Whether to train the SID rows of the embeddings alone, everything else staying bit for bit: the grounding
+            stage, before a second one that trains everything. For adapters see [`lora_config`].
 
     Example:
 
@@ -43,8 +45,8 @@ class TSRecSFTConfig(SFTConfig):
     >>> from tsrec_hf import TSRecSFTConfig
 
     >>> args = TSRecSFTConfig(tempfile.mkdtemp(), task_weights={"title": 0.5}, activation_checkpointing=False)
-    >>> args.eval_num_users, args.trainable_part
-    (256, 'all')
+    >>> args.eval_num_users, args.freeze_backbone
+    (256, False)
     ```
     """
 
@@ -59,8 +61,8 @@ class TSRecSFTConfig(SFTConfig):
     task_weights: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Factor of each task's loss, 1 where absent."}
     )
-    trainable_part: Literal["all", "sid_rows"] = field(
-        default="all", metadata={"help": "Train all parameters, or the SID rows of the embeddings alone."}
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
     )
 
     def __post_init__(self):
@@ -68,13 +70,7 @@ class TSRecSFTConfig(SFTConfig):
             # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
             self.use_cpu = True
         super().__post_init__()
-        if self.trainable_part not in ("all", "sid_rows"):
-            raise ValueError(f"Expected `trainable_part` 'all' or 'sid_rows', but found {self.trainable_part!r}.")
-        if self.trainable_part == "sid_rows" and self.weight_decay != 0.0:
-            raise ValueError(
-                f"`trainable_part='sid_rows'` keeps all other rows as they are, but weight_decay={self.weight_decay} "
-                "would shrink them. Set `weight_decay=0.0`."
-            )
+        check_freezing(self)
         if self.packing or self.padding_free:
             raise ValueError(
                 "Packed and padding-free batches drop the rows' tasks and positions, which `TSRecSFTTrainer` needs. "

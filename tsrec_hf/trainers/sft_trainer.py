@@ -20,17 +20,17 @@ from trl import SFTTrainer
 from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
 from tsrec_hf.models import TSRecTokenizer
 
+from .adapters import TrainablePartMixin
 from .cpu_head import add_cpu_lm_head
 from .model_card import ModelCardMixin
 from .recommendation_metrics import RecommendationMetricsMixin
 from .sft_config import TSRecSFTConfig
-from .sid_rows import count_sid_row_parameters, sid_rows_only
 
 
 logger = logging.getLogger(__name__)
 
 
-class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
+class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePartMixin, SFTTrainer):
     r"""
     Trains a recommender on rows of the sequence task and of the text tasks.
 
@@ -53,7 +53,7 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
             which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
             sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
-            As [`~trl.SFTTrainer`]'s.
+            As [`~trl.SFTTrainer`]'s; `peft_config` from [`lora_config`].
 
     Example:
 
@@ -107,6 +107,7 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
                 f"task_weights={args.task_weights}. Pass them to `DataCollatorForTSAlign`, or leave `data_collator` "
                 "out."
             )
+        self._before_adapters(model, args, processing_class, kwargs.get("peft_config"))
         super().__init__(
             model=model,
             args=args,
@@ -117,11 +118,7 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
             **kwargs,
         )
         self.recommender.check_tokenizer(processing_class)
-        if args.trainable_part == "sid_rows" and self.recommender is not self.accelerator.unwrap_model(self.model):
-            raise ValueError(
-                "`trainable_part='sid_rows'` trains rows of the recommender itself, which PEFT's adapters would not "
-                "save. Train them before adding adapters, or name them in `LoraConfig(trainable_token_indices=...)`."
-            )
+        self._after_adapters()
         # Where it trains, not where it is: sharded models wait on the CPU.
         if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
@@ -134,19 +131,12 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
         rows = Counter(self.train_dataset["task"]) if "task" in self.train_dataset.column_names else {}
         initialization = dict(self.recommender.config.sid_initialization or {})
         initialization.pop("levels", None)
-        trainable = self._num_trainable_parameters()
-        total = sum(p.numel() for p in self.model.parameters())
         return (
             f"SID initialisation: {initialization or 'unknown'}\n"
             f"Rows per task: {dict(rows) or len(self.train_dataset)}; "
             f"task weights: {self.args.task_weights or 'all 1'}\n"
-            f"Trainable parameters: {trainable:,} of {total:,} ({self.args.trainable_part})"
+            f"{self.describe_trainable()}"
         )
-
-    def _num_trainable_parameters(self) -> int:
-        if self.args.trainable_part == "sid_rows":
-            return count_sid_row_parameters(self.recommender, self.processing_class)
-        return super()._num_trainable_parameters()
 
     def train(self, *args, **kwargs):
         """As the parent's; logs [`~TSRecSFTTrainer.describe`] first."""
@@ -154,10 +144,7 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, SFTTrainer):
             logger.info(self.describe())
         # Steps behind the last log of an earlier call belong to no log.
         self._task_sums["train"] = _no_sums()
-        if self.args.trainable_part == "all":
-            return super().train(*args, **kwargs)
-        with sid_rows_only(self.recommender, self.processing_class):
-            return super().train(*args, **kwargs)
+        return super().train(*args, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if not isinstance(dataset, Dataset):

@@ -4,8 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers import TrainingArguments
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+
+
+def check_freezing(args: TrainingArguments) -> None:
+    """Raises `ValueError` for settings under which `freeze_backbone` would not keep all other rows as they are."""
+    if args.freeze_backbone and args.weight_decay != 0.0:
+        raise ValueError(
+            f"`freeze_backbone=True` keeps all other rows as they are, but weight_decay={args.weight_decay} would "
+            "shrink them. Set `weight_decay=0.0`."
+        )
 
 
 @contextmanager
@@ -24,11 +34,12 @@ def sid_rows_only(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> Iterato
             Says which rows are SID tokens.
     """
     others = torch.ones(model.get_input_embeddings().weight.shape[0], 1, dtype=torch.bool)
-    others[_sid_token_ids(tokenizer)] = False
+    others[sid_token_ids(tokenizer)] = False
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     hooks = []
-    for weight in _matrices(model):
+    for module in sid_matrices(model):
+        weight = module.weight
         weight.requires_grad_(True)
         hooks.append(weight.register_hook(lambda gradient: gradient.masked_fill(others.to(gradient.device), 0.0)))
     try:
@@ -43,13 +54,15 @@ def sid_rows_only(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> Iterato
 
 def count_sid_row_parameters(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> int:
     """Number of parameters in the SID rows of the input embeddings and, when untied, of the output head."""
-    return len(_sid_token_ids(tokenizer)) * sum(weight.shape[1] for weight in _matrices(model))
+    return len(sid_token_ids(tokenizer)) * sum(module.weight.shape[1] for module in sid_matrices(model))
 
 
-def _sid_token_ids(tokenizer: TSRecTokenizer) -> torch.Tensor:
+def sid_token_ids(tokenizer: TSRecTokenizer) -> torch.Tensor:
+    """Ids of all SID tokens, of shape `(num_tokens,)`."""
     return torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
 
 
-def _matrices(model: TSRecForCausalLM) -> list[torch.nn.Parameter]:
-    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return [inputs] if outputs is inputs else [inputs, outputs]
+def sid_matrices(model: TSRecForCausalLM) -> list[torch.nn.Module]:
+    """The modules with a row for every SID token: the input embeddings and, when untied, the output head."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    return [inputs] if outputs.weight is inputs.weight else [inputs, outputs]
