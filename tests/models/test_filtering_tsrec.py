@@ -81,7 +81,8 @@ def test_rules_that_leave_nothing_name_the_user(model, tokenizer):
 
 def test_a_mask_says_the_same_as_ids(model, tokenizer):
     item_ids = tokenizer.sid_index.item_ids
-    mask = np.array([item_id in ("nail", "pear", "saw") for item_id in item_ids])
+    mask = tokenizer.sid_index.mask_of({"nail", "pear", "saw"})
+    assert mask.tolist() == [item_id in ("nail", "pear", "saw") for item_id in item_ids]
     by_ids = model.recommend(tokenizer, [["hammer"]], allowed_items=["nail", "pear", "saw"], exclude_history=True)
     assert len(by_ids[0]) == 3
     assert model.recommend(tokenizer, [["hammer"]], allowed_items=mask, exclude_history=True) == by_ids
@@ -95,6 +96,10 @@ def test_a_mask_says_the_same_as_ids(model, tokenizer):
 def test_wrong_rules_are_refused(model, tokenizer):
     with pytest.raises(KeyError, match="'spoon' is not among"):
         model.recommend(tokenizer, [["saw"]], exclude_items=["spoon"])
+    with pytest.raises(KeyError, match="'spoon' is not among"):
+        tokenizer.sid_index.mask_of(["saw", "spoon"])
+    with pytest.raises(TypeError, match="found the string 'nail'"):
+        tokenizer.sid_index.mask_of("nail")
     with pytest.raises(TypeError, match="found the string 'nail'"):
         model.recommend(tokenizer, [["saw"]], allowed_items="nail")
     with pytest.raises(ValueError, match="2 collections for 1 users"):

@@ -27,8 +27,8 @@ class ItemFilter:
             Users of the call.
         allowed_items (`Iterable[str]` or one such per user, or a mask `np.ndarray` of `bool`, *optional*):
             Items that may be given; all where absent. Users may have sets of their own: a list with a collection per
-            user. A boolean array in the order of the index says the same for all users without a lookup of ids, which
-            is what costs where the items are many.
+            user. A boolean array in the order of the index, from [`SIDIndex.mask_of`], says the same for all users
+            without a lookup of ids, which is what costs where the items are many.
         exclude_items (`Iterable[str]` or one such per user, or a mask `np.ndarray` of `bool`, *optional*):
             Items that may not be given.
         exclude_per_user (`Sequence[Sequence[str]]`, *optional*):
@@ -172,7 +172,7 @@ def _rows(
         if items.shape != (len(index),):
             raise ValueError(
                 f"Expected `{name}` as a mask of shape ({len(index)},), an entry per item of the index, but found "
-                f"shape {items.shape}. Make it from `index.item_ids`, in their order."
+                f"shape {items.shape}. Make it by `sid_index.mask_of(item_ids)`."
             )
         return np.flatnonzero(items), None
     items = list(items)

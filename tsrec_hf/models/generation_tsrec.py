@@ -470,8 +470,8 @@ def tsrec_generate(
     num_sids = min(num_sids, index.trie.num_leaves)
     num_beams = max(num_sid_beams or model.config.recommend_num_beams, num_sids)
     search = SIDSearch(model.backbone, index.trie, sid_tokenizer.sid_token_ids, sid_scoring)
-    beams = search.beam(input_ids, attention_mask, num_beams)
-    leaves, scores = beams.leaves[:, :num_sids], beams.scores[:, :num_sids]
+    beams = search.beam(input_ids, attention_mask, num_beams, top_k=num_sids)
+    leaves, scores = beams.leaves, beams.scores
     items = search.trie.leaf_items[search.trie.leaf_offsets[leaves]]
     codes = torch.from_numpy(index.codes).to(items.device)[items].long()  # (batch, num_sids, levels)
     levels = [

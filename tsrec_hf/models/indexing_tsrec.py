@@ -10,8 +10,9 @@ codes are positions into the level's list of tokens. Indexes made from codes spe
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -250,10 +251,7 @@ class SIDIndex:
         Raises:
             `KeyError`: an unknown item. `TypeError`: a single string. `ValueError`: no item would be left.
         """
-        if isinstance(item_ids, str):
-            raise TypeError(f"Expected a collection of item ids, but found the string {item_ids!r}.")
-        kept = np.ones(len(self), dtype=bool)
-        kept[self.positions_of(list(item_ids))] = False
+        kept = ~self.mask_of(item_ids)
         if not kept.any():
             raise ValueError(f"Expected at least one item to be left, but all {len(self)} would be removed.")
         rows = np.flatnonzero(kept).tolist()
@@ -298,11 +296,44 @@ class SIDIndex:
 
     def positions_of(self, item_ids: Sequence[str]) -> list[int]:
         """Rows of several items. Raises `KeyError` for an unknown item."""
+        if len(item_ids) < 2:
+            return [self.position_of(item_id) for item_id in item_ids]
         try:
-            return list(map(self._positions.__getitem__, item_ids))
+            # Half a million ids are looked up a third faster this way than one by one.
+            return list(itemgetter(*item_ids)(self._positions))
         except (KeyError, TypeError):
             # One of them is unknown: the slow way says which.
             return [self.position_of(item_id) for item_id in item_ids]
+
+    def mask_of(self, item_ids: Iterable[str]) -> np.ndarray:
+        """
+        Which items of the index are among some: what `recommend(allowed_items=...)` takes.
+
+        Looking up ids is what costs where they are many. A mask of what is in stock is made once and serves every
+        call until the stock or the index changes.
+
+        Args:
+            item_ids (`Iterable[str]`):
+                Item ids, each as often as it likes.
+
+        Returns:
+            `np.ndarray` of `bool` of shape `(items,)`: In the order of `item_ids` of the index.
+
+        Raises:
+            `KeyError`: an item that the index does not hold. `TypeError`: a single string.
+
+        Example:
+
+        ```python
+        >>> sid_index.mask_of(["nail", "apple"]).sum()
+        np.int64(2)
+        ```
+        """
+        if isinstance(item_ids, str):
+            raise TypeError(f"Expected a collection of item ids, but found the string {item_ids!r}.")
+        mask = np.zeros(len(self), dtype=bool)
+        mask[self.positions_of(list(item_ids))] = True
+        return mask
 
     def spell(self, codes: Sequence[int]) -> str:
         """The SID with these codes as a string, `<a_0><b_1><c_0>`. Raises `ValueError` for codes without a token."""

@@ -306,8 +306,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
             allowed_items (`Iterable[str]`, or one such per user, *optional*):
-                Items that may be recommended. Defaults to all. For many items quicker as a mask, an `np.ndarray` of
-                `bool` in the order of `sid_index.item_ids`.
+                Items that may be recommended. Defaults to all. Many items are quicker as a mask, made once by
+                `sid_index.mask_of(item_ids)` and passed to every call.
             exclude_items (`Iterable[str]`, or one such per user, *optional*):
                 Items that may not be recommended; as a mask as well.
             exclude_history (`bool`, *optional*, defaults to `False`):
