@@ -1,6 +1,6 @@
 """TRL's trainers for recommenders."""
 
-from .adapters import load_recommender, lora_config
+from .adapters import load_recommender, lora_config, quantize, save_base
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
 from .sft_config import TSRecSFTConfig
@@ -14,4 +14,6 @@ __all__ = [
     "TSRecSFTTrainer",
     "load_recommender",
     "lora_config",
+    "quantize",
+    "save_base",
 ]

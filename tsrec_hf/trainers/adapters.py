@@ -1,8 +1,8 @@
 """
 LoRA and QLoRA for recommenders: PEFT's adapters, and beside them the SID rows of the embeddings.
 
-An adapter holds what it trains, which is all SID rows (`trainable_token_indices`) and the matrices of LoRA. All else is
-its base, which must be a recommender's checkpoint. A backbone with new SID rows is none until it is saved, so trainers
+An adapter holds what it trains: all SID rows (`trainable_token_indices`) and the matrices of LoRA. The rest is its
+base, which must be a recommender's checkpoint. A backbone with new SID rows is none until it is saved, so trainers
 save it to `BASE_FOLDER` of their output folder and name it in `adapter_config.json`.
 """
 
@@ -15,7 +15,7 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from transformers import TrainingArguments
 from transformers.utils import find_adapter_config_file
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 
@@ -86,7 +86,53 @@ def lora_config(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, model_args: 
         known = USUAL_TARGETS.get(model.config.get_text_config().model_type)
         config.target_modules = set(known) if known else "all-linear"
     config.trainable_token_indices = rows
+    config.revision = model_args.model_revision
     return config
+
+
+def quantize(
+    model: TSRecForCausalLM, tokenizer: TSRecTokenizer, model_args: ModelConfig, args: TrainingArguments
+) -> TSRecForCausalLM:
+    r"""
+    Loads a recommender anew with quantised weights, if TRL's command line options ask for them.
+
+    Args:
+        model ([`TSRecForCausalLM`]):
+            The recommender with full weights. One that was made in memory is saved first, as the base of adapters.
+        tokenizer ([`TSRecTokenizer`]):
+            Its tokenizer.
+        model_args ([`~trl.ModelConfig`]):
+            `load_in_4bit`, `load_in_8bit`, `bnb_4bit_quant_type`, ...
+        args ([`~transformers.TrainingArguments`]):
+            Of the run that adapters are to be trained in.
+
+    Returns:
+        [`TSRecForCausalLM`]: `model` itself without quantisation. Embeddings and output head are never quantised.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from trl import ModelConfig
+    >>> from tsrec_hf import TSRecSFTConfig
+    >>> from tsrec_hf.trainers import quantize
+
+    >>> args = TSRecSFTConfig(tempfile.mkdtemp(), bf16=False)
+    >>> quantized = quantize(model, tokenizer, ModelConfig(load_in_8bit=True, use_peft=True), args)
+    >>> type(quantized.backbone.model.layers[0].mlp.up_proj).__name__
+    'Linear8bitLt'
+    ```
+    """
+    config = get_quantization_config(model_args)
+    if config is None:
+        return model
+    return TSRecForCausalLM.from_pretrained(
+        model.name_or_path or save_base(model, tokenizer, args),
+        revision=model_args.model_revision,
+        dtype=model.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=config,
+    )
 
 
 def load_recommender(
@@ -134,8 +180,8 @@ def load_recommender(
     base = config.base_model_name_or_path
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise FileNotFoundError(
-            f"Expected the base of the adapter {str(name_or_path)!r} in {base!r}, as its adapter_config.json says, but "
-            "there is no such folder. Copy it there, or name where it is now, a folder or a Hub id, as "
+            f"Expected the base of the adapter {str(name_or_path)!r} in {base!r}, as its adapter_config.json says, "
+            "but there is no such folder. Copy it there, or name where it is now, a folder or a Hub id, as "
             "`base_model_name_or_path` in adapter_config.json."
         )
     model = TSRecForCausalLM.from_pretrained(base, revision=config.revision, **from_pretrained_kwargs)
@@ -287,8 +333,9 @@ def _name_of(config: PeftConfig) -> str:
     """The kind of adapters and, for LoRA, where they are."""
     if not isinstance(config, LoraConfig) or not config.target_modules:
         return config.peft_type.value
-    targets = config.target_modules
-    return f"LoRA on {targets if isinstance(targets, str) else ', '.join(sorted(targets))}"
+    if isinstance(config.target_modules, str):
+        return f"LoRA on {config.target_modules}"
+    return f"LoRA on {', '.join(sorted({name.rsplit('.', 1)[-1] for name in config.target_modules}))}"
 
 
 def _row_layers(model: PeftModel) -> list[tuple[str, TrainableTokensLayer]]:

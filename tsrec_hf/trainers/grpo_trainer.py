@@ -69,8 +69,8 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
             which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
             sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
-            As [`~trl.GRPOTrainer`]'s; `peft_config` from [`lora_config`]. With adapters, the reference is the recommender
-            without them.
+            As [`~trl.GRPOTrainer`]'s; `peft_config` from [`lora_config`]. With adapters, the reference is the
+            recommender without them.
 
     Example:
 
