@@ -1,14 +1,30 @@
 """What the README shows works as pasted."""
 
 import ast
+import configparser
+import importlib.util
+import json
+import os
 import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 import tsrec_hf
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+[OWN_DATA] = re.findall(r"## Your own data in five commands\n.*?```bash\n(.*?)```", README, flags=re.DOTALL)
+# What a clone holds besides the package; the tests fill a copy of it with files of a shop.
+CLONE = ("examples", "tsrec_hf", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 
 def test_ten_line_example_runs_on_a_checkpoint(model, tokenizer, tmp_path, monkeypatch, capsys):
@@ -27,3 +43,108 @@ def test_every_python_block_names_what_exists():
             if isinstance(node, ast.ImportFrom) and node.module == "tsrec_hf":
                 for alias in node.names:
                     assert alias.name in tsrec_hf.__all__
+
+
+def commands(script: str) -> list[list[str]]:
+    """The script's commands as lists of arguments, variables still by name; assignments and comments left out."""
+    lines = [shlex.split(line, comments=True) for line in script.replace("\\\n", " ").splitlines()]
+    return [words for words in lines if words and not re.match(r"\w+=", words[0])]
+
+
+@pytest.fixture
+def shop(save_backbone, tmp_path, monkeypatch):
+    """A folder with two CSV files, and a tiny backbone and encoder that the variables of the README name."""
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
+    pytest.importorskip("faiss", reason="needs the extra `sids`")
+    from sentence_transformers.sentence_transformer.modules import BoW
+
+    kinds, things = "red green hard sharp steel".split(), "hammer nail screw saw apple pear bread cheese".split()
+    words = [*kinds, *things, "metal", "food"]
+    model = sentence_transformers.SentenceTransformer(modules=[BoW(words)], device="cpu")  # counts words
+    model.save(str(tmp_path / "encoder"))
+    monkeypatch.setenv("ENCODER", str(tmp_path / "encoder"))
+    monkeypatch.setenv("BACKBONE", save_backbone(tmp_path / "backbone"))
+    titles = [f"{kind} {thing}" for kind in kinds for thing in things]
+    items = [f"{n},{title},{'metal' if n % 8 < 4 else 'food'}" for n, title in enumerate(titles)]
+    draw = np.random.default_rng(0)
+    takes = [
+        f"user{user},{item},2024-{user % 12 + 1:02}-{day + 1:02}T10:00:00"
+        for user in range(24)
+        for day, item in enumerate(draw.choice(len(titles), size=8, replace=False))
+    ]
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "items.csv").write_text("\n".join(["item_id,title,description", *items]) + "\n")
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *takes]) + "\n")
+    monkeypatch.chdir(folder)
+    for name, value in {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def check_shop(folder: Path) -> None:
+    """What the five commands leave."""
+    assert "collision rate 0.00%" in (folder / "data/shop/report.md").read_text()
+    dataset = tsrec_hf.load_minionerec(folder / "data/shop")
+    assert len(dataset.items) == len(dataset.sid_index) == 40
+    semantics = tsrec_hf.TokenSemantics.from_json(folder / "data/shop/description_keywords.json")
+    assert set(semantics) == {token for level in dataset.sid_index.tokens for token in level}
+    metrics = json.loads((folder / "outputs/shop/metrics.json").read_text())
+    assert metrics["eval_loss"] > 0
+    model = tsrec_hf.TSRecForCausalLM.from_pretrained(folder / "outputs/shop")
+    tokenizer = tsrec_hf.TSRecTokenizer.from_pretrained(folder / "outputs/shop")
+    assert model.config.sid_initialization["pooling"] == "idf"
+    assert len(model.recommend(tokenizer, [["1", "2"]], top_k=5)[0]) == 5
+
+
+def test_own_data_is_five_commands():
+    assert len(commands(OWN_DATA)) == 5
+    assert re.findall(r"^(\w+)=", OWN_DATA, flags=re.MULTILINE) == ["BACKBONE", "ENCODER"]
+    [what] = re.findall(r"^pip install \"\.\[(.*)\]\"$", OWN_DATA, flags=re.MULTILINE)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert set(what.split(",")) <= set(setup["options.extras_require"])
+
+
+def test_own_data_from_csv_files_to_metrics(shop, datasets_cache, monkeypatch, capsys):
+    """The commands one by one in this process, where what they import is there already."""
+    (shop / "examples").symlink_to(ROOT / "examples")
+    for program, script, *words in commands(OWN_DATA)[1:]:
+        assert program == "python"
+        monkeypatch.setattr(sys, "argv", [script, *map(os.path.expandvars, words)])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "| rows of test |" in printed and "next-item counts" in printed
+    check_shop(shop)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="needs pip")
+def test_own_data_as_the_shell_runs_it(shop, tmp_path):
+    """All five commands by bash. The environment tells pip to look for no other package, and where to put this one."""
+    for name in CLONE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, shop / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, shop)
+    site = tmp_path / "site"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PIP_TARGET": str(site),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONPATH": str(site),
+        "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", OWN_DATA], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (site / "tsrec_hf" / "__init__.py").is_file()
+    assert "next-item counts" in done.stdout
+    check_shop(shop)
