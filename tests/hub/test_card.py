@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import tsrec_hf
-from tsrec_hf import TSRecConfig, build_model_card
+from tsrec_hf import SIDIndex, TSRecConfig, build_model_card
 from tsrec_hf.hub import add_evaluation, dataset_facts
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 from tsrec_hf.models.modeling_tsrec import GENERATED_CARDS
@@ -208,3 +208,14 @@ def test_finished_cards_are_whole(path):
     for section in ("## How to use", "## How it was made", "## Decoding", "## Results", "## Limits", "## Citation"):
         assert section in card.text
     assert path.stem in (CARDS / "README.md").read_text()
+
+
+def test_finished_cards_are_of_this_template():
+    """Snippets, limits and all else that no run decides stand in them as the template has them now."""
+    index = SIDIndex(["0", "1"], [[0, 0, 0], [0, 0, 1]], titles=["a", "b"])
+    for path in CARDS.glob("tsrec-*.md"):
+        card = build_model_card(TSRecConfig(), index, f"your-name/{path.stem}", evaluations=[])
+        finished = path.read_text(encoding="utf-8")
+        for section in ("How to use", "Limits", "Citation"):
+            [expected] = re.findall(rf"(?s)\n## {section}\n.*?(?=\n## |\Z)", str(card))
+            assert expected.strip() in finished, f"{path.name}: {section}"

@@ -89,14 +89,21 @@ def test_older_readers_find_the_rotary_base(make_recommender, tmp_path):
 
 
 def vllm_stand_in(monkeypatch, model, tokenizer):
-    """Modules named as vLLM's, with what the snippet uses of them; its search is ours. Returns what was asked."""
+    """
+    Modules named as vLLM's, with what the snippet uses of them; its search is ours. Returns what was asked.
+
+    What vLLM 0.33 refuses is refused here as well: beam search under a grammar knows no backend "auto", its default.
+    """
     asked = {}
 
     class LLM:
-        def __init__(self, model, max_logprobs):
+        def __init__(self, model, max_logprobs, structured_outputs_config=None):
             asked.update(folder=model, max_logprobs=max_logprobs)
+            self.backend = (structured_outputs_config or {}).get("backend", "auto")
 
         def beam_search(self, prompts, params):
+            if self.backend not in ("xgrammar", "guidance", "outlines", "lm-format-enforcer"):
+                raise ValueError(f"Unsupported structured output backend: {self.backend}")
             asked.update(prompts=prompts, **vars(params))
             beams = []
             for history, prompt in zip(asked["histories"], prompts):
@@ -130,7 +137,9 @@ def test_the_vllm_snippets_ask_for_what_the_index_allows(model, tokenizer, tmp_p
     exec(search, names)
     index = tokenizer.sid_index
     assert asked["folder"] == str(folder) and asked["max_logprobs"] == 100
-    assert asked["structured_outputs"].choice == sorted({index.sid_of(item) for item in index.item_ids})
+    sids = sorted({index.sid_of(item) for item in index.item_ids})
+    # Not `choice`, which older releases rewrite for sampling alone.
+    assert asked["structured_outputs"].grammar == "root ::= " + " | ".join(f'"{sid}"' for sid in sids)
     assert (asked["beam_width"], asked["max_tokens"], asked["length_penalty"]) == (50, 3, 0.0)
     prompts = PromptBuilder(tokenizer)
     assert [p["prompt_token_ids"] for p in asked["prompts"]] == [prompts.sequence_prompt_ids(["hammer", "nail"])]
@@ -144,7 +153,22 @@ def test_the_vllm_snippets_ask_for_what_the_index_allows(model, tokenizer, tmp_p
     exec(sampling, names)
     params = names["params"]
     assert params.allowed_token_ids == sorted(token for level in tokenizer.sid_token_ids for token in level)
-    assert params.structured_outputs.choice == asked["structured_outputs"].choice
+    assert params.structured_outputs.choice == sids
+
+
+def test_sampling_names_no_more_tokens_than_vllm_takes(make_recommender, tmp_path, monkeypatch):
+    index = SIDIndex([str(item) for item in range(1100)], [[item, 0] for item in range(1100)])
+    model, tokenizer = make_recommender(index=index, semantics=None)
+    folder = export_backbone(model, tmp_path / "plain", tokenizer)
+    sampling = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)[1]
+    vllm_stand_in(monkeypatch, model, tokenizer)
+    from vllm.sampling_params import StructuredOutputsParams
+
+    sids = (folder / "sids.txt").read_text().splitlines()
+    names = {"sids": sids, "tokenizer": tokenizer, "StructuredOutputsParams": StructuredOutputsParams}
+    exec(sampling, names)
+    assert len(names["sid_tokens"]) == 1101 and names["params"].allowed_token_ids is None
+    assert names["params"].structured_outputs.choice == sids
 
 
 def test_the_grammar_of_llama_cpp_holds_the_same_list(model, tokenizer, tmp_path, monkeypatch):
