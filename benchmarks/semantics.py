@@ -9,7 +9,8 @@ Three questions, three tables (`coverage.csv`, `distinctness.csv`, `summary.csv`
 - distinctness: mean Jaccard similarity of the keywords of two tokens of a level, as whole keywords and as single
   words;
 - training: the loss curve of `sa_init_study.py` when SA-Init reads the one or the other (about 4 minutes a run on a
-  CPU core). Runs that are there are not run again; `--train False` leaves them out.
+  CPU core), and, as controls, when the tokens of a level have exchanged the keywords of either (`--shuffled False`
+  leaves these out). Runs that are there are not run again; `--train False` leaves out all of them.
 
 `--semantics_files mine.json` adds files of other teachers.
 """
@@ -31,6 +32,7 @@ from tsrec_hf import KeywordTeacher, SIDIndex, TokenSemantics, TSRecTokenizer, d
 
 
 LEAST_KEYWORDS = 15
+SHUFFLED = "-shuffled"
 
 
 @dataclass
@@ -41,12 +43,20 @@ class BenchmarkArguments:
     semantics_files: list[str] = field(default_factory=list, metadata={"help": "Further files to compare."})
     initialization: str = field(default="idf-centered-match_resize", metadata={"help": "A variant of the study."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Training runs per file."})
+    shuffled: bool = field(default=True, metadata={"help": "Whether to train with shuffled keywords of each as well."})
     train: bool = field(default=True, metadata={"help": "Whether to train at all."})
     max_steps: int = field(default=160, metadata={"help": "Steps of a run."})
     quick: bool = field(default=False, metadata={"help": "One run of a few steps a file, to show that it works."})
     output_dir: str = field(default="outputs/semantics", metadata={"help": "Folder of the results."})
 
     def __post_init__(self):
+        known = sa_init_study.INITIALIZATIONS
+        usable = [name for name, settings in known.items() if settings and not settings.get("shuffle_seed")]
+        if self.initialization not in usable or (self.shuffled and self.initialization + SHUFFLED not in known):
+            raise ValueError(
+                f"Expected an initialisation that reads keywords, among {usable}, and with `--shuffled` one that the "
+                f"study has a control of, but found {self.initialization!r}."
+            )
         self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
         self.seeds = self.seeds[:1] if self.quick else self.seeds
 
@@ -125,35 +135,42 @@ def digest(semantics: TokenSemantics) -> str:
 
 
 def train(args: BenchmarkArguments, teachers: dict[str, TokenSemantics], dataset, folder: Path) -> None:
-    """Runs the study's training once per file and seed, and writes its summary and curves."""
+    """Runs the study's training once per file, control and seed, and writes its summary and curves."""
+    # With the control, the same rows start the tokens of a level, each at another one's place.
+    initializations = [args.initialization, *([args.initialization + SHUFFLED] if args.shuffled else [])]
     study = sa_init_study.StudyArguments(
         data_dir=args.data_dir,
         quick=args.quick,
         max_steps=None if args.quick else args.max_steps,
-        variants=[args.initialization],
+        variants=initializations,
         seeds=args.seeds,
         output_dir=str(folder),
     )
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     backbone = sa_init_study.save_backbone(study, folder / f"backbone-{study.num_layers or 'all'}")
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
+    variants = {
+        name + initialization.removeprefix(args.initialization): (initialization, name, semantics)
+        for name, semantics in teachers.items()
+        for initialization in initializations
+    }
     results = []
     for seed in args.seeds:
-        for name, semantics in teachers.items():
-            path = folder / "runs" / f"{name}-{args.initialization}-seed{seed}.json"
+        for variant, (initialization, name, semantics) in variants.items():
+            path = folder / "runs" / f"{name}-{initialization}-seed{seed}.json"
             if path.exists():
                 result = json.loads(path.read_text())
                 sa_init_study.check_comparable(study, result, path)
                 if result["semantics"] != digest(semantics):
                     raise ValueError(f"{path} was run with other keywords. Pass another `--output_dir`.")
             else:
-                print(f"== {name}, seed {seed}", flush=True)
-                result = sa_init_study.run(study, args.initialization, seed, backbone, dataset, semantics, tokenizer)
-                result |= {"variant": name, "semantics": digest(semantics)}
+                print(f"== {variant}, seed {seed}", flush=True)
+                result = sa_init_study.run(study, initialization, seed, backbone, dataset, semantics, tokenizer)
+                result |= {"variant": variant, "semantics": digest(semantics)}
                 path.write_text(json.dumps(result, indent=1), encoding="utf-8")
             print({key: result[key] for key in ("eval_loss", "hr@10", "ndcg@10", "seconds")}, flush=True)
             results.append(result)
-    results.sort(key=lambda result: list(teachers).index(result["variant"]))
+    results.sort(key=lambda result: list(variants).index(result["variant"]))
     sa_init_study.plot(results, folder / "curves.png")
     print(sa_init_study.summarize(results, folder))
 

@@ -294,6 +294,6 @@ def main(args: ScriptArguments) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("httpx", "sentence_transformers"):
+    for name in ("httpx", "sentence_transformers", "faiss.loader"):
         logging.getLogger(name).setLevel(logging.WARNING)
     main(*TrlParser(ScriptArguments).parse_args_and_config())

@@ -121,7 +121,7 @@ class SIDReport:
         relative = np.array(self.perplexity) / np.array(self.level_sizes)
         use.bar(levels - 0.2, self.use, 0.4, label="used")
         use.bar(levels + 0.2, relative, 0.4, label="perplexity / codes")
-        use.set(title="Use of the codes", ylim=(0, 1))
+        use.set(title="Use of the codes", ylim=(0, 1.3), yticks=np.linspace(0, 1, 6))  # the legend stands above 1
         if self.reconstruction_error is not None:
             error.plot(levels[: len(self.reconstruction_error)], self.reconstruction_error, "o-")
         error.set(title="Variance left over", ylim=(0, None))
