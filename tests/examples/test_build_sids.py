@@ -71,6 +71,9 @@ def test_from_tables_to_a_folder_of_the_other_scripts(shop, tmp_path: Path, monk
     dataset = load_minionerec(tmp_path / "shop")
     assert len(dataset.items) == 24 and dataset.items[0]["title"] == "red hammer"
     index = dataset.sid_index
+    # The embeddings' order is that of the items and of the index, as `describe_tokens.py --embeddings_file` takes it.
+    assert index.item_ids == dataset.items["item_id"][:] == [f"{number:03}" for number in range(24)]
+    assert np.load(tmp_path / "shop" / "embeddings.npy").shape == (24, 11)
     assert len(np.unique(index.codes, axis=0)) == 24 and len(dataset.train) > len(dataset.test) > 0
     # No token is left without items.
     assert (index.codes.max(axis=0) + 1 == index.level_sizes).all()
