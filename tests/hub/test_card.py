@@ -159,6 +159,47 @@ def test_bad_facts_are_refused(model, sid_index, arguments, words):
         build_model_card(model.config, sid_index, **arguments)
 
 
+EVIL = 'My | data\n## Oops <!-- /results --> {{ 7 * 7 }} `x` **b** [c](http://d): "q"\n---\nlicense: mit'
+
+
+def test_names_of_any_kind_stay_text(sid_index, tmp_path):
+    """Names come from folders, files and other people; none may end a table, open a section or hide behind a link."""
+    figures = {"all": metrics(0.5, 0.25), "cold\n|": metrics(0.5, 0.25, rows=1)}
+    evaluation = {
+        "settings": {"dataset": EVIL, "split": EVIL, "rows": EVIL, "search": EVIL},
+        "results": {"model": figures, EVIL: {"all": metrics(0.75, 0.5)}},
+    }
+    stage = {"method": EVIL, "tasks": {EVIL: 3}, "rewards": [EVIL], "settings": {EVIL: EVIL}, "trainable": EVIL}
+    stage |= {"trainable_parameters": 1, "steps": 1}
+    facts = {"dataset": {"name": EVIL, "items": 8}, "sid_method": EVIL, "stages": [stage]}
+    config = TSRecConfig(sid_initialization={"pooling": EVIL})
+    card = build_model_card(config, sid_index, "me/toy", name=EVIL, facts=facts, evaluations=[evaluation])
+    (tmp_path / "README.md").write_text(str(card), encoding="utf-8")
+    for _ in range(2):
+        add_evaluation(tmp_path, evaluation)
+    read = ModelCard.load(tmp_path / "README.md")
+    plain = build_model_card(TSRecConfig(), sid_index, "me/toy", evaluations=[{**evaluation, "settings": {}}])
+    sections = [line for line in plain.text.splitlines() if line.startswith("## ")]
+    assert [line for line in read.text.splitlines() if line.startswith("## ")] == sections
+    assert read.text.count("<!-- results -->") == read.text.count("<!-- /results -->") == 1
+    assert sum(line.startswith("### ") for line in read.text.splitlines()) == 1
+    assert "license" not in read.data.to_dict() and "\n---\n" not in read.text
+    assert r"{{ 7 * 7 }} \`x\` \*\*b\*\* [c]\(http://d)" in read.text
+        f"Method: {' '.join(EVIL.split())}", ""
+    )
+    # Cells of a table are as many as its head's.
+    for table in re.findall(r"(?:^\|.*\n)+", read.text + "\n", flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+    [kind] = {result.dataset_type for result in read.data.eval_results}
+    assert re.fullmatch(r"[\w./-]+", kind)
+
+
+@pytest.mark.parametrize("base", ["/home/me/base", "outputs/demo/backbone", "me/base model", 3])
+def test_a_base_model_is_a_hub_id(sid_index, base):
+    with pytest.raises(ValueError, match="Expected `base_model` as a Hub id .* but found"):
+        build_model_card(TSRecConfig(), sid_index, facts={"base_model": base})
+
+
 class TestAddEvaluation:
     def test_it_replaces_its_own_split_and_keeps_all_else(self, model, tokenizer, tmp_path, evaluation):
         valid = {**evaluation, "settings": {**evaluation["settings"], "split": "validation"}}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from tsrec_hf.models import SIDIndex, TSRecConfig
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
@@ -65,7 +66,8 @@ def build_model_card(
         [`~huggingface_hub.ModelCard`]: `str(card)` is the text; `card.save(path)` and `card.push_to_hub(repo_id)`.
 
     Raises:
-        `ValueError`: a fact of unknown name, an evaluation without results of the model.
+        `ValueError`: a fact of unknown name, a base model that is no Hub id, an evaluation without results of the
+        model.
 
     Example:
 
@@ -91,6 +93,8 @@ def build_model_card(
     unknown = sorted(set(facts) - set(FACTS))
     if unknown:
         raise ValueError(f"Expected facts among {list(FACTS)}, but found {unknown}. Metadata are keyword arguments.")
+    check_base_model(facts.get("base_model"))
+    dataset = facts.get("dataset")
     name = name or (model_id if model_id == UNNAMED_REPO else model_id.split("/")[-1])
     stages = facts.get("stages") or []
     tags = ["tsrec", "recommendation", "semantic-ids", *dict.fromkeys(stage["method"].lower() for stage in stages)]
@@ -105,12 +109,13 @@ def build_model_card(
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=name,
+        name=_line(name),
         model_id=model_id,
-        facts=facts,
-        dataset=facts.get("dataset"),
-        splits=[split for split in SPLITS if split in (facts.get("dataset") or {})],
-        stages=[{**stage, "settings": _rows(stage.get("settings") or {})} for stage in stages],
+        base_model=facts.get("base_model"),
+        sid_method=_sentence(facts["sid_method"]) if facts.get("sid_method") else None,
+        dataset={**dataset, "name": _line(dataset["name"]) if dataset.get("name") else None} if dataset else None,
+        splits=[split for split in SPLITS if split in (dataset or {})],
+        stages=[_told(stage) for stage in stages],
         config=config,
         backbone=config.backbone_config,
         history=list(sid_index.item_ids[:2]),
@@ -198,12 +203,50 @@ def dataset_facts(dataset) -> dict[str, Any]:
     return {"name": dataset.name, **{part: len(getattr(dataset, part)) for part in ("items", *SPLITS)}}
 
 
+def check_base_model(base_model: Any) -> None:
+    """Raises `ValueError` unless it is nothing or the name of a repository, which the card links to."""
+    if base_model is None:
+        return
+    try:
+        validate_repo_id(base_model)
+    except HFValidationError as error:
+        raise ValueError(
+            f"Expected `base_model` as a Hub id such as 'HuggingFaceTB/SmolLM2-135M', but found {base_model!r}. Name "
+            "the repository that the backbone came from, or leave the fact out."
+        ) from error
+
+
+def _line(value: Any) -> str:
+    """Anybody's text as one line of Markdown in which nothing is markup."""
+    text = re.sub(r"([\\`*])", r"\\\1", " ".join(str(value).split()))
+    return text.replace("<", "&lt;").replace("](", r"]\(")
+
+
+def _sentence(value: Any) -> str:
+    """The author's own Markdown as one line, which may hold links, but no comments: they mark the card's parts."""
+    return " ".join(str(value).split()).replace("<!--", "&lt;!--")
+
+
+def _told(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage of training as the template shows it."""
+    told = {**stage, "method": _line(stage["method"]), "settings": _rows(stage.get("settings") or {})}
+    if stage.get("tasks"):
+        told["tasks"] = {_line(task): rows for task, rows in stage["tasks"].items()}
+    if stage.get("rewards"):
+        told["rewards"] = [_line(reward) for reward in stage["rewards"]]
+    return {**told, "trainable": _line(stage.get("trainable", "all"))}
+
+
 def _sa_init(initialization: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The variant of SA-Init without its figures; `None` where it is unknown."""
+    """The variant of SA-Init without its figures, as code; `None` where it is unknown."""
     if not initialization:
         return None
-    told = {name: value for name, value in sorted(initialization.items()) if name != "levels" and value is not None}
-    if told.get("tokens_without_keywords") == 0:
+    told = {
+        _line(name): " ".join(str(value).split()).replace("`", "'").replace("<!--", "<!")
+        for name, value in sorted(initialization.items())
+        if name != "levels" and value is not None
+    }
+    if told.get("tokens_without_keywords") == "0":
         del told["tokens_without_keywords"]
     return told
 
@@ -217,7 +260,7 @@ def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _cell(value: Any) -> str:
     """A value as a cell of a table, which a pipe or a line break would end."""
-    return str(value).replace("|", r"\|").replace("\n", " ")
+    return _line(value).replace("|", r"\|")
 
 
 def _metric_names(metrics: Mapping[str, float], prefix: str) -> list[tuple[str, str, int]]:
@@ -243,7 +286,8 @@ def _checked(evaluation: Evaluation) -> tuple[Mapping[str, Any], Mapping[str, An
 def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
     """The model's metrics for the model-index, each with what the floors reach on the same rows."""
     settings, results = _checked(evaluation)
-    dataset = str(settings.get("dataset") or "unnamed")
+    dataset = " ".join(str(settings.get("dataset") or "unnamed").split())
+    slug = re.sub(r"[^\w./-]+", "-", dataset.lower()).strip("-") or "unnamed"
     decoding = {name: settings[name] for name in ("search", "num_beams", "scoring") if name in settings}
     found = []
     for match, prefix in MATCHES.items():
@@ -258,7 +302,7 @@ def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
                 EvalResult(
                     task_type="recommendation",
                     task_name="Next-item recommendation",
-                    dataset_type=str(settings.get("dataset_id") or dataset.lower().replace(" ", "-")),
+                    dataset_type=str(settings.get("dataset_id") or slug),
                     dataset_name=dataset,
                     dataset_split=settings.get("split"),
                     metric_type=metric_type,
@@ -273,9 +317,9 @@ def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
 def _results_text(evaluation: Evaluation) -> str:
     settings, results = _checked(evaluation)
     rows = settings.get("rows") or results[MODEL]["all"].get("num_rows", "all")
-    title = ", ".join(str(settings[name]) for name in ("dataset", "split") if settings.get(name)) or "Results"
+    title = ", ".join(_line(settings[name]) for name in ("dataset", "split") if settings.get(name)) or "Results"
     shown = ("search", "num_beams", "scoring", "length_penalty", "max_history", "prompt_version", "dtype", "torch")
-    decoding = ", ".join(f"{name} {settings[name]}" for name in shown if name in settings)
+    decoding = ", ".join(f"{name} {_line(settings[name])}" for name in shown if name in settings)
     names = _metric_names(results[MODEL]["all"], "")
     columns = [f"{KINDS[kind][1]}@{k}" for kind, _, k in names]
     table = [["", *columns], ["---"] * (len(columns) + 1)]
@@ -286,7 +330,7 @@ def _results_text(evaluation: Evaluation) -> str:
                 table.append([f"{method}, by {match}", *("-" if cell is None else f"{cell:.4f}" for cell in cells)])
     parts = [
         f"### {title}",
-        f"Rows: {rows}." + (f" Decoding: {decoding}." if decoding else ""),
+        f"Rows: {_line(rows)}." + (f" Decoding: {decoding}." if decoding else ""),
         _table(table),
         _slices_text(results[MODEL], names),
         _verdict(results, names),
@@ -323,7 +367,7 @@ def _verdict(results: Mapping[str, Any], names) -> str:
                 if key in slices["all"] and slices["all"][key] >= results[MODEL]["all"][key]
             ]
             where = "everywhere" if len(better) == len(names) else ", ".join(better)
-            ahead += [f"{method} ({where})"] if better else []
+            ahead += [f"{_line(method)} ({where})"] if better else []
     if len(results) == 1:
         return "No floors were computed for these rows: whether the model is worth its price is not shown."
     if ahead:

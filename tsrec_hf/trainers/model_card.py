@@ -19,7 +19,7 @@ import trl
 from huggingface_hub import ModelCard
 
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender
-from tsrec_hf.hub import build_model_card, dataset_facts
+from tsrec_hf.hub import build_model_card, check_base_model, dataset_facts
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 
@@ -71,6 +71,8 @@ class ModelCardMixin:
     def _keep_card_facts(self, card_facts: Mapping[str, Any] | None) -> None:
         """Checks `card_facts` and remembers the stages that the checkpoint went through before this one."""
         facts = dict(card_facts or {})
+        # Before training, and not when its card is written.
+        check_base_model(facts.get("base_model"))
         self._floors_from = facts.get("dataset") if isinstance(facts.get("dataset"), RecommendationDataset) else None
         if self._floors_from is not None:
             facts["dataset"] = dataset_facts(facts["dataset"])
