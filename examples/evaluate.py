@@ -3,8 +3,10 @@ Evaluate a recommender on a split, beside popularity and next-item counts.
 
     python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Industrial_and_Scientific
 
-With `accelerate launch` the users are shared among the processes; the table is the same. `--transfer` evaluates on
-another catalogue than the one the checkpoint was trained on, whose SIDs are spelled with the same tokens:
+The path may be that of an adapter, which is merged into its base. With `accelerate launch --config_file
+examples/accelerate_configs/two_cpus.yaml`, or another file of that folder, the users are shared among the processes;
+the table is the same. `--transfer` evaluates on another catalogue than the one the checkpoint was trained on, whose
+SIDs are spelled with the same tokens:
 
     python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Office_Products --transfer
 
@@ -24,19 +26,18 @@ from tsrec_hf import (
     NextItemRecommender,
     PopularityRecommender,
     RecommendationEvaluator,
-    TSRecForCausalLM,
-    TSRecTokenizer,
     load_minionerec,
     metrics_table,
 )
 from tsrec_hf.hub import add_evaluation
+from tsrec_hf.trainers import load_recommender
 
 
 @dataclass
 class ScriptArguments:
     """What to evaluate, on what, and how to search."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
     data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})
     split: str = field(default="test", metadata={"help": "'train', 'valid' or 'test'."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
@@ -72,8 +73,8 @@ def main(args: ScriptArguments) -> None:
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
-    tokenizer = TSRecTokenizer.from_pretrained(args.model_name_or_path)
-    model = TSRecForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
+    model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
+    model.to(state.device)
     trained_on = tokenizer.sid_index
     if args.transfer:
         tokenizer = tokenizer.with_sid_index(dataset.sid_index)

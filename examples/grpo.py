@@ -11,7 +11,11 @@ gives every token its own advantage where a reward has levels. `--dynamic_sampli
 place of those whose completions are all rewarded alike, and logs how many were drawn. On a GPU
 `examples/configs/grpo_gpu.yaml` holds the paper's settings.
 
-Several processes: put `accelerate launch` in the place of `python`. An interrupted run goes on with
+`--use_peft`, `--load_in_4bit`, `--freeze_backbone` and `--optim adamw_8bit` mean what they mean in `examples/sft.py`;
+the reference of LoRA is the recommender without it. An adapter that `examples/sft.py` wrote is merged first.
+
+Several processes: put `accelerate launch --config_file examples/accelerate_configs/two_cpus.yaml`, or another file of
+that folder, in the place of `python`. An interrupted run goes on with
 `--resume_from_checkpoint outputs/grpo/checkpoint-50`.
 """
 
@@ -25,6 +29,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoConfig, set_seed
+from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
@@ -44,6 +49,7 @@ from tsrec_hf import (
     semantic_reward,
 )
 from tsrec_hf.sids import mean_pooled_embeddings
+from tsrec_hf.trainers import load_recommender, lora_config, quantize
 
 
 REWARDS = ("exact_match", "ranking", "prefix", "semantic", "collaborative")
@@ -80,20 +86,21 @@ class ScriptArguments:
 def load_model(model_args: ModelConfig, dataset: RecommendationDataset) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
     """The recommender that is trained on, which must know the catalogue of the data."""
     name, source = model_args.model_name_or_path, {"revision": model_args.model_revision}
-    model_type = AutoConfig.from_pretrained(name, **source).model_type
-    if model_type != "tsrec":
-        raise ValueError(
-            f"Expected a recommender after SFT, but {name!r} is a model of type {model_type!r}. Fine-tune it by "
-            "`examples/sft.py` and pass the folder that it writes."
-        )
-    tokenizer = TSRecTokenizer.from_pretrained(name, **source)
+    if find_adapter_config_file(name, **source) is None:
+        model_type = AutoConfig.from_pretrained(name, **source).model_type
+        if model_type != "tsrec":
+            raise ValueError(
+                f"Expected a recommender after SFT, but {name!r} is a model of type {model_type!r}. Fine-tune it by "
+                "`examples/sft.py` and pass the folder that it writes."
+            )
+    loading = {"dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
+    model, tokenizer = load_recommender(name, **source, **loading)
     if tokenizer.sid_index.fingerprint != dataset.sid_index.fingerprint:
         raise ValueError(
             f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: "
             f"{dataset.sid_index}. Pass the data that the checkpoint was trained on."
         )
-    loading = {"dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
-    return TSRecForCausalLM.from_pretrained(name, **source, **loading), tokenizer
+    return model, tokenizer
 
 
 def companions(train: Dataset) -> dict[str, dict[str, float]]:
@@ -160,13 +167,16 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
     if training_args.process_index == 0:
         print(dataset)
         print_settings(script_args, training_args)
+    rewards = make_rewards(script_args, training_args, dataset, model, tokenizer)
+    peft_config = lora_config(model, tokenizer, model_args)
     trainer = TSRecGRPOTrainer(
-        model=model,
-        reward_funcs=make_rewards(script_args, training_args, dataset, model, tokenizer),
+        model=quantize(model, tokenizer, model_args, training_args),
+        reward_funcs=rewards,
         args=training_args,
         train_dataset=build_grpo_rows(dataset.train, tokenizer, model.config.max_history),
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
+        peft_config=peft_config,
         card_facts={"dataset": dataset},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

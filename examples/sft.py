@@ -9,7 +9,12 @@ On two CPU cores, one pass over the Industrial_and_Scientific sequences:
 The whole mixture of TS-Rec, with a first stage that trains the SID rows alone on TS-Align, is
 `--tasks all --grounding_epochs 2`; on a GPU `examples/configs/sft_gpu.yaml` holds the paper's settings.
 
-Several processes: put `accelerate launch` in the place of `python`. An interrupted run goes on with
+`--freeze_backbone true` trains the SID rows and nothing else. `--use_peft --lora_r 16` trains LoRA and the SID rows;
+`--load_in_4bit` (or `--load_in_8bit`) beside it is QLoRA, `--optim adamw_8bit` an optimiser with states of 8 bits. The
+output folder is then an adapter, and `_base` in it the recommender that it belongs to.
+
+Several processes: put `accelerate launch --config_file examples/accelerate_configs/two_cpus.yaml`, or another file of
+that folder, in the place of `python`. An interrupted run goes on with
 `--resume_from_checkpoint outputs/sft/checkpoint-100`.
 """
 
@@ -20,6 +25,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoConfig, EarlyStoppingCallback, set_seed
+from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
@@ -34,6 +40,7 @@ from tsrec_hf import (
     load_minionerec,
 )
 from tsrec_hf.data import TASKS, tokenize_rows
+from tsrec_hf.trainers import load_recommender, lora_config, quantize, save_base
 
 
 @dataclass
@@ -104,20 +111,21 @@ def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
 
 
 def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index, semantics):
-    """The recommender and its tokenizer: a checkpoint of ours as it is, or a backbone with new SID rows."""
+    """The recommender and its tokenizer: a checkpoint or adapter of ours as it is, or a backbone with new SID rows."""
     source = {"revision": model_args.model_revision}
     if script_args.gguf_file:
         source["gguf_file"] = script_args.gguf_file
     loading = {**source, "dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
     name = model_args.model_name_or_path
-    if AutoConfig.from_pretrained(name, **source).model_type == "tsrec":
-        tokenizer = TSRecTokenizer.from_pretrained(name, **source)
+    is_adapter = find_adapter_config_file(name, revision=model_args.model_revision) is not None
+    if is_adapter or AutoConfig.from_pretrained(name, **source).model_type == "tsrec":
+        model, tokenizer = load_recommender(name, **loading)
         if tokenizer.sid_index.fingerprint != sid_index.fingerprint:
             raise ValueError(
                 f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: {sid_index}. "
                 "Train on the catalogue of the checkpoint, or start from a backbone."
             )
-        return TSRecForCausalLM.from_pretrained(name, **loading), tokenizer
+        return model, tokenizer
     tokenizer = TSRecTokenizer.from_backbone(name, sid_index, **source)
     sa_init_kwargs = None if semantics is None else script_args.sa_init_kwargs()
     model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics, sa_init_kwargs, **loading)
@@ -171,15 +179,19 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         callbacks.append(EarlyStoppingCallback(script_args.early_stopping_patience))
     if script_args.grounding_epochs > 0 and training_args.resume_from_checkpoint is None:
         ground(model, tokenizer, semantics, script_args, training_args)
+        if model_args.use_peft:
+            save_base(model, tokenizer, training_args)  # no checkpoint holds the rows as they are now
+    peft_config = lora_config(model, tokenizer, model_args)
 
     trainer = TSRecSFTTrainer(
-        model=model,
+        model=quantize(model, tokenizer, model_args, training_args),
         args=training_args,
         train_dataset=train_rows,
         eval_dataset=valid_rows,
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
         callbacks=callbacks,
+        peft_config=peft_config,
         card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

@@ -2,27 +2,36 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from huggingface_hub import ModelCard
+from peft import get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, RecommendationEvaluator
 from tsrec_hf.items import load_minionerec
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.trainers import TSRecSFTConfig
+from tsrec_hf.semantics import TokenSemantics
+from tsrec_hf.trainers import TSRecSFTConfig, load_recommender, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIGS = EXAMPLES / "accelerate_configs"
+FSDP2 = str(CONFIGS / "fsdp2.yaml")
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id", "history_item_sid", "item_sid"]
 SETTINGS = {
     "max_steps": 4,
@@ -95,22 +104,30 @@ def run_here(script, monkeypatch, **settings):
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 
 
-def run(script, caches, processes=1, check=True, **settings):
+def run(script, caches, check=True, **settings):
     """Runs an example as users do."""
-    launcher = []
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(EXAMPLES / script), *options(**settings)],
+        [sys.executable, str(EXAMPLES / script), *options(**settings)],
         env={**os.environ, **caches, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert not check or done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def launch(script, config, caches, **settings):
+    """Runs an example by `accelerate launch` with a file of `examples/accelerate_configs`."""
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLES / script), *options(**settings)],
+        env={**os.environ, **caches, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
     return done
 
 
@@ -323,15 +340,214 @@ def test_sft_without_semantics(data_dir, backbone_dir, caches, tmp_path):
     check_metrics(tmp_path / "out")
 
 
+LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0}
+
+
+def test_lora_from_end_to_end(data_dir, backbone_dir, tmp_path, datasets_cache, monkeypatch, capsys, caplog):
+    folder = tmp_path / "sft"
+    settings = {**SETTINGS, **LORA, "data_dir": data_dir, "model_name_or_path": backbone_dir, "max_steps": 2}
+    with caplog.at_level(logging.INFO, logger="tsrec_hf"):
+        run_here("sft.py", monkeypatch, output_dir=folder, **settings)
+    # 2 layers; q: 4 x (16 + 16), v: 4 x (16 + 4); 7 tokens of width 16 in a tied matrix
+    assert "LoRA on q_proj, v_proj: 416; SID rows: 112)" in caplog.text
+    metrics = check_metrics(folder)
+    assert not (folder / "model.safetensors").exists()
+    # The base is the backbone with its SID rows as SA-Init made them: nothing else knows these.
+    base = TSRecForCausalLM.from_pretrained(folder / "_base")
+    assert base.config.sid_initialization["pooling"] == "idf"
+    model, tokenizer = load_recommender(folder)
+    rows = [token_id for level in tokenizer.sid_token_ids for token_id in level]
+    before, after = base.get_input_embeddings().weight, model.get_input_embeddings().weight
+    changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert changed and set(changed) <= set(rows)
+    # The evaluation of the adapter is that of the run.
+    capsys.readouterr()
+    file = tmp_path / "figures.json"
+    run_here(
+        "evaluate.py",
+        monkeypatch,
+        model_name_or_path=folder,
+        data_dir=data_dir,
+        split="valid",
+        num_beams=7,
+        output_file=file,
+    )
+    found = json.loads(file.read_text())["results"]["model"]["all"]
+    assert {name: metrics[f"eval_{name}"] for name in found if "@" in name} == pytest.approx(
+        {name: value for name, value in found.items() if "@" in name}
+    )
+
+
 @pytest.mark.slow
-def test_evaluate_in_two_processes_prints_the_same(trained, data_dir, caches, tmp_path):
-    folder, _ = trained
-    settings = {"model_name_or_path": folder, "data_dir": data_dir, "num_beams": 7, "split": "train", "num_rows": 5}
-    printed = {}
-    for processes in (1, 2):
-        file = tmp_path / f"{processes}.json"
-        done = run("evaluate.py", caches, processes=processes, output_file=file, **settings)
-        printed[processes] = done.stdout.splitlines(), json.loads(file.read_text())
-    assert printed[1][1] == printed[2][1]
-    assert printed[1][0] == printed[2][0]
-    assert "rows=5 of train, drawn with seed 0" in printed[1][0][-1]
+@pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
+def test_qlora_with_a_grounding_stage(wide_backbone, data_dir, caches, tmp_path, kind):
+    folder = tmp_path / "sft"
+    settings = {**SETTINGS, **LORA, kind: True, "optim": "adamw_8bit", "data_dir": data_dir}
+    done = run("sft.py", caches, model_name_or_path=wide_backbone, output_dir=folder, grounding_epochs=1, **settings)
+    output = done.stdout + done.stderr
+    assert output.index("(SID rows)") < output.index("LoRA on q_proj, v_proj: ")
+    check_metrics(folder)
+    # The base holds full weights with the rows as grounding left them.
+    base, _ = load_recommender(folder / "_base")
+    plain = TSRecForCausalLM.from_backbone(
+        wide_backbone,
+        TSRecTokenizer.from_pretrained(folder),
+        TokenSemantics.from_json(data_dir / "description_keywords.json"),
+    )
+    rows = [token_id for level in TSRecTokenizer.from_pretrained(folder).sid_token_ids for token_id in level]
+    differs = (base.get_input_embeddings().weight != plain.get_input_embeddings().weight).any(dim=1)
+    assert set(differs.nonzero().flatten().tolist()) == set(rows)
+    out = tmp_path / "grpo"
+    settings |= {"num_generations": 4, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "beta": 0.1}
+    run("grpo.py", caches, model_name_or_path=folder, output_dir=out, **settings)
+    model, tokenizer = load_recommender(out)
+    assert len(model.recommend(tokenizer, [["hammer"]], top_k=5)[0]) == 5
+
+
+@pytest.fixture
+def wide_backbone(backbone_dir, tmp_path):
+    """Wide enough for blocks of 4-bit weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(backbone_dir)),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(backbone_dir).save_pretrained(tmp_path / "wide")
+    return tmp_path / "wide"
+
+
+@pytest.mark.slow
+def test_frozen_backbone(data_dir, backbone_dir, caches, tmp_path):
+    settings = {**SETTINGS, "data_dir": data_dir, "model_name_or_path": backbone_dir, "output_dir": tmp_path}
+    done = launch("sft.py", "two_cpus", caches, freeze_backbone=True, **settings)
+    assert "Trainable parameters: 112 of " in done.stdout + done.stderr
+    model, tokenizer = load_recommender(tmp_path)
+    semantics = TokenSemantics.from_json(data_dir / "description_keywords.json")
+    before = dict(TSRecForCausalLM.from_backbone(backbone_dir, tokenizer, semantics).named_parameters())
+    rows = [token_id for level in tokenizer.sid_token_ids for token_id in level]
+    for name, parameter in model.named_parameters():
+        changed = (parameter != before[name]).reshape(len(parameter), -1).any(dim=1).nonzero().flatten().tolist()
+        assert set(changed) <= (set(rows) if "embed_tokens" in name else set()), name
+        assert changed or "embed_tokens" not in name
+
+
+class TestManyProcesses:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("lora", [{}, LORA], ids=["all", "lora"])
+    def test_sft_is_the_same_in_any_number_of_processes(self, data_dir, backbone_dir, caches, tmp_path, lora):
+        """One process without and with a launcher, two with half the batch each."""
+        found = {}
+        settings = {**SETTINGS, **lora, "data_dir": data_dir, "model_name_or_path": backbone_dir}
+        settings |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "per_device_eval_batch_size": 1}
+        for name, size in (("python", 4), ("single_cpu", 4), ("two_cpus", 2)):
+            settings |= {"output_dir": tmp_path / name, "per_device_train_batch_size": size}
+            if name == "python":
+                run("sft.py", caches, **settings)
+            else:
+                launch("sft.py", name, caches, **settings)
+            processes = 2 if name == "two_cpus" else 1
+            assert f"| processes | {processes} |" in (tmp_path / name / "README.md").read_text()
+            model, _ = load_recommender(tmp_path / name)
+            found[name] = check_metrics(tmp_path / name), torch.cat([p.detach().flatten() for p in model.parameters()])
+        for name in ("single_cpu", "two_cpus"):
+            torch.testing.assert_close(found[name][1], found["python"][1], rtol=0, atol=1e-4)
+            figures = {key: value for key, value in found[name][0].items() if "@" in key}
+            assert figures == pytest.approx({key: found["python"][0][key] for key in figures}, abs=1e-6)
+
+    @pytest.mark.slow
+    def test_evaluate_prints_the_same_in_any_number_of_processes(self, trained, data_dir, caches, tmp_path):
+        folder, _ = trained
+        # Five users for two processes.
+        settings = {
+            "model_name_or_path": folder,
+            "data_dir": data_dir,
+            "num_beams": 7,
+            "split": "train",
+            "num_rows": 5,
+        }
+        printed = {}
+        for name in ("python", "single_cpu", "two_cpus"):
+            file = tmp_path / f"{name}.json"
+            if name == "python":
+                done = run("evaluate.py", caches, output_file=file, **settings)
+            else:
+                done = launch("evaluate.py", name, caches, output_file=file, **settings)
+            printed[name] = done.stdout.splitlines(), json.loads(file.read_text())
+        assert printed["python"] == printed["single_cpu"] == printed["two_cpus"]
+        assert "rows=5 of train, drawn with seed 0" in printed["python"][0][-1]
+
+    @pytest.mark.slow
+    def test_fsdp2_trains_the_same_weights(self, trained, data_dir, caches, tmp_path):
+        """FSDP2 as `fsdp2.yaml` sets it, over gloo: SFT, then GRPO with a reference, against one process."""
+        folder, _ = trained
+        fsdp = {name.upper(): str(value) for name, value in load_config_from_file(FSDP2).fsdp_config.items()}
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"]
+        launcher += ["--rdzv-endpoint=localhost:0", str(Path(__file__).with_name("fsdp_on_cpus.py"))]
+        both = {**SETTINGS, "data_dir": data_dir, "model_name_or_path": folder, "max_steps": 2, "save_steps": 1}
+        both |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+        grpo = {"num_generations": 4, "beta": 0.1, "per_device_eval_batch_size": 4, "activation_checkpointing": False}
+        for script, size, settings in (("sft.py", 2, {}), ("grpo.py", 4, grpo)):
+            settings = {**both, **settings, "output_dir": tmp_path / f"fsdp-{script}"}
+            done = subprocess.run(
+                [
+                    *(sys.executable, *launcher, str(EXAMPLES / script)),
+                    *options(**{**settings, "per_device_train_batch_size": size}),
+                ],
+                env={
+                    **{**os.environ, **caches, **fsdp, "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true"},
+                    **{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+                },
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            sharded = tmp_path / f"fsdp-{script}"
+            assert (sharded / "checkpoint-2" / "pytorch_model_fsdp.bin").is_file()  # it was FSDP indeed
+            assert "| processes | 2 |" in (sharded / "README.md").read_text()
+            one = tmp_path / f"one-{script}"
+            run(script, caches, **{**settings, "output_dir": one, "per_device_train_batch_size": 2 * size})
+            ours, theirs = weights(sharded), weights(one)
+            assert set(ours) == set(theirs)
+            for name in ours:
+                torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4)
+            # The checkpoint carries our code, not torch's.
+            assert (sharded / "modeling_tsrec.py").is_file() and not list(sharded.glob("_fsdp*.py"))
+            names = [name for name in json.loads((one / "metrics.json").read_text()) if "@" in name]
+            figures = [json.loads((place / "metrics.json").read_text()) for place in (sharded, one)]
+            assert [figures[0][name] for name in names] == pytest.approx([figures[1][name] for name in names])
+
+    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+    def test_files_are_read(self, path):
+        config = load_config_from_file(str(path))
+        assert config.num_processes == {"single_cpu": 1, "two_cpus": 2}.get(path.stem, 8)
+        # `accelerate` starts a single process for MULTI_CPU, without a word.
+        kinds = {"single_cpu": "NO", "fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}
+        assert config.distributed_type == kinds.get(path.stem, "MULTI_GPU")
+        assert config.use_cpu == path.stem.endswith(("_cpu", "_cpus"))
+        # A path that the first line names as the command to start with.
+        assert f"examples/accelerate_configs/{path.name}" in path.read_text().splitlines()[0]
+        assert (EXAMPLES / "accelerate_configs" / path.name).is_file()
+
+    @pytest.mark.parametrize(
+        ("kind", "layer"), [("llama", "LlamaDecoderLayer"), ("gpt2", "GPT2Block"), ("gemma3", "Gemma3DecoderLayer")]
+    )
+    @pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
+    def test_fsdp_shards_the_layers_of_the_backbone(self, make_recommender, monkeypatch, kind, layer, lora):
+        model, tokenizer = make_recommender(kind)
+        if lora:
+            model = get_peft_model(model, lora_config(model, tokenizer, ModelConfig(**LORA)))
+        config = load_config_from_file(FSDP2).fsdp_config
+        for name, value in config.items():
+            monkeypatch.setenv(name.upper(), str(value))
+        plugin = FullyShardedDataParallelPlugin()
+        assert plugin.fsdp_version == 2
+        plugin.set_auto_wrap_policy(model)
+        policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+        assert [type(module).__name__ for module in model.modules() if policy(module)] == [layer, layer]

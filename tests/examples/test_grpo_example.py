@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
+from peft import get_peft_model
 from safetensors.torch import load_file
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.trainers import TSRecGRPOConfig
+from tsrec_hf.trainers import TSRecGRPOConfig, load_recommender, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -142,12 +144,42 @@ def test_what_cannot_work_is_refused(checkpoint, backbone_dir, data_dir, tmp_pat
         run_here(monkeypatch, **settings)
 
 
+def test_an_adapter_that_sft_left_is_merged_and_a_new_one_trained(
+    checkpoint, tokenizer, data_dir, tmp_path, monkeypatch, capsys
+):
+    model, _ = load_recommender(checkpoint)
+    adapted = get_peft_model(model, lora_config(model, tokenizer, ModelConfig(use_peft=True)))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    merged, _ = load_recommender(tmp_path / "adapter")
+
+    out = tmp_path / "grpo"
+    settings = {"data_dir": data_dir, "model_name_or_path": tmp_path / "adapter", "output_dir": out, **SETTINGS}
+    run_here(monkeypatch, **settings, use_peft=True, lora_r=4, beta=0.1)
+    # The reference is what SFT left, which is the base of the new adapter.
+    base = TSRecForCausalLM.from_pretrained(out / "_base")
+    weights = dict(merged.named_parameters())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in base.named_parameters())
+    log = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["kl"] for entry in log if "kl" in entry][0] == pytest.approx(0.0, abs=1e-6)
+    trained, theirs = load_recommender(out)
+    assert len(trained.recommend(theirs, [["hammer"]], top_k=5)[0]) == 5
+    assert not (out / "model.safetensors").exists() and (out / "sid_index.safetensors").is_file()
+
+
 @pytest.mark.slow
-def test_accelerate_launch_on_two_processes(checkpoint, data_dir, tmp_path):
-    out = tmp_path / "two"
+@pytest.mark.parametrize("config", ["single_cpu", "two_cpus"])
+def test_accelerate_launch(config, checkpoint, data_dir, tmp_path):
+    processes = {"single_cpu": 1, "two_cpus": 2}[config]
+    out = tmp_path / "launched"
     settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": out, **SETTINGS}
-    settings |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "rewards": ["semantic"]}
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", EXAMPLES / "configs" / "accelerate_two_cpus.yaml"]
+    settings |= {"rewards": ["semantic"]}
+    settings |= {f"per_device_{mode}_batch_size": 8 // processes for mode in ("train", "eval")}
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", EXAMPLES / f"accelerate_configs/{config}.yaml"]
     run = subprocess.run(
         [sys.executable, *map(str, launcher), str(EXAMPLES / "grpo.py"), *options(**settings)],
         env={
@@ -162,12 +194,13 @@ def test_accelerate_launch_on_two_processes(checkpoint, data_dir, tmp_path):
     )
     assert run.returncode == 0, run.stderr[-4000:]
     assert run.stdout.count("rewards: 1 semantic") == 1
-    two = json.loads((out / "metrics.json").read_text())
-    assert two["eval_completions/invalid"] == 0
-    # Half the prompts a process: what one process with batches of twice the size does.
+    launched = json.loads((out / "metrics.json").read_text())
+    assert launched["eval_completions/invalid"] == 0
+    assert f"| processes | {processes} |" in (out / "README.md").read_text()
+    # What one process with batches of the whole size does.
     settings |= {"output_dir": tmp_path / "one", "per_device_train_batch_size": 8}
     with pytest.MonkeyPatch.context() as monkeypatch:
         run_here(monkeypatch, **settings)
     one = json.loads((tmp_path / "one" / "metrics.json").read_text())
-    names = [name for name in two if "@" in name or name.endswith("reward/mean")]
-    assert {name: two[name] for name in names} == pytest.approx({name: one[name] for name in names}, abs=1e-4)
+    names = [name for name in launched if "@" in name or name.endswith("reward/mean")]
+    assert {name: launched[name] for name in names} == pytest.approx({name: one[name] for name in names}, abs=1e-4)

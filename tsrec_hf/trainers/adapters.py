@@ -247,6 +247,11 @@ class TrainablePartMixin:
             self._check_freezing(model)
         if not isinstance(model, PeftModel):
             return
+        if self.is_fsdp_enabled and _row_layers(model):
+            raise ValueError(
+                "PEFT 0.21 puts the trained SID rows into whole matrices, but FSDP cuts matrices into shards. Train "
+                "adapters on one process, several (DDP) or with ZeRO-2."
+            )
         self._keep_rows_in_float32(model)
         self._copy_rows_to_reference(model)
         if getattr(model, "is_loaded_in_4bit", False):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
@@ -37,6 +38,7 @@ from .grpo_config import TSRecGRPOConfig
 from .model_card import ModelCardMixin
 from .recommendation_metrics import RecommendationMetricsMixin
 from .rollouts import roll_out
+from .sharding import WHOLE, as_saved
 
 
 logger = logging.getLogger(__name__)
@@ -207,7 +209,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
     def _roll_out(self, prompts: list[list[int]], num_generations: int) -> list[list[list[int]]]:
         with self.accelerator.autocast():
             return roll_out(
-                self.recommender,
+                self._searchable(),
                 self.processing_class,
                 prompts,
                 num_generations,
@@ -374,9 +376,14 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
 
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
-        if self.ref_model is not None and self.args.should_save and not self.args.save_only_model:
+        if self.ref_model is not None and not self.args.save_only_model:
+            # By all processes: FSDP gathers the shards of the weights.
+            weights = get_model_state_dict(self.ref_model, options=WHOLE)
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.accelerator.unwrap_model(self.ref_model).save_pretrained(folder / REFERENCE_FOLDER)
+            if self.args.should_save:
+                reference = self.accelerator.unwrap_model(self.ref_model)
+                with as_saved(reference):
+                    reference.save_pretrained(folder / REFERENCE_FOLDER, state_dict=weights)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -389,7 +396,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
                 "with `beta=0` or `save_only_model=True`. Resume from another one, or set `beta=0`."
             )
         saved = TSRecForCausalLM.from_pretrained(folder, dtype=self.recommender.dtype)
-        self.accelerator.unwrap_model(self.ref_model).load_state_dict(saved.state_dict())
+        set_model_state_dict(self.ref_model, saved.state_dict(), options=WHOLE)
 
 
 class _StepCounter(TrainerCallback):

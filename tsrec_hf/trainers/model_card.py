@@ -23,6 +23,8 @@ from tsrec_hf.hub import build_model_card, check_base_model, dataset_facts
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 
+from .sharding import as_saved
+
 
 CARD_FILE = "README.md"
 # What decides a run's result. Named by hand: `TrainingArguments` holds 150 settings.
@@ -160,6 +162,12 @@ class ModelCardMixin:
         if not _internal_call:
             # Last: PEFT writes a card of its own beside adapters.
             self.create_model_card(directory=output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save(output_dir, state_dict)
+        with as_saved(self.recommender):
+            super()._save(output_dir, state_dict)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Transformers copies what every model has from the checkpoint; ours brings its code as well.

@@ -8,6 +8,8 @@ from datasets import Dataset
 from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.models import TSRecForCausalLM
 
+from .sharding import whole_copy
+
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ class RecommendationMetricsMixin:
         """The model without what PEFT or a distributed launcher wrapped around it."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _searchable(self) -> TSRecForCausalLM:
+        """The recommender as a search can use it: itself, or a whole copy where FSDP cut its weights into shards."""
+        return whole_copy(self.recommender) if self.is_fsdp_enabled else self.recommender
 
     @staticmethod
     def sample_of(interactions: Dataset, num_users: int) -> Dataset:
@@ -64,7 +70,7 @@ class RecommendationMetricsMixin:
             return {}
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         num_beams = self.args.eval_num_beams
-        mine = self.recommender.recommend(
+        mine = self._searchable().recommend(
             self.processing_class,
             self._histories[rank::world],
             top_k=min(self._evaluator.top_k, num_beams),
