@@ -215,6 +215,18 @@ class TestErrors:
         inputs = torch.tensor([tokenizer.encode(TEXTS[0])])
         assert torch.equal(AutoModelForCausalLM.from_pretrained(folder)(inputs).logits, merged(inputs).logits)
 
+    def test_adapters_inside_are_found(self, model, tokenizer, tmp_path):
+        """Not wrapped, as `from_pretrained` of an adapter leaves them: the export would lose their weights."""
+        from peft import LoraConfig, get_peft_model
+
+        model.save_pretrained(tmp_path / "base")
+        base = TSRecForCausalLM.from_pretrained(tmp_path / "base")
+        get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+        for adapted in (TSRecForCausalLM.from_pretrained(tmp_path / "adapter"), base):
+            with pytest.raises(TypeError, match="adapters inside.*q_proj.*load_recommender"):
+                export_backbone(adapted, tmp_path / "plain", tokenizer)
+        assert not (tmp_path / "plain").exists()
+
     def test_a_tokenizer_that_reads_otherwise_is_told(self, make_recommender, tmp_path, caplog):
         """Beside a configuration of type qwen2, transformers reads this word-level tokenizer as Qwen2's own."""
         model, tokenizer = make_recommender("qwen2")

@@ -8,6 +8,7 @@ goes along as text: the SIDs that exist, and which items they stand for.
 
 import json
 import logging
+import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 SIDS_FILE = "sids.txt"
 ITEMS_FILE = "items.jsonl"
 TEMPLATE = Path(__file__).with_name("export_template.md")
+
+# What PEFT calls the weights that it puts adapters beside.
+ADAPTED = re.compile(r"\.(base_layer|original_module)\.")
 
 # Arguments of a tokenizer that decide what it does and are not in its `tokenizer.json`.
 _TOKENIZER_SETTINGS = (
@@ -85,6 +89,13 @@ def export_backbone(
         raise TypeError(
             "Expected a recommender without adapters, but found one that PEFT wraps. Merge them first: "
             "`export_backbone(model.merge_and_unload(), ...)`."
+        )
+    inside = next((name for name, _ in model.named_parameters() if ADAPTED.search(name)), None)
+    if inside is not None:
+        raise TypeError(
+            f"Expected a recommender without adapters, but found one with adapters inside ({inside}), as "
+            "`from_pretrained` of an adapter leaves them. Read the adapter by `tsrec_hf.trainers.load_recommender`, "
+            "which merges it."
         )
     if tokenizer is None:
         if not model.name_or_path:
