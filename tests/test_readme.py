@@ -142,7 +142,7 @@ def test_own_data_as_the_shell_runs_it(shop, tmp_path):
         "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
     }
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", OWN_DATA], env=environment, capture_output=True, text=True, timeout=900
+        ["bash", "-euo", "pipefail", "-c", OWN_DATA], env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert (site / "tsrec_hf" / "__init__.py").is_file()
