@@ -445,6 +445,8 @@ class TestManyProcesses:
         found = {}
         settings = {**SETTINGS, **lora, "data_dir": data_dir, "model_name_or_path": backbone_dir}
         settings |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "per_device_eval_batch_size": 1}
+        # 31 rows: none is repeated to fill the batches of the two steps.
+        settings |= {"tasks": ["all"], "max_steps": 2}
         for name, size in (("python", 4), ("single_cpu", 4), ("two_cpus", 2)):
             settings |= {"output_dir": tmp_path / name, "per_device_train_batch_size": size}
             if name == "python":
@@ -492,7 +494,7 @@ class TestManyProcesses:
         both = {**SETTINGS, "data_dir": data_dir, "model_name_or_path": folder, "max_steps": 2, "save_steps": 1}
         both |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
         grpo = {"num_generations": 4, "beta": 0.1, "per_device_eval_batch_size": 4, "activation_checkpointing": False}
-        for script, size, settings in (("sft.py", 2, {}), ("grpo.py", 4, grpo)):
+        for script, size, settings in (("sft.py", 2, {"tasks": ["all"]}), ("grpo.py", 4, grpo)):
             settings = {**both, **settings, "output_dir": tmp_path / f"fsdp-{script}"}
             done = subprocess.run(
                 [
