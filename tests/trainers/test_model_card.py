@@ -1,6 +1,7 @@
 """The card that a trainer writes: facts of the run, in the checkpoint and in its README."""
 
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -16,6 +17,7 @@ from tsrec_hf import (
     build_sequence_rows,
     exact_match_reward,
 )
+from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 
 
 COMMON = {"max_steps": 2, "report_to": "none", "use_cpu": True, "bf16": False, "disable_tqdm": True}
@@ -137,3 +139,29 @@ def test_adapters_are_named(model, tokenizer, dataset, tmp_path):
     card = ModelCard.load(tmp_path / "saved" / "README.md")
     assert "| adapter | LORA (r=2, lora_alpha=4) |" in card.text and "128 parameters trained (adapters)" in card.text
     assert card.data.library_name == "peft" and "tsrec" in card.data.tags
+    # The folder holds adapters alone: no code, no handler, and no model before it is merged into its base.
+    assert not (tmp_path / "saved" / "handler.py").exists() and "handler.py" not in card.text
+    assert "trust_remote_code=True" not in card.text and "adapters" in card.text.split("## How to use")[0]
+    snippet, export = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    names = {}
+    exec(snippet.replace(UNNAMED_REPO, str(tmp_path / "saved")), names)
+    assert not hasattr(names["model"], "peft_config") and 'export_backbone(model, "exported", tokenizer)' in export
+    expected = trainer.recommender.recommend(tokenizer, [["hammer"]], top_k=3)
+    found = names["model"].recommend(names["tokenizer"], [["hammer"]], top_k=3)
+    assert [item.item_id for item in found[0]] == [item.item_id for item in expected[0]]
+
+
+def test_adapters_of_a_checkpoint_on_the_hub_name_it(model, tokenizer, dataset, tmp_path):
+    from peft import LoraConfig
+
+    args = TSRecSFTConfig(tmp_path / "adapter", **COMMON)
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    rows = build_sequence_rows(dataset.train, tokenizer)
+    trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer, peft_config=config)
+    trainer._adapter.base_model_name_or_path = "me/tsrec-base"
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "adapter" / "README.md")
+    assert (
+        card.data.base_model == "me/tsrec-base"
+        and "[me/tsrec-base](https://huggingface.co/me/tsrec-base)" in card.text
+    )

@@ -106,12 +106,16 @@ def build_model_card(
         ignore_metadata_errors=True,
     )
     shared = sum(map(len, sid_index.collisions().values()))
+    # What PEFT writes for adapters: their base, which is a recommender, in the place of the language model's.
+    is_adapter = card_data["library_name"] == "peft"
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=_line(name),
         model_id=model_id,
         base_model=facts.get("base_model"),
+        is_adapter=is_adapter,
+        adapter_base=card_data["base_model"] if card_data["base_model"] != facts.get("base_model") else None,
         sid_method=_sentence(facts["sid_method"]) if facts.get("sid_method") else None,
         dataset={**dataset, "name": _line(dataset["name"]) if dataset.get("name") else None} if dataset else None,
         splits=[split for split in SPLITS if split in (dataset or {})],

@@ -94,6 +94,11 @@ class ModelCardMixin:
             card_data (*optional*):
                 Metadata, beside those of `card_facts`.
         """
+        if self._adapter is not None:
+            card_data["library_name"] = "peft"
+            base = self._adapter.base_model_name_or_path
+            if base and not Path(base).is_dir():
+                card_data["base_model"] = base
         repo_id = self.hub_model_id or self.args.hub_model_id
         name = name or (repo_id.split("/")[-1] if repo_id else Path(self.args.output_dir).resolve().name)
         return build_model_card(
@@ -135,8 +140,6 @@ class ModelCardMixin:
         card_data["tags"] = [*(self._card_data.get("tags") or []), *(getattr(self, "_tag_names", None) or []), *tags]
         if dataset_name is not None:
             card_data["datasets"] = dataset_name
-        if self._adapter is not None:
-            card_data["library_name"] = "peft"
         card = self.model_card(model_name, **card_data)
         folder = Path(directory or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
