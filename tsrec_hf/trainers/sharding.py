@@ -19,7 +19,9 @@ def whole_copy(model: TSRecForCausalLM) -> TSRecForCausalLM:
     then, and a search takes another number of passes on each.
     """
     weights = get_model_state_dict(model, options=WHOLE)
-    whole = TSRecForCausalLM(copy.deepcopy(model.config)).to(model.device, model.dtype)
+    whole = TSRecForCausalLM(copy.deepcopy(model.config)).to(model.device)
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.to(model.dtype)  # not the buffers: frequencies of positions stay float32
     whole.load_state_dict(weights)
     return whole.eval()
 
