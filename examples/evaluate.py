@@ -67,8 +67,8 @@ def main(args: ScriptArguments) -> None:
             f"Expected a local checkpoint with `--update_card`, but {args.model_name_or_path!r} is no folder. "
             "Download it by `hf download`, or write `--output_file` and pass it to `build_model_card`."
         )
-    # By itself it joins processes on CPUs only where `ACCELERATE_USE_CPU` is set, which `accelerate launch` does not do
-    # for several: each would evaluate every row.
+    # By itself it joins processes on CPUs only where `ACCELERATE_USE_CPU` is set, and `accelerate launch` does not set
+    # it for several: each would evaluate every row.
     state = Accelerator(cpu=not torch.accelerator.is_available()).state
     dataset = load_minionerec(args.data_dir)
     rows = getattr(dataset, args.split)
