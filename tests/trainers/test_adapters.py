@@ -70,7 +70,7 @@ def matrices(model):
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_trains_the_sid_rows_and_leaves_the_old_ones(make_recommender, semantics, tmp_path, kind, tied):
     # Padding rows of the vocabulary, some of which become SID rows, are no SID rows by themselves.
     model, tokenizer = make_recommender(kind, tied=tied, padded_rows=20)
@@ -98,7 +98,7 @@ def test_trains_the_sid_rows_and_leaves_the_old_ones(make_recommender, semantics
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_every_way_to_load_an_adapter_agrees(make_recommender, semantics, tmp_path, kind, tied):
     model, tokenizer = make_recommender(kind, tied=tied)
     initialised = logits_of(model, tokenizer)
@@ -255,7 +255,7 @@ class TestGRPO:
         trainer.model.set_adapter("ref")
         torch.testing.assert_close(logits_of(trainer.model, tokenizer), start, **CLOSE)
 
-    @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+    @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False], ids=["tied", "untied"])
     def test_frozen_backbone(self, make_recommender, dataset, tmp_path, tied, caplog):
         model, tokenizer = make_recommender("llama", tied=tied)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
