@@ -493,6 +493,14 @@ def test_pruned_beams_are_the_best_of_all_beams(save_backbone, tmp_path, monkeyp
             read.clear()
 
 
+@pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning")
+@pytest.mark.parametrize("kind", [*KINDS, "bloom"])
+def test_no_search_uses_what_will_be_gone(make_recommender, kind) -> None:
+    model, tokenizer = make_recommender(kind)
+    for settings in ({}, {"search": "exact"}, {"scoring": "catalogue"}):
+        assert model.recommend(tokenizer, [["hammer", "nail"]], top_k=2, num_beams=4, **settings)
+
+
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
 def test_no_step_waits_for_the_device(model, tokenizer, scoring) -> None:
     # Fake tensors have no values: whatever would have to fetch one raises.

@@ -17,14 +17,25 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
+from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
 
-# Runs the backbone on keyword arguments of its `forward` and gives logits.
+# Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and gives logits.
 Forward = Callable[..., torch.Tensor]
+
+
+def cache_argument(module: nn.Module) -> str:
+    """
+    The name by which a module's `forward` takes a cache and its output gives it.
+
+    transformers 5.24 calls `cache` what was `past_key_values`, and will forget the old name in 5.40. To be removed
+    when 5.24 is the lowest version that is supported.
+    """
+    return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
 
 
 class SharedPrefix:
@@ -48,7 +59,8 @@ class SharedPrefix:
     @cached_property
     def _layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         cache = DynamicCache()
-        self._backbone.base_model(input_ids=self.input_ids.unsqueeze(0), past_key_values=cache, use_cache=True)
+        decoder = self._backbone.base_model
+        decoder(input_ids=self.input_ids.unsqueeze(0), use_cache=True, **{cache_argument(decoder): cache})
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def cache(self, batch_size: int) -> DynamicCache:
@@ -202,7 +214,7 @@ class TreeDecoder:
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
             **kwargs,
         )
@@ -273,7 +285,7 @@ class ForestDecoder:
             input_ids=token_ids.unsqueeze(0),
             attention_mask=tree_attention_mask(seen.unsqueeze(0), queries, keys, self._config, self._dtype),
             position_ids=queries,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
             **kwargs,
         )
@@ -339,7 +351,7 @@ class ExpandedDecoder:
         return self._forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             return_cache=True,
             **kwargs,

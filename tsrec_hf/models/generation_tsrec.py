@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
-from .decoding_tsrec import ForestDecoder, SharedPrefix, make_decoder, why_no_tree_mask
+from .decoding_tsrec import ForestDecoder, SharedPrefix, cache_argument, make_decoder, why_no_tree_mask
 from .filtering_tsrec import NodeFilter
 from .indexing_tsrec import SIDTrie
 from .pruned_search_tsrec import prune_beams
@@ -96,6 +96,7 @@ class SIDSearch:
             raise ValueError(f"Expected `scoring` to be one of {SCORINGS}, but found {scoring!r}.")
         self.backbone = backbone
         self.scoring = scoring
+        self._cache_argument = cache_argument(backbone)
         device = backbone.device
         self.trie = trie.to(device)
         self.token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
@@ -108,13 +109,14 @@ class SIDSearch:
         has_prefix = prefix_ids is not None and len(prefix_ids) > 0
         self._prefix = SharedPrefix(backbone, prefix_ids.to(device)) if has_prefix else None
 
-    def _forward(self, return_cache: bool = False, **inputs):
+    def _forward(self, cache: Cache | None = None, return_cache: bool = False, **inputs):
+        inputs[self._cache_argument] = cache
         if self._head_rows is None:
             output = self.backbone(**inputs)
         else:
             # The backbone's own forward with a head of few rows, so that whatever it does to logits is done.
             output = functional_call(self.backbone, self._head_rows, kwargs=inputs, tie_weights=False)
-        return (output.logits, output.past_key_values) if return_cache else output.logits
+        return (output.logits, output[self._cache_argument]) if return_cache else output.logits
 
     def _decoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
         return make_decoder(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
