@@ -82,7 +82,14 @@ _ROOM_OF = {
         "semantic_reward",
     ],
     "hub": ["build_model_card", "export_backbone"],
-    "trainers": ["TSRecGRPOConfig", "TSRecGRPOTrainer", "TSRecSFTConfig", "TSRecSFTTrainer"],
+    "trainers": [
+        "TSRecGRPOConfig",
+        "TSRecGRPOTrainer",
+        "TSRecSFTConfig",
+        "TSRecSFTTrainer",
+        "load_recommender",
+        "lora_config",
+    ],
 }
 _ROOM_OF_NAME = {name: room for room, names in _ROOM_OF.items() for name in names}
 

@@ -53,7 +53,7 @@ def lora_config(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, model_args: 
 
     ```python
     >>> from trl import ModelConfig
-    >>> from tsrec_hf.trainers import lora_config
+    >>> from tsrec_hf import lora_config
 
     >>> config = lora_config(model, tokenizer, ModelConfig(use_peft=True, lora_r=8))
     >>> sorted(config.target_modules), list(config.trainable_token_indices)
@@ -162,7 +162,7 @@ def load_recommender(
 
     ```python
     >>> import tempfile
-    >>> from tsrec_hf.trainers import load_recommender
+    >>> from tsrec_hf import load_recommender
 
     >>> folder = tempfile.mkdtemp()
     >>> model.save_pretrained(folder), tokenizer.save_pretrained(folder)
