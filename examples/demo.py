@@ -379,6 +379,7 @@ def main(args: DemoArguments) -> None:
     say("Recommendations")
     recommended = show_recommendations(model, tokenizer, dataset, rows[0], args.num_beams)
     save_and_load(model, tokenizer, output / "checkpoint", rows[0]["history"], recommended, args.num_beams)
+    semantics.to_json(output / "checkpoint" / "description_keywords.json")
     say(
         "Done",
         f"{time.monotonic() - start:.0f} seconds. The checkpoint in {output / 'checkpoint'} was loaded again and "

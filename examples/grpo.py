@@ -52,6 +52,7 @@ from tsrec_hf.sids import mean_pooled_embeddings
 from tsrec_hf.trainers import load_recommender, lora_config, quantize
 
 
+SEMANTICS_FILE = "description_keywords.json"
 REWARDS = ("exact_match", "ranking", "prefix", "semantic", "collaborative")
 
 
@@ -117,6 +118,10 @@ def companions(train: Dataset) -> dict[str, dict[str, float]]:
     }
 
 
+def semantics_path(script_args: ScriptArguments) -> Path:
+    return Path(script_args.semantics_file or Path(script_args.data_dir) / SEMANTICS_FILE)
+
+
 def make_rewards(
     script_args: ScriptArguments,
     training_args: TSRecGRPOConfig,
@@ -133,8 +138,7 @@ def make_rewards(
         "prefix": partial(prefix_reward, **levels),
     }
     if "semantic" in script_args.rewards:
-        path = script_args.semantics_file or Path(script_args.data_dir) / "description_keywords.json"
-        semantics = TokenSemantics.from_json(path)
+        semantics = TokenSemantics.from_json(semantics_path(script_args))
         model.to(training_args.device)
         embed = partial(mean_pooled_embeddings, model, tokenizer)
         similarities = description_similarities(semantics, tokenizer.sid_index, embed)
@@ -181,6 +185,9 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     metrics = trainer.evaluate()
+    if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
+        # What the tokens mean goes where the recommender goes.
+        TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(training_args.output_dir, SEMANTICS_FILE))
     trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))

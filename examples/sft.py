@@ -43,6 +43,9 @@ from tsrec_hf.data import TASKS, tokenize_rows
 from tsrec_hf.trainers import load_recommender, lora_config, quantize, save_base
 
 
+SEMANTICS_FILE = "description_keywords.json"
+
+
 @dataclass
 class ScriptArguments:
     """What to train on, and how the SID tokens start."""
@@ -105,9 +108,7 @@ class ScriptArguments:
 def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
     if script_args.semantics_file == "none":
         return None
-    return TokenSemantics.from_json(
-        script_args.semantics_file or Path(script_args.data_dir) / "description_keywords.json"
-    )
+    return TokenSemantics.from_json(script_args.semantics_file or Path(script_args.data_dir) / SEMANTICS_FILE)
 
 
 def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index, semantics):
@@ -196,6 +197,9 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     metrics = trainer.evaluate()
+    if semantics is not None and trainer.is_world_process_zero():
+        # What the tokens mean goes where the recommender goes.
+        semantics.to_json(Path(training_args.output_dir, SEMANTICS_FILE))
     trainer.save_model(training_args.output_dir)
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))

@@ -10,6 +10,7 @@ import pytest
 from trl import TrlParser
 
 from tsrec_hf.models import TSRecTokenizer
+from tsrec_hf.semantics import TokenSemantics
 
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,8 @@ def test_the_path_from_catalogue_to_recommendations(tmp_path: Path, datasets_cac
     assert files >= {"loss.png", "sid_report.md", "sid_report.json", "sid_report.png", "metrics.json", "checkpoint"}
     assert min(json.loads((tmp_path / "sid_report.json").read_text())["use"]) > 0.9
     index = TSRecTokenizer.from_pretrained(tmp_path / "checkpoint").sid_index
+    described = TokenSemantics.from_json(tmp_path / "checkpoint" / "description_keywords.json")
+    assert set(described) == {token for level in index.tokens for token in level}
     assert len(index) == 1682 and not index.collisions()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics) == ["popularity", "next item counts", "before training", "after training"]

@@ -162,6 +162,7 @@ def trained(data_dir, backbone_dir, caches, tmp_path_factory):
 def check_metrics(folder):
     metrics = json.loads((Path(folder) / "metrics.json").read_text())
     assert {"eval_loss", "eval_hr@10", "eval_ndcg@10", "eval_sid_hr@1", "eval_loss/sequence"} <= set(metrics)
+    assert len(TokenSemantics.from_json(Path(folder) / "description_keywords.json")) > 0
     assert metrics["eval_loss"] > 0 and 0 <= metrics["eval_ndcg@10"] <= metrics["eval_hr@10"] <= 1
     return metrics
 

@@ -114,6 +114,8 @@ def test_from_a_checkpoint_with_every_reward(checkpoint, data_dir, tmp_path, mon
     assert "seed: 42" in printed
     metrics = json.loads((tmp_path / "grpo" / "metrics.json").read_text())
     assert {"eval_ndcg@10", "eval_sid_hr@1"} | {f"eval_rewards/{name}_reward/mean" for name in rewards} <= set(metrics)
+    described = (tmp_path / "grpo" / "description_keywords.json").read_text()
+    assert described == (data_dir / "description_keywords.json").read_text()
     # The best of the two checkpoints is what is saved and what the figures are of.
     state = json.loads((tmp_path / "grpo" / "checkpoint-2" / "trainer_state.json").read_text())
     assert metrics["eval_ndcg@10"] == pytest.approx(state["best_metric"])
