@@ -10,9 +10,10 @@ reward is the policy's expected one over its group: the completions' rewards wei
 mean over beams hardly moves for exact matches: a beam search finds the same target whether it stands first or tenth.)
 
 Runs are written to `runs/<mix>-seed<seed>.json` and not repeated, so that the study can be stopped and resumed; the
-table (`summary.md`) and the plot (`curves.png`) are made from whatever is there.
+table (`summary.md`), the plot (`curves.png`) and its figures (`curves.csv`) are made from whatever is there.
 """
 
+import csv
 import json
 import os
 import statistics
@@ -298,6 +299,16 @@ def summarize(start: dict[str, Any], results: list[dict[str, Any]], folder: Path
     return table
 
 
+def write_curves(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
+    """Every measurement of every run as a line of CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["mix", "seed", *start], lineterminator="\n")
+        writer.writeheader()
+        writer.writerow({"mix": "start", **start})
+        for result in results:
+            writer.writerows({"mix": result["mix"], "seed": result["seed"], **point} for point in result["points"])
+
+
 def plot(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
     """Reward, hits and metrics against steps: mean over seeds, and the spread between them as a band."""
     import matplotlib
@@ -378,6 +389,7 @@ def main(args: LearningArguments) -> None:
             print(f"== {mix}, seed {seed}", flush=True)
             write(path, run(args, mix, seed, start_path, tokenizer, measure, rewards))
     results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
+    write_curves(start["point"], results, folder / "curves.csv")
     plot(start["point"], results, folder / "curves.png")
     print(summarize(start["point"], results, folder))
 
