@@ -106,6 +106,35 @@ def test_wrong_rules_are_refused(model, tokenizer):
         model.recommend(tokenizer, [["saw"]], allowed_items=[["nail"], ["saw"]])
 
 
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        (["nail", "saw"], None),
+        ([["nail"], "saw"], "'saw' of type `str`"),
+        ([None, ["saw"]], "None of type `NoneType`"),
+        ([1, 2], "1 of type `int`"),
+        ([True] * 8, "True of type `bool`"),
+        (torch.ones(8, dtype=torch.bool), r"tensor\(True\) of type `Tensor`"),
+        ([np.ones(8, dtype=bool)] * 2, "of type `ndarray`"),
+        (3, "3 of type `int`"),
+    ],
+)
+@pytest.mark.parametrize("name", ["allowed_items", "exclude_items"])
+def test_rules_are_collections_of_ids_or_one_for_each_user(model, tokenizer, name, rule, found):
+    histories = [["hammer"], ["apple"]]
+    if found is None:
+        assert model.recommend(tokenizer, histories, **{name: rule})
+        return
+    with pytest.raises(TypeError, match=f"Expected `{name}` as .*mask_of.*but found .*{found}"):
+        model.recommend(tokenizer, histories, **{name: rule})
+
+
+def test_the_characters_of_an_id_are_no_rule(make_recommender):
+    model, tokenizer = make_recommender(index=SIDIndex(["1", "7", "17"], [[0, 0], [0, 1], [1, 0]]), semantics=None)
+    with pytest.raises(TypeError, match="found '17' of type `str`"):
+        model.recommend(tokenizer, [["1"], ["7"]], allowed_items=[["1"], "17"])
+
+
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_counts_and_paths_equal_a_walk(levels):
     rng = np.random.default_rng(levels)

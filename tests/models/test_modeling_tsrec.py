@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PhiConfig
 
@@ -461,6 +462,11 @@ class TestRecommend:
             (["hammer", "nail"], {}, TypeError, "one list per user.*a single list of ids.*`.history.`"),
             ("hammer", {}, TypeError, "one list per user"),
             ([["hammer"], "nail"], {}, TypeError, "list of item ids, but found the string 'nail'"),
+            ([["hammer"], None], {}, TypeError, "list of item ids, but found None of type `NoneType`"),
+            ([1, 2], {}, TypeError, "list of item ids, but found 1 of type `int`"),
+            ((row for row in [["hammer"]]), {}, TypeError, "but found `generator`.*`list.*`pipeline"),
+            (Dataset.from_dict({"history": [["hammer"]]}), {}, TypeError, r"but found `Dataset`.*`rows\['history'\]`"),
+            ({"history": ["hammer"]}, {}, TypeError, "but found `dict`"),
             ([["hammer"]], {"top_k": 5, "num_beams": 4}, ValueError, "num_beams=4 and top_k=5.*`num_beams=5` or more"),
             ([["hammer"]], {"top_k": 0}, ValueError, "at least 1, but found 0"),
             ([["hammer"]], {"batch_size": 0}, ValueError, "`batch_size`.* of at least 1, but found 10, 0"),

@@ -71,6 +71,29 @@ def test_streams_hold_a_chunk_at_a_time(recommend, model, tokenizer, kind, monke
     assert same([first, *found], wanted) and asked == [32, 32, 32, 4]
 
 
+def test_rules_for_all_users_of_a_stream(recommend, model, tokenizer) -> None:
+    allowed = ["nail", "pear", "saw"]
+    wanted = expected(model, tokenizer, HISTORIES * 20, allowed_items=allowed)
+    mask = tokenizer.sid_index.mask_of(allowed)
+    for rule in (allowed, set(allowed), mask, (item for item in allowed)):
+        assert same(recommend(iter(HISTORIES * 20), batch_size=2, allowed_items=rule), wanted)
+    # What can be read only once serves every call all the same.
+    always = pipeline(
+        "recommendation", model=model, tokenizer=tokenizer, device="cpu", top_k=3, allowed_items=iter(allowed)
+    )
+    for _ in range(2):
+        assert same(always(HISTORIES * 20), wanted)
+
+
+def test_the_user_of_a_stream_whose_rules_allow_nothing_is_named(recommend) -> None:
+    stream = recommend(
+        iter([["hammer"]] * 40 + [["apple"]]), batch_size=2, allowed_items=["apple"], exclude_history=True
+    )
+    with pytest.raises(ValueError, match="user 8 may be given") as error:
+        list(stream)
+    assert error.value.__notes__ == ["Users are counted from number 32 of the stream."]
+
+
 def test_a_progress_bar(recommend, capsys) -> None:
     list(recommend(Dataset.from_dict({"history": HISTORIES}), progress=True))
     assert "5/5" in capsys.readouterr().err

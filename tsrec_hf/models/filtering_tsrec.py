@@ -175,15 +175,28 @@ def _rows(
                 f"shape {items.shape}. Make it by `sid_index.mask_of(item_ids)`."
             )
         return np.flatnonzero(items), None
-    items = list(items)
+    items = list(items) if isinstance(items, Iterable) else [items]
     if not items or isinstance(items[0], str):
         return np.array(index.positions_of(items), dtype=np.int64), None
+    for entry in items:
+        _check_set_of_a_user(entry, name)
     if len(items) != num_users:
         raise ValueError(
             f"Expected `{name}` as one collection of item ids, or one per user, but found {len(items)} collections "
             f"for {num_users} users."
         )
     return None, [np.unique(np.array(index.positions_of(list(ids)), dtype=np.int64)) for ids in items]
+
+
+def _check_set_of_a_user(entry: object, name: str) -> None:
+    # A string would be taken for the set of its characters, which may be ids as well.
+    is_array = isinstance(entry, torch.Tensor) or (isinstance(entry, np.ndarray) and entry.dtype.kind not in "UO")
+    if isinstance(entry, str) or is_array or not isinstance(entry, Iterable):
+        raise TypeError(
+            f"Expected `{name}` as a collection of item ids, a list of such collections, one per user, or a mask from "
+            f"`sid_index.mask_of(item_ids)` for all users, but found {entry!r} of type `{type(entry).__name__}`. Pass "
+            "ids as strings."
+        )
 
 
 def _joined(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> list[np.ndarray] | None:

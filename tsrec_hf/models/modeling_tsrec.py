@@ -326,10 +326,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             shorter than `top_k` only where fewer items are allowed.
 
         Raises:
-            `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them.
-            `ValueError`: an empty history, a tokenizer of another index, a checkpoint of another prompt version, fewer
-            beams than items asked for, another search or scoring, a model whose scores are not numbers, rules that
-            leave a user nothing.
+            `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them,
+            a generator, a whole data set. `ValueError`: an empty history, a tokenizer of another index, a checkpoint
+            of another prompt version, fewer beams than items asked for, another search or scoring, a model whose
+            scores are not numbers, rules that leave a user nothing.
 
         Example:
 
@@ -354,6 +354,12 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
                 f"Pass `num_beams={top_k}` or more."
+            )
+        if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
+            raise TypeError(
+                "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "
+                f"`{type(histories).__name__}`. Pass `rows['history']` of a data set, `list(...)` of a generator, or "
+                'stream through `pipeline("recommendation")`.'
             )
         if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
             raise TypeError(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -65,6 +66,8 @@ class RecommendationPipeline(Pipeline):
         unknown = sorted(set(settings) - SETTINGS)
         if unknown:
             raise TypeError(f"Unknown setting {unknown[0]!r} of recommendations. Expected some of {sorted(SETTINGS)}.")
+        # What can be read only once has to serve several batches, or calls.
+        settings = {name: list(value) if isinstance(value, Iterator) else value for name, value in settings.items()}
         return {}, settings, {}
 
     def __call__(
@@ -113,7 +116,8 @@ class RecommendationPipeline(Pipeline):
             return self._recommend(histories, settings, progress)
         for name in ("allowed_items", "exclude_items"):
             rule = settings.get(name)
-            if rule is not None and any(not isinstance(entry, str) for entry in rule):
+            is_mask = isinstance(rule, np.ndarray) and rule.dtype == bool
+            if rule is not None and not is_mask and any(not isinstance(entry, str) for entry in rule):
                 raise ValueError(
                     f"Expected `{name}` for all users of a stream, but found a set per user. Pass the histories as a "
                     "list, or the rules as one collection of item ids."
@@ -125,10 +129,16 @@ class RecommendationPipeline(Pipeline):
 
     def _stream(self, histories: Iterable[Sequence[str]], settings, progress: bool) -> Iterator[list[dict[str, Any]]]:
         total = len(histories) if hasattr(histories, "__len__") else None
-        rows = iter(histories)
+        rows, start = iter(histories), 0
         with tqdm(total=total, desc="Recommending", disable=not progress) as bar:
             while chunk := list(islice(rows, settings["batch_size"] * BATCHES_IN_A_CHUNK)):
-                yield from self._recommend(chunk, settings)
+                try:
+                    recommended = self._recommend(chunk, settings)
+                except (KeyError, TypeError, ValueError) as error:
+                    error.add_note(f"Users are counted from number {start} of the stream.")
+                    raise
+                yield from recommended
+                start += len(chunk)
                 bar.update(len(chunk))
 
     def preprocess(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:

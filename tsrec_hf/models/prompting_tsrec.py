@@ -106,10 +106,14 @@ class PromptBuilder:
         The most recent `max_history` items of a history.
 
         Raises:
-            `TypeError`: a history that is one string. `ValueError`: an empty history.
+            `TypeError`: a history that is one string, or no list. `ValueError`: an empty history.
         """
         if isinstance(history, str):
             raise TypeError(f"Expected a history as a list of item ids, but found the string {history!r}.")
+        if not hasattr(history, "__len__"):
+            raise TypeError(
+                f"Expected a history as a list of item ids, but found {history!r} of type `{type(history).__name__}`."
+            )
         if len(history) == 0:
             raise ValueError(
                 "Expected a history of at least one item, but found an empty one. Recommend by popularity to users "
