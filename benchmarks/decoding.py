@@ -48,7 +48,7 @@ class ScriptArguments:
     beams: list[int] = field(default_factory=lambda: [10, 20, 50], metadata={"help": "Numbers of beams."})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32], metadata={"help": "Batch sizes of ours."})
     generate_batch_sizes: list[int] = field(
-        default_factory=lambda: [1, 8], metadata={"help": "Batch sizes at which `generate` is timed."}
+        default_factory=lambda: [1, 8, 32], metadata={"help": "Batch sizes at which `generate` is timed."}
     )
     generate_users: int = field(default=8, metadata={"help": "Test users that `generate` is timed on, at most."})
     num_users: int = field(default=64, metadata={"help": "Test users that ours is timed on."})
@@ -231,23 +231,27 @@ def speed(decoders: Decoders, timer: ForwardTimer, args: ScriptArguments, histor
         encoded = [[*extra, *prompts.sequence_prompt_ids(history)] for history in histories]
         length = sum(map(len, encoded)) / len(encoded)
         for num_beams in args.beams:
+            # What `generate` gave for some first users, and how long it took: batches above `generate_users` share it.
+            generated: dict[tuple[str, int], tuple[list, float]] = {}
             for batch_size in tqdm(args.batch_sizes, desc=f"prompts {kind}, {num_beams} beams"):
                 warm_up = encoded[:batch_size]
                 row = {"prompts": kind, "tokens": length, "beams": num_beams, "batch": batch_size}
                 found = {}
                 for scoring in ("vocabulary", "catalogue"):
                     decoders.tree(warm_up, num_beams, batch_size, prefix, scoring)
-                    users = encoded[: max(batch_size, min(len(encoded), 4 * batch_size))]
                     found[scoring], seconds, outside = timed(
-                        lambda: decoders.tree(users, num_beams, batch_size, prefix, scoring), timer
+                        lambda: decoders.tree(encoded, num_beams, batch_size, prefix, scoring), timer
                     )
-                    row |= {f"{scoring} users/s": len(users) / seconds, f"{scoring} outside": outside}
+                    row |= {f"{scoring} users/s": len(encoded) / seconds, f"{scoring} outside": outside}
                 for name, scoring in GENERATES.items():
                     if batch_size in args.generate_batch_sizes:
                         few = encoded[: min(batch_size, args.generate_users)]
-                        expected, seconds, _ = timed(
-                            lambda: decoders.generate(few, num_beams, batch_size, name), timer
-                        )
+                        if (name, len(few)) not in generated:
+                            expected, seconds, _ = timed(
+                                lambda: decoders.generate(few, num_beams, batch_size, name), timer
+                            )
+                            generated[name, len(few)] = expected, seconds
+                        expected, seconds = generated[name, len(few)]
                         row[f"{name} users/s"] = len(few) / seconds
                         row[f"ratio to {name}"] = row[f"{scoring} users/s"] * seconds / len(few)
                         best = [(sids[:TOP_K], scores[:TOP_K]) for sids, scores in expected]
