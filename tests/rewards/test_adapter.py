@@ -1,6 +1,8 @@
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 
 from tsrec_hf.rewards import (
     CompletionReader,
@@ -68,6 +70,41 @@ def test_which_functions_are_wrapped(tokenizer, model) -> None:
         assert RewardOnCodes.applies_to(function)
     for function in (wrapped, model, "some/model", lambda completions, **kwargs: [0.0]):
         assert not RewardOnCodes.applies_to(function)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, np.array, torch.tensor], ids=str)
+def test_rewards_may_come_as_lists_arrays_or_tensors(tokenizer, make) -> None:
+    ids = tokenizer.encode_sids(["nail", "hammer"])
+    whole = RewardOnCodes(lambda codes: make([0.5, 2.0]), tokenizer)
+    assert call(whole, ids, target=["nail"] * 2) == [0.5, 2.0]
+    by_level = RewardOnCodes(lambda codes: make([[0.5, 0.25, 0.0], [1.0, 1.0, 1.0]]), tokenizer)
+    assert call(by_level, ids, target=["nail"] * 2) == [0.75, 3.0]
+    assert by_level.values(ids, target=["nail"] * 2) == [[0.5, 0.25, 0.0], [1.0, 1.0, 1.0]]
+
+
+def test_none_says_that_a_reward_does_not_apply(tokenizer) -> None:
+    ids = tokenizer.encode_sids(["nail", "hammer"])
+    for one in (1.0, [0.5, 0.5, 0.0]):
+        reward = RewardOnCodes(lambda codes, one=one: [None, one], tokenizer)
+        assert call(reward, ids, target=["nail"] * 2) == [None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "error", "match"),
+    [
+        ([1.0], ValueError, "'odd' to give a reward for each of 2 completions, but found 1"),
+        ([1.0] * 3, ValueError, "for each of 2 completions, but found 3"),
+        (1.0, TypeError, "for each of 2 completions, but found `float`"),
+        (["a", "b"], TypeError, "'odd' to give numbers, or one for each of 3 levels, but found 'a'"),
+        ([[1.0, 2.0]] * 2, ValueError, r"'odd' to give numbers, or one for each of 3 levels, but found \[1.0, 2.0\]"),
+    ],
+)
+def test_rewards_of_another_form(tokenizer, rewards, error, match) -> None:
+    def odd(codes):
+        return rewards
+
+    with pytest.raises(error, match=match):
+        call(RewardOnCodes(odd, tokenizer), tokenizer.encode_sids(["nail", "hammer"]), target=["nail"] * 2)
 
 
 def test_errors(tokenizer) -> None:

@@ -1,8 +1,9 @@
 """From a trainer's view of a completion, token ids, to that of the rewards: codes, and the items that carry them."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ class RewardOnCodes:
             Completions of a group, for functions that rank them.
 
     Raises:
-        `KeyError`: a target that the index does not hold. `ValueError`: rows without `target`.
+        `KeyError`: a target that the index does not hold. `TypeError`: rewards that are no numbers. `ValueError`: rows
+        without `target`; another number of rewards than of completions, or of levels.
 
     Example:
 
@@ -63,7 +65,10 @@ class RewardOnCodes:
         return [None if value is None else float(np.sum(value)) for value in values]
 
     def values(self, completion_ids: Sequence[Sequence[int]], **columns) -> list[Any]:
-        """What the function returns for each completion: a number, or one for each level; `None` where no SID is."""
+        """
+        What the function returns for each completion: a number, or one for each level; `None` where no SID is, or
+        where the function says so.
+        """
         if "target" not in columns:
             raise ValueError(
                 f"Expected rows with a `target`, an item id, for the reward {self.__name__!r}, but found the columns "
@@ -92,8 +97,31 @@ class RewardOnCodes:
                 is_column = isinstance(value, list) and len(value) == len(valid)
                 known[name] = [entry for entry, kept in zip(value, valid) if kept] if is_column else value
         names = [name for name in known if name in parameters or (takes_all and name in columns)]
-        rewards = iter(self.function(**{name: known[name] for name in names}))
+        rewards = iter(self._checked(self.function(**{name: known[name] for name in names}), int(valid.sum())))
         return [next(rewards) if kept else None for kept in valid]
+
+    def _checked(self, rewards: Any, num_completions: int) -> list[Any]:
+        """Rewards as a list of numbers, of lists of numbers, or of `None`."""
+        rewards = rewards.tolist() if hasattr(rewards, "tolist") else rewards
+        is_list = isinstance(rewards, Iterable) and not isinstance(rewards, str)
+        rewards = list(rewards) if is_list else rewards
+        if not is_list or len(rewards) != num_completions:
+            found = len(rewards) if is_list else f"`{type(rewards).__name__}`"
+            raise (ValueError if is_list else TypeError)(
+                f"Expected the reward {self.__name__!r} to give a reward for each of {num_completions} completions, "
+                f"but found {found}. Return a list, with `None` where the reward does not apply."
+            )
+        rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
+        num_levels = self.reader.tokenizer.sid_index.num_levels
+        for reward in rewards:
+            numbers = reward if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
+            is_number = reward is None or all(isinstance(number, Real) for number in numbers)
+            if not is_number or (numbers is reward and len(reward) != num_levels):
+                raise (ValueError if is_number else TypeError)(
+                    f"Expected the reward {self.__name__!r} to give numbers, or one for each of {num_levels} levels, "
+                    f"but found {reward!r}. Return `None` where the reward does not apply."
+                )
+        return rewards
 
 
 class CompletionReader:
