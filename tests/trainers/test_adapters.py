@@ -21,6 +21,7 @@ from tsrec_hf.trainers import (
     TSRecSFTTrainer,
     load_recommender,
     lora_config,
+    quantize,
 )
 
 
@@ -167,6 +168,42 @@ def test_a_base_that_is_on_disk_is_not_saved_again(model, tokenizer, semantics, 
     assert not (tmp_path / "out" / "_base").exists()
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "sft")
+
+
+@pytest.mark.parametrize("part", ["all", "merged adapters", "quantised"])
+def test_a_base_that_was_trained_since_it_was_read_is_saved(model, tokenizer, semantics, tmp_path, part):
+    model.save_pretrained(tmp_path / "sft")
+    tokenizer.save_pretrained(tmp_path / "sft")
+    model = TSRecForCausalLM.from_pretrained(tmp_path / "sft")
+    on_disk = logits_of(model, tokenizer)
+    adapters = LORA if part == "merged adapters" else ModelConfig()
+    stage = sft(model, tokenizer, semantics, tmp_path / "stage", model_args=adapters)
+    stage.train()
+    model = stage.model.merge_and_unload() if part == "merged adapters" else model
+    trained = logits_of(model, tokenizer)
+    assert (trained - on_disk).abs().max() > 0.1
+    out = tmp_path / "out"
+    if part == "quantised":
+        args = TSRecSFTConfig(str(out), bf16=False)
+        quantize(model, tokenizer, ModelConfig(use_peft=True, load_in_8bit=True), args)
+        torch.testing.assert_close(
+            logits_of(TSRecForCausalLM.from_pretrained(out / "_base"), tokenizer), trained, **CLOSE
+        )
+        return
+    trainer = sft(model, tokenizer, semantics, out, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    merged, theirs = load_recommender(out)
+    torch.testing.assert_close(logits_of(merged, theirs), logits_of(trainer.model, tokenizer), **CLOSE)
+
+
+def test_an_adapter_without_a_base_is_an_error(model, tokenizer, semantics, tmp_path):
+    sft(model, tokenizer, semantics, tmp_path, max_steps=1).save_model()
+    path = tmp_path / "adapter_config.json"
+    for base in (None, ""):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+        with pytest.raises(ValueError, match="adapter_config.json.*to name its base, but found (None|'')"):
+            load_recommender(tmp_path)
 
 
 def test_an_adapter_whose_base_is_gone_is_an_error(model, tokenizer, semantics, tmp_path):

@@ -98,7 +98,8 @@ def quantize(
 
     Args:
         model ([`TSRecForCausalLM`]):
-            The recommender with full weights. One that was made in memory is saved first, as the base of adapters.
+            The recommender with full weights. One that was made or trained in memory is saved first, as the base of
+            adapters.
         tokenizer ([`TSRecTokenizer`]):
             Its tokenizer.
         model_args ([`~trl.ModelConfig`]):
@@ -127,7 +128,7 @@ def quantize(
     if config is None:
         return model
     return TSRecForCausalLM.from_pretrained(
-        model.name_or_path or save_base(model, tokenizer, args),
+        save_base(model, tokenizer, args) if _is_in_memory_only(model) else model.name_or_path,
         revision=model_args.model_revision,
         dtype=model.dtype,
         attn_implementation=model_args.attn_implementation,
@@ -156,7 +157,8 @@ def load_recommender(
         `tuple`: [`TSRecForCausalLM`] without adapters, and [`TSRecTokenizer`].
 
     Raises:
-        `FileNotFoundError`: an adapter whose base is a folder that is not here. `ValueError`: a plain language model.
+        `FileNotFoundError`: an adapter whose base is a folder that is not here. `ValueError`: a plain language model,
+        an adapter that names no base.
 
     Example:
 
@@ -178,6 +180,11 @@ def load_recommender(
         return TSRecForCausalLM.from_pretrained(name_or_path, **hub, **from_pretrained_kwargs), tokenizer
     config = PeftConfig.from_pretrained(str(name_or_path), **hub)
     base = config.base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"Expected adapter_config.json of {str(name_or_path)!r} to name its base, but found {base!r}. Set "
+            "`base_model_name_or_path` there to the recommender's folder or Hub id."
+        )
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise FileNotFoundError(
             f"Expected the base of the adapter {str(name_or_path)!r} in {base!r}, as its adapter_config.json says, "
@@ -212,7 +219,13 @@ def save_base(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, args: Training
         tokenizer.save_pretrained(folder)
     args.distributed_state.wait_for_everyone()
     model.config._name_or_path = model.name_or_path = folder
+    model._trained_in_memory = False
     return folder
+
+
+def _is_in_memory_only(model: TSRecForCausalLM) -> bool:
+    """Whether the checkpoint that a recommender names, if any, has other weights."""
+    return not model.name_or_path or getattr(model, "_trained_in_memory", False)
 
 
 def _forget_origin(model: TSRecForCausalLM) -> None:
@@ -235,7 +248,7 @@ class TrainablePartMixin:
                 for name, layer in _row_layers(model)
                 for adapter, rows in layer.trainable_tokens_delta.items()
             }
-        elif peft_config is not None and isinstance(model, TSRecForCausalLM) and not model.name_or_path:
+        elif peft_config is not None and isinstance(model, TSRecForCausalLM) and _is_in_memory_only(model):
             logger.info(
                 f"The base of the adapters exists in memory only: saved to {save_base(model, tokenizer, args)}."
             )
@@ -306,6 +319,7 @@ class TrainablePartMixin:
 
     def train(self, *args, **kwargs):
         """As the parent's; with `freeze_backbone` all but the SID rows stay as they are."""
+        self.recommender._trained_in_memory = True  # an interrupted run changes weights as well
         if not self.args.freeze_backbone:
             return super().train(*args, **kwargs)
         with sid_rows_only(self.recommender, self.processing_class):
