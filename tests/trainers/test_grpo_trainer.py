@@ -313,6 +313,38 @@ class TestRewards:
             first_batch(unscaled)["advantages"], torch.tensor([[0, -1 / 6, -1 / 6], [0, 1 / 6, 1 / 6]])
         )
 
+    @pytest.mark.parametrize("missing", [None, math.nan])
+    def test_completions_that_no_reward_applies_to_move_nothing(self, make_trainer, missing):
+        def graded(codes):
+            return [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], missing, [0.0, 0.0, 3.0]]
+
+        def level_missing(codes):
+            return [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, math.nan, 0.0], [0.0, 0.0, 3.0]]
+
+        def applies_to_none(codes):
+            return [missing] * len(codes)
+
+        for function in (graded, level_missing):
+            trainer = make_trainer(
+                reward_funcs=[function, applies_to_none], advantage_level="token", per_device_train_batch_size=4,
+                scale_rewards="none",
+            )  # fmt: skip
+            # By level over the three that are rewarded: means 1/3, 0 and 4/3.
+            expected = torch.tensor([[2, 0, -4], [-1, 0, -1], [0, 0, 0], [-1, 0, 5]]) / 3
+            torch.testing.assert_close(first_batch(trainer)["advantages"], expected)
+            trainer = make_trainer(
+                reward_funcs=function, per_device_train_batch_size=4, scale_rewards="none"
+            )  # sums 1, 1, none and 3
+            torch.testing.assert_close(first_batch(trainer)["advantages"], torch.tensor([-2, -2, 0, 4]) / 3)
+
+    def test_wrapped_functions_are_what_they_wrap(self, make_trainer, tokenizer):
+        by_level = partial(prefix_reward, per_level=True)
+        kwargs = {"advantage_level": "token", "per_device_train_batch_size": 4}
+        expected = first_batch(make_trainer(reward_funcs=[by_level, ranking_reward], **kwargs))
+        wrapped = [RewardOnCodes(function, tokenizer) for function in (by_level, ranking_reward)]
+        found = first_batch(make_trainer(reward_funcs=tuple(wrapped), **kwargs))
+        torch.testing.assert_close(found["advantages"], expected["advantages"])
+
     def test_stock_reward_functions_still_work(self, make_trainer):
         def length_reward(completions, target, **kwargs):
             assert all(isinstance(item, str) for item in target)
@@ -348,7 +380,7 @@ class TestRewards:
         )
         nail, saw, apple = tokenizer.encode_sids(["nail", "saw", "apple"])
 
-        def roll_out(prompts, group):
+        def roll_out(prompts, group, recommender=None):
             return [[nail, apple] if prompt == prompts_of["hammer"] else [saw, apple] for prompt in prompts]
 
         kwargs = {
@@ -375,6 +407,48 @@ class TestRewards:
         silent.train()
         assert logs_of(silent)[0]["dynamic_sampling/with_signal"] == 0
         assert logs_of(silent)[0]["dynamic_sampling/drawn"] == 4
+
+    @pytest.mark.parametrize("missing", [None, math.nan])
+    def test_rewards_that_do_not_apply_are_no_signal(self, make_trainer, missing):
+        def sparse(codes):
+            return [0.5, missing, missing, missing]
+
+        trainer = make_trainer(reward_funcs=sparse, dynamic_sampling=True, per_device_train_batch_size=4, max_steps=1)
+        trainer.train()
+        assert logs_of(trainer)[0]["dynamic_sampling/with_signal"] == 0
+
+        def applies_to_none(codes):
+            return [missing] * len(codes)
+
+        trainer = make_trainer(
+            reward_funcs=[lambda codes: [0.5, missing, 1.0, missing], applies_to_none], dynamic_sampling=True,
+            per_device_train_batch_size=4, max_steps=1,
+        )  # fmt: skip
+        trainer.train()
+        assert logs_of(trainer)[0]["dynamic_sampling/with_signal"] == 1
+
+    def test_groups_of_an_evaluation_do_not_outlive_it(self, make_trainer, rows):
+        sizes = []
+
+        def sized(codes, num_generations):
+            sizes.append((len(codes), num_generations))
+            return [float(number) for number in range(len(codes))]
+
+        trainer = make_trainer(
+            reward_funcs=sized, dynamic_sampling=True, eval_dataset=rows, num_generations_eval=2,
+            per_device_train_batch_size=4, per_device_eval_batch_size=12, eval_strategy="steps", eval_steps=1,
+        )  # fmt: skip
+        trainer.train()
+        # An evaluation reads 6 rows twice at once, a draw and a batch have one group of 4.
+        assert set(sizes) == {(12, 2), (4, 4)}
+
+    def test_a_draw_makes_the_model_searchable_once(self, make_trainer, monkeypatch):
+        # Under FSDP all processes do it together, and each draws as often as it must.
+        trainer = make_trainer(reward_funcs=lambda codes: [1.0] * len(codes), dynamic_sampling=True, max_steps=1)
+        asked, searchable = [], trainer._searchable
+        monkeypatch.setattr(trainer, "_searchable", lambda: asked.append(1) or searchable())
+        trainer.train()
+        assert logs_of(trainer)[0]["dynamic_sampling/drawn"] == 4 and len(asked) == 1
 
 
 class TestReference:
@@ -404,6 +478,17 @@ class TestReference:
         assert torch.equal(weights_of(resumed.ref_model), weights_of(whole.ref_model))
         assert torch.equal(weights_of(resumed.model), weights_of(whole.model))
         assert [entry["kl"] for entry in logs_of(resumed)] == [entry["kl"] for entry in logs_of(whole)]
+
+    def test_going_on_in_the_middle_of_a_generation_is_told(self, make_trainer, tmp_path, caplog):
+        arguments = {"num_iterations": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+        make_trainer(**arguments).train()
+        for step, told in ((2, False), (1, True)):
+            caplog.clear()
+            trainer = make_trainer(**arguments)
+            trainer.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+            assert trainer.state.global_step == 3
+            assert ("middle of a generation" in caplog.text) == told
+            assert ("Save at multiples of 2 steps" in caplog.text) == told
 
     def test_a_checkpoint_without_it_is_refused(self, make_trainer, model, tmp_path):
         settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
@@ -485,6 +570,18 @@ class TestErrors:
         with pytest.raises(error, match=match):
             make_trainer(eval_dataset=Dataset.from_dict(columns))
 
+    def test_an_evaluation_that_would_split_groups(self, make_trainer, rows):
+        # At the start, not after training.
+        with pytest.raises(ValueError, match="`per_device_eval_batch_size`=6 is no multiple of `num_generations`=4"):
+            make_trainer(eval_dataset=rows, per_device_eval_batch_size=6)
+        make_trainer(per_device_eval_batch_size=6)
+
+    def test_no_rows_and_no_rewards(self, make_trainer, rows):
+        with pytest.raises(ValueError, match="Expected a train dataset with rows"):
+            make_trainer(train_dataset=rows.select([]))
+        with pytest.raises(ValueError, match="No reward source"):
+            make_trainer(reward_funcs=None)
+
     def test_arguments(self, make_trainer, model, rows, tmp_path):
         with pytest.raises(TypeError, match="`TSRecGRPOConfig`, but found `GRPOConfig`"):
             TSRecGRPOTrainer(model, exact_match_reward, GRPOConfig(str(tmp_path), bf16=False, use_cpu=True))
@@ -509,6 +606,12 @@ class TestErrors:
             ({"advantage_level": "level"}, "`advantage_level` to be one of"),
             ({"temperature": 0.0}, "positive `temperature`"),
             ({"pad_to_multiple_of": 8}, "`pad_to_multiple_of` does not apply"),
+            ({"top_p": 0.9}, "`top_p`=0.9 does not apply"),
+            ({"top_k": 5}, "`top_k`=5 does not apply"),
+            ({"min_p": 0.1}, "`min_p`=0.1 does not apply"),
+            ({"repetition_penalty": 1.2}, "`repetition_penalty`=1.2 does not apply"),
+            ({"generation_kwargs": {"num_beams": 3}}, "`generation_kwargs`={'num_beams': 3} does not apply"),
+            ({"num_generations": 0}, "`num_generations` of at least 2.*found 0"),
             ({"mask_truncated_completions": True}, "always whole"),
             ({"advantage_level": "token", "scale_rewards": "batch"}, "within groups.*'batch'"),
             ({"dynamic_sampling_max_draws": 0}, "`dynamic_sampling_max_draws` of at least 1"),

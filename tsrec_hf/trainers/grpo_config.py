@@ -96,11 +96,16 @@ class TSRecGRPOConfig(GRPOConfig):
         if not torch.accelerator.is_available():
             # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
             self.use_cpu = True
+        if self.num_generations < 2 or (self.num_generations_eval or 1) < 1:
+            raise ValueError(
+                "Expected `num_generations` of at least 2, which are compared with each other, and "
+                f"`num_generations_eval` of at least 1, but found {self.num_generations} and "
+                f"{self.num_generations_eval}."
+            )
         # Groups are checked first: TRL's own message knows the whole batch only.
         self._check_groups("per_device_train_batch_size", "num_generations", self.num_generations)
         if self.eval_strategy != "no" or self.num_generations_eval:
-            name = "num_generations_eval" if self.num_generations_eval else "num_generations"
-            self._check_groups("per_device_eval_batch_size", name, getattr(self, name))
+            self.check_evaluation_groups()
         super().__post_init__()
         check_freezing(self)
         for name, allowed in {
@@ -115,6 +120,18 @@ class TSRecGRPOConfig(GRPOConfig):
                 raise ValueError(
                     f"`{name}` does not apply: completions are SIDs of equal length that the constrained tree search "
                     "finds. Leave it at its default."
+                )
+        for name, default in {
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": None,
+            "repetition_penalty": 1.0,
+            "generation_kwargs": None,
+        }.items():
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)} does not apply: completions come from the constrained tree "
+                    f"search, which `rollout`, `scoring` and `temperature` steer. Leave it at its default, {default}."
                 )
         if self.mask_truncated_completions:
             raise ValueError("`mask_truncated_completions` does not apply: a SID is always whole. Leave it off.")
@@ -138,6 +155,11 @@ class TSRecGRPOConfig(GRPOConfig):
                 f"least 1, but found {self.eval_num_users}, {self.eval_num_beams} and "
                 f"{self.eval_recommend_batch_size}."
             )
+
+    def check_evaluation_groups(self) -> None:
+        """Raises `ValueError` if batches of an evaluation would split its groups."""
+        name = "num_generations_eval" if self.num_generations_eval else "num_generations"
+        self._check_groups("per_device_eval_batch_size", name, getattr(self, name))
 
     def _check_groups(self, batch_name: str, group_name: str, group: int) -> None:
         batch = getattr(self, batch_name)

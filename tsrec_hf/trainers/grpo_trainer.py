@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
-from trl.trainer.utils import split_tensor_dict
+from trl.trainer.utils import nanstd, split_tensor_dict
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
@@ -132,11 +132,14 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
         for name, rows in {"train": train_dataset, **named}.items():
             if rows is not None:
                 _check_rows(rows, name, processing_class)
-        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        if eval_dataset is not None:
+            args.check_evaluation_groups()
+        if not isinstance(reward_funcs, (list, tuple)):
+            reward_funcs = [] if reward_funcs is None else [reward_funcs]
         self._codes_rewards = {
-            place: RewardOnCodes(function, processing_class, args.num_generations)
+            place: function if isinstance(function, RewardOnCodes) else RewardOnCodes(function, processing_class)
             for place, function in enumerate(reward_funcs)
-            if RewardOnCodes.applies_to(function)
+            if isinstance(function, RewardOnCodes) or RewardOnCodes.applies_to(function)
         }
         reward_funcs = [self._codes_rewards.get(place, function) for place, function in enumerate(reward_funcs)]
         self._before_adapters(model, args, processing_class, kwargs.get("peft_config"))
@@ -206,10 +209,12 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
         rolled = self._roll_out([group[0] for group in groups], num_generations)
         return [completion for group in rolled for completion in group], None
 
-    def _roll_out(self, prompts: list[list[int]], num_generations: int) -> list[list[list[int]]]:
+    def _roll_out(
+        self, prompts: list[list[int]], num_generations: int, recommender: TSRecForCausalLM | None = None
+    ) -> list[list[list[int]]]:
         with self.accelerator.autocast():
             return roll_out(
-                self._searchable(),
+                self._searchable() if recommender is None else recommender,
                 self.processing_class,
                 prompts,
                 num_generations,
@@ -239,12 +244,15 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
             (self.args.seed * 1_000_003 + self._step) * self.accelerator.num_processes + self.accelerator.process_index
         )
         rows, found, spare, num_drawn = inputs[::group], [], [], 0
+        # Once: FSDP gathers it on all processes together, and each draws as often as it must.
+        recommender = self._searchable()
         while True:
             prompt_ids, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
-            completions = self._roll_out(prompt_ids, group)
+            completions = self._roll_out(prompt_ids, group, recommender)
             for row, completion_ids in zip(rows, completions):
                 rewards = self._total_rewards([row] * group, completion_ids)
-                (found if np.ptp(rewards) > 1e-6 else spare).append((row, completion_ids))
+                has_signal = len(rewards) > 0 and np.ptp(rewards) > 1e-6
+                (found if has_signal else spare).append((row, completion_ids))
             num_drawn += len(rows)
             if len(found) >= wanted or num_drawn + wanted > wanted * self.args.dynamic_sampling_max_draws:
                 break
@@ -260,16 +268,20 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
     # Rewards
 
     def _total_rewards(self, rows: list[dict[str, Any]], completion_ids: list[list[int]]) -> np.ndarray:
-        """Weighted rewards of completions on this process alone."""
+        """Weighted rewards of a group's completions, those left out that no reward applies to."""
         completions = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
         columns |= {"trainer_state": self.state, "log_extra": lambda *args: None, "log_metric": lambda *args: None}
-        total = np.zeros(len(rows))
-        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist()):
-            prompts = [row["prompt"] for row in rows]
-            rewards = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
-            total += weight * np.array([0.0 if reward is None else reward for reward in rewards], dtype=float)
-        return total
+        for reward in self._codes_rewards.values():
+            reward.num_generations = self.num_generations  # an evaluation's may differ
+        prompts = [row["prompt"] for row in rows]
+        kinds = [
+            function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+            for function in self.reward_funcs
+        ]
+        rewards = np.array(kinds, dtype=float).T  # (completions, rewards), NaN where one does not apply
+        scored = ~np.isnan(rewards).all(axis=1)
+        return np.nansum(rewards * self.reward_weights.tolist(), axis=1)[scored]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         group = self._group
@@ -282,29 +294,35 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
         return rewards
 
     def _rewards_by_level(self, inputs, completion_ids_list, gathered: torch.Tensor) -> torch.Tensor:
-        """Weighted rewards of each token of this process's completions: `(completions, levels)`."""
+        """
+        Weighted rewards of each token of this process's completions: `(completions, levels)`, NaN for completions that
+        no reward applies to.
+        """
         first = self.accelerator.process_index * len(inputs)
-        own = gathered[first : first + len(inputs)].nan_to_num()
+        own = gathered[first : first + len(inputs)]
         levels = self.processing_class.sid_index.num_levels
         columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
         total = torch.zeros(len(inputs), levels, device=own.device)
         for place, weight in enumerate(self.reward_weights.tolist()):
             reward = self._codes_rewards.get(place)
-            values = None if reward is None else reward.values(completion_ids_list, **columns)
-            if values is not None and np.ndim(values[0]) == 1:
-                part = torch.tensor(values, dtype=total.dtype, device=total.device)
-            else:
-                part = own[:, place, None].expand(-1, levels)
-            total += weight * part
-        return total
+            values = [None] * len(inputs) if reward is None else reward.values(completion_ids_list, **columns)
+            part = own[:, place, None].repeat(1, levels)
+            for row, value in enumerate(values):
+                if np.ndim(value) == 1:
+                    part[row] = torch.tensor(value, dtype=part.dtype)
+            total += weight * part.masked_fill(own[:, place, None].isnan(), 0.0)
+        return total.masked_fill(own.isnan().all(dim=1, keepdim=True), torch.nan)
 
     def _token_advantages(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Advantages `(completions, levels)`: each level's rewards, less their group's mean and over its deviation."""
+        """
+        Advantages `(completions, levels)`: each level's rewards, less their group's mean and over its deviation; 0 for
+        completions without rewards.
+        """
         grouped = rewards.view(-1, self._group, rewards.shape[-1])
-        advantages = grouped - grouped.mean(dim=1, keepdim=True)
+        advantages = grouped - grouped.nanmean(dim=1, keepdim=True)
         if self.scale_rewards == "group" and self._group > 1:
-            advantages = advantages / (grouped.std(dim=1, keepdim=True) + 1e-4)
-        return advantages.flatten(0, 1)
+            advantages = advantages / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
+        return advantages.flatten(0, 1).nan_to_num()
 
     def _log_hits(self, inputs, completion_ids_list, group: int) -> None:
         index = self.processing_class.sid_index
@@ -432,6 +450,8 @@ def _check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:
             f"Expected a {name} dataset with `prompt` and `target`, but {sorted(missing)} are missing from "
             f"{rows.column_names}. Build it with `build_grpo_rows`."
         )
+    if len(rows) == 0:
+        raise ValueError(f"Expected a {name} dataset with rows, but found none. Pass a split that has some.")
     if not isinstance(rows[0]["prompt"], str):
         raise TypeError(
             f"Expected prompts of the {name} dataset as strings, but found `{type(rows[0]['prompt']).__name__}`. A "
