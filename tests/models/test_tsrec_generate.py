@@ -65,6 +65,9 @@ def test_errors(model, tokenizer, inputs, backbone_dir) -> None:
         tsrec_generate(model, **inputs, sid_tokenizer=other)
     with pytest.raises(ValueError, match="`num_sids` of at least 1"):
         tsrec_generate(model, **inputs, sid_tokenizer=tokenizer, num_sids=0)
+    for beams in (0, 2):
+        with pytest.raises(ValueError, match=f"`num_sid_beams` of at least 3, the SIDs to return, but found {beams}"):
+            tsrec_generate(model, **inputs, sid_tokenizer=tokenizer, num_sids=3, num_sid_beams=beams)
     with pytest.raises(ValueError, match="Expected `attention_mask`"):
         tsrec_generate(model, inputs.input_ids, sid_tokenizer=tokenizer)
     right = {name: value.flip(1) for name, value in inputs.items()}

@@ -437,7 +437,8 @@ def tsrec_generate(
         [`~transformers.generation.GenerateBeamDecoderOnlyOutput`] with `sequences` and `sequences_scores`.
 
     Raises:
-        `ValueError`: no tokenizer or another checkpoint's, prompts padded on the right, padding without a mask.
+        `ValueError`: no tokenizer or another checkpoint's, fewer beams than SIDs to return, prompts padded on the
+        right, padding without a mask.
 
     Example:
 
@@ -470,9 +471,14 @@ def tsrec_generate(
         )
     index = sid_tokenizer.sid_index
     num_sids = min(num_sids, index.trie.num_leaves)
-    num_beams = max(num_sid_beams or model.config.recommend_num_beams, num_sids)
+    if num_sid_beams is None:
+        num_sid_beams = max(model.config.recommend_num_beams, num_sids)
+    if num_sid_beams < num_sids:
+        raise ValueError(
+            f"Expected `num_sid_beams` of at least {num_sids}, the SIDs to return, but found {num_sid_beams}."
+        )
     search = SIDSearch(model.backbone, index.trie, sid_tokenizer.sid_token_ids, sid_scoring)
-    beams = search.beam(input_ids, attention_mask, num_beams, top_k=num_sids)
+    beams = search.beam(input_ids, attention_mask, num_sid_beams, top_k=num_sids)
     leaves, scores = beams.leaves, beams.scores
     items = search.trie.leaf_items[search.trie.leaf_offsets[leaves]]
     codes = torch.from_numpy(index.codes).to(items.device)[items].long()  # (batch, num_sids, levels)
