@@ -16,6 +16,7 @@ SIDs are spelled with the same tokens:
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -39,16 +40,18 @@ class ScriptArguments:
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
     data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})
-    split: str = field(default="test", metadata={"help": "'train', 'valid' or 'test'."})
+    split: Literal["train", "valid", "test"] = field(default="test", metadata={"help": "What to evaluate on."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of that draw."})
     transfer: bool = field(
         default=False, metadata={"help": "Whether the data's catalogue is another one than the checkpoint's."}
     )
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
-    search: str = field(default="beam", metadata={"help": "'beam', or 'exact' for the true best of the catalogue."})
-    scoring: str = field(
-        default="vocabulary", metadata={"help": "'vocabulary', or 'catalogue' to renormalise over legal tokens."}
+    search: Literal["beam", "exact"] = field(
+        default="beam", metadata={"help": "'exact' finds the true best of the whole catalogue."}
+    )
+    scoring: Literal["vocabulary", "catalogue"] = field(
+        default="vocabulary", metadata={"help": "'catalogue' renormalises over legal tokens."}
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})

@@ -32,7 +32,8 @@ class TSRecGRPOConfig(GRPOConfig):
 
         shared_prefix (`bool`, *optional*, defaults to `True`):
             Whether the completions of a prompt share one forward and backward pass. The same numbers as `False`,
-            which reads the prompt once for each completion, at a fraction of time and memory.
+            which reads the prompt once for each completion, at a fraction of time and memory. `False` with scoring
+            `"vocabulary"` is TRL's own path, which cannot log the entropy over legal tokens.
         advantage_level (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"` gives all tokens of a completion its advantage; `"token"` gives each its own, from rewards per
             level; rewards without levels count at every token.
