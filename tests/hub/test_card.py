@@ -192,7 +192,7 @@ def test_names_of_any_kind_stay_text(sid_index, tmp_path):
     assert re.fullmatch(r"[\w./-]+", kind)
 
 
-@pytest.mark.parametrize("base", ["/home/me/base", "outputs/demo/backbone", "me/base model", 3])
+@pytest.mark.parametrize("base", ["/models/base", "outputs/demo/backbone", "me/base model", 3])
 def test_a_base_model_is_a_hub_id(sid_index, base):
     with pytest.raises(ValueError, match="Expected `base_model` as a Hub id .* but found"):
         build_model_card(TSRecConfig(), sid_index, facts={"base_model": base})
