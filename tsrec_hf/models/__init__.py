@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .configuration_tsrec import TSRecConfig
-from .indexing_tsrec import SIDIndex, SIDTrie
+from .indexing_tsrec import SIDIndex
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .tokenization_tsrec import TSRecTokenizer
+from .trie_tsrec import SIDTrie
 
 
 if TYPE_CHECKING:

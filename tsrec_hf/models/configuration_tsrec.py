@@ -6,8 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
-
 
 # Stands in a model card for the repository until the model is pushed to one.
 UNNAMED_REPO = "your-name/your-recommender"
@@ -25,9 +23,10 @@ class TSRecConfig(PreTrainedConfig):
             `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is
             refused.
         prompt_version (`str`, *optional*):
-            Version of the prompts' wording. A checkpoint of another version is refused.
-        max_history (`int`, *optional*, defaults to `10`):
-            Most recent items of a history that prompts hold.
+            Version of the prompts' wording that the checkpoint was made with. A tokenizer of another one is refused.
+        max_history (`int`, *optional*):
+            Items of a history that prompts held, as the tokenizer said when the checkpoint was made. A record: prompts
+            follow the tokenizer, and a tokenizer that says otherwise is refused.
         recommend_num_beams (`int`, *optional*, defaults to `50`):
             Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
         sid_initialization (`dict`, *optional*):
@@ -52,8 +51,8 @@ class TSRecConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     sid_index_fingerprint: str | None = None
-    prompt_version: str = PROMPT_VERSION
-    max_history: int = MAX_HISTORY
+    prompt_version: str | None = None
+    max_history: int | None = None
     # Not `num_beams`, which `generate` would take for its own default.
     recommend_num_beams: int = 50
     sid_initialization: dict[str, Any] | None = None

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from .indexing_tsrec import SIDIndex, SIDTrie
+from .indexing_tsrec import SIDIndex
+from .trie_tsrec import SIDTrie
 
 
 class ItemFilter:

@@ -17,8 +17,8 @@ from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 from .decoding_tsrec import ForestDecoder, SharedPrefix, cache_argument, make_decoder, why_no_tree_mask
 from .filtering_tsrec import NodeFilter
-from .indexing_tsrec import SIDTrie
 from .pruned_search_tsrec import prune_beams
+from .trie_tsrec import SIDTrie
 
 
 SCORINGS = ("vocabulary", "catalogue")
@@ -481,7 +481,7 @@ def tsrec_generate(
     beams = search.beam(input_ids, attention_mask, num_sid_beams, top_k=num_sids)
     leaves, scores = beams.leaves, beams.scores
     items = search.trie.leaf_items[search.trie.leaf_offsets[leaves]]
-    codes = torch.from_numpy(index.codes).to(items.device)[items].long()  # (batch, num_sids, levels)
+    codes = torch.tensor(index.codes, device=items.device)[items].long()  # (batch, num_sids, levels)
     levels = [
         torch.tensor(ids, device=items.device)[codes[..., level]]
         for level, ids in enumerate(sid_tokenizer.sid_token_ids)

@@ -17,7 +17,7 @@ from .downloading_tsrec import read_checkpoint
 from .filtering_tsrec import ItemFilter
 from .generation_tsrec import SIDSearch
 from .indexing_tsrec import SIDIndex
-from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
+from .prompting_tsrec import PromptBuilder
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
 
@@ -211,6 +211,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             backbone_config=backbone.config,
             sid_index_fingerprint=tokenizer.sid_index.fingerprint,
             prompt_version=tokenizer.prompt_version,
+            max_history=tokenizer.max_history,
             sid_initialization={"pooling": "resize"},
             # A local folder means nothing elsewhere.
             run_facts=None if Path(name_or_path).exists() else {"base_model": str(name_or_path)},
@@ -255,15 +256,16 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """
-        Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own.
+        Raises `ValueError` unless the tokenizer, its SID index, prompt version and `max_history` are this checkpoint's.
         """
         _check_has_sids(tokenizer)
-        if self.config.prompt_version != PROMPT_VERSION:
-            raise ValueError(
-                f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code "
-                f"builds prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, "
-                "or train it again."
-            )
+        for name, meaning in (("prompt_version", "prompts of version"), ("max_history", "histories of at most")):
+            recorded, found = getattr(self.config, name), getattr(tokenizer, name)
+            if recorded is not None and recorded != found:
+                raise ValueError(
+                    f"This checkpoint was trained with {meaning} {recorded!r}, but the tokenizer says {found!r}. Load "
+                    "the tokenizer of the same checkpoint, or train the model again."
+                )
         if not tokenizer.sid_index.fits(self.config.sid_index_fingerprint):
             raise ValueError(
                 f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer "
@@ -295,9 +297,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 The checkpoint's tokenizer.
             histories (`Sequence[Sequence[str]]`):
                 Item ids of each user, oldest first; a list, or a column of a `datasets.Dataset`. The most recent
-                `config.max_history` are used.
+                `tokenizer.max_history` are used.
             top_k (`int`, *optional*, defaults to `10`):
-                Items to return per user. Items that share a SID all count, in index order.
+                Items to return per user. Items that share a SID all count, by their training counts.
             num_beams (`int`, *optional*):
                 Prefixes kept at each level, or, in an exact search, expanded in one pass. Defaults to
                 `config.recommend_num_beams` (50).
@@ -366,10 +368,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
                 "ids. Pass `[history]` for one user."
             )
-        prompts = PromptBuilder(tokenizer, max_history=self.config.max_history)
+        prompts = PromptBuilder(tokenizer)
         # Every history is checked before the first is decoded, but prompts are made a batch at a time.
         lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
-        trie = index.trie.to(self.device)
+        trie = index.trie_on(self.device)
         item_filter = None
         if allowed_items is not None or exclude_items is not None or exclude_history:
             past = histories if exclude_history else None

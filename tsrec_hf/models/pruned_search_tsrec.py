@@ -16,7 +16,7 @@ import torch
 
 from .decoding_tsrec import ForestDecoder
 from .filtering_tsrec import NodeFilter
-from .indexing_tsrec import SIDTrie
+from .trie_tsrec import SIDTrie
 
 
 # Children of prefixes with their tokens, which are legal, and their log-probabilities; see `SIDSearch`.

@@ -44,7 +44,7 @@ def roll_out(
     Returns:
         `list[list[list[int]]]`: For each prompt, `num_generations` distinct completions of one token per level.
     """
-    trie = tokenizer.sid_index.trie.to(model.device)
+    trie = tokenizer.sid_index.trie_on(model.device)
     prefix = _common_prefix(prompts)
     search = SIDSearch(
         model.backbone,
@@ -64,7 +64,7 @@ def roll_out(
             inputs = _pad_left([prompts[row][len(prefix) :] for row in rows], model.device)
             leaves = _leaves(search, inputs, num_generations, rollout, temperature)
             items = trie.leaf_items[trie.leaf_offsets[leaves]]
-            codes = torch.from_numpy(tokenizer.sid_index.codes)[items.cpu()]  # (rows, num_generations, levels)
+            codes = torch.tensor(tokenizer.sid_index.codes)[items.cpu()]  # (rows, num_generations, levels)
             levels = [torch.tensor(ids)[codes[..., level].long()] for level, ids in enumerate(tokenizer.sid_token_ids)]
             for row, token_ids in zip(rows, torch.stack(levels, dim=-1).tolist()):
                 completions[row] = token_ids
