@@ -11,17 +11,21 @@ from .trie_tsrec import SIDTrie
 
 
 if TYPE_CHECKING:
-    from .generation_tsrec import SIDSearch, TreeBeams, tsrec_generate
-    from .modeling_tsrec import Recommendation, TSRecForCausalLM
+    from .generate_tsrec import tsrec_generate
+    from .modeling_tsrec import TSRecForCausalLM
+    from .recommending_tsrec import Recommendation
     from .sa_init import PUBLISHED_SA_INIT, SAInitReport, initialize_sid_embeddings
+    from .search_tsrec import SIDSearch, TreeBeams
+    from .session_tsrec import SearchSession
 
 # On first use: they pull in transformers' modeling code, a second and a half that reading a tokenizer does not need.
 _MODULE_OF = {
-    "Recommendation": "modeling_tsrec",
+    "Recommendation": "recommending_tsrec",
     "TSRecForCausalLM": "modeling_tsrec",
-    "SIDSearch": "generation_tsrec",
-    "TreeBeams": "generation_tsrec",
-    "tsrec_generate": "generation_tsrec",
+    "SIDSearch": "search_tsrec",
+    "SearchSession": "session_tsrec",
+    "TreeBeams": "search_tsrec",
+    "tsrec_generate": "generate_tsrec",
     "PUBLISHED_SA_INIT": "sa_init",
     "SAInitReport": "sa_init",
     "initialize_sid_embeddings": "sa_init",
@@ -36,6 +40,7 @@ __all__ = [
     "SIDIndex",
     "SIDSearch",
     "SIDTrie",
+    "SearchSession",
     "TSRecConfig",
     "TSRecForCausalLM",
     "TSRecTokenizer",

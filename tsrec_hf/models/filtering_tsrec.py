@@ -52,16 +52,20 @@ class ItemFilter:
         self.trie = trie
         allowed, allowed_by_user = _rows(index, allowed_items, num_users, "allowed_items")
         excluded, excluded_by_user = _rows(index, exclude_items, num_users, "exclude_items")
-        item_mask = np.ones(len(index), dtype=bool) if allowed is None else np.zeros(len(index), dtype=bool)
-        if allowed is not None:
-            item_mask[allowed] = True
-        if excluded is not None:
-            item_mask[excluded] = False
-        self._item_mask = item_mask
-        self._num_shared = int(item_mask.sum())
-        # Items below each node that the shared rules leave; the rules of single users subtract from it.
-        self._counts = trie.count_items(torch.from_numpy(item_mask).to(trie.device))
-        self._shared = None if item_mask.all() else self._counts > 0
+        self._num_items = len(index)
+        # Items that the shared rules leave, and how many of them lie below each node; the rules of single users
+        # subtract from these counts. Without shared rules nothing here costs by the size of the catalogue.
+        self._item_mask: np.ndarray | None = None
+        self._counts, self._shared = trie.num_items_below, None
+        if allowed is not None or excluded is not None:
+            self._item_mask = np.full(len(index), allowed is None)
+            if allowed is not None:
+                self._item_mask[allowed] = True
+            if excluded is not None:
+                self._item_mask[excluded] = False
+            self._counts = trie.count_items(torch.from_numpy(self._item_mask).to(trie.device))
+            self._shared = self._counts > 0
+        self._num_shared = self._num_items if self._item_mask is None else int(self._item_mask.sum())
         further = (
             None if exclude_per_user is None else [np.unique(index.positions_of(ids)) for ids in exclude_per_user]
         )
@@ -77,14 +81,19 @@ class ItemFilter:
         if barred is not None:
             raise ValueError(
                 f"Expected at least one item that user {barred} may be given, but the rules leave none of the "
-                f"{len(self._item_mask)}. Widen `allowed_items`, or exclude less."
+                f"{self._num_items}. Widen `allowed_items`, or exclude less."
             )
 
     def _left(self, user: int) -> int:
         """How many items the rules leave a user."""
         if self._allowed_by_user is not None:
             return len(self._allowed_rows(user))
-        return self._num_shared - int(self._item_mask[self._excluded_by_user[user]].sum())
+        assert self._excluded_by_user is not None  # the user has rules of their own
+        return self._num_shared - len(self._shared_among(self._excluded_by_user[user]))
+
+    def _shared_among(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows of the index that the shared rules leave."""
+        return rows if self._item_mask is None else rows[self._item_mask[rows]]
 
     def batch(self, users: Sequence[int]) -> "NodeFilter":
         """The rules of some users, in the order of a batch, for the search."""
@@ -97,7 +106,7 @@ class ItemFilter:
         if self._excluded_by_user is None:
             return NodeFilter(self._shared, None, False, trie.num_nodes)
         excluded = [self._excluded_by_user[user] for user in users]
-        nodes, rows = _paths(trie, [items[self._item_mask[items]] for items in excluded])
+        nodes, rows = _paths(trie, [self._shared_among(items) for items in excluded])
         keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
         # A prefix is closed to a user when all that the shared rules leave below it is excluded.
         closed = (
@@ -106,20 +115,20 @@ class ItemFilter:
         return NodeFilter(self._shared, keys[closed], False, trie.num_nodes)
 
     def _allowed_rows(self, user: int) -> np.ndarray:
+        assert self._allowed_by_user is not None
         own = self._allowed_by_user[user]
         if self._excluded_by_user is not None:
             own = np.setdiff1d(own, self._excluded_by_user[user])
-        return own[self._item_mask[own]]
+        return self._shared_among(own)
 
     def allows(self, user: int, rows: Sequence[int]) -> list[int]:
         """Those of some rows of the index that a user may be given: items that share a SID may differ."""
-        rows = np.asarray(rows)
-        kept = self._item_mask[rows]
+        kept = self._shared_among(np.asarray(rows))
         if self._excluded_by_user is not None:
-            kept &= ~_contains(self._excluded_by_user[user], rows)
+            kept = kept[~_contains(self._excluded_by_user[user], kept)]
         if self._allowed_by_user is not None:
-            kept &= _contains(self._allowed_by_user[user], rows)
-        return rows[kept].tolist()
+            kept = kept[_contains(self._allowed_by_user[user], kept)]
+        return kept.tolist()
 
 
 class NodeFilter:

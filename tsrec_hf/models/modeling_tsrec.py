@@ -1,53 +1,27 @@
 """The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.utils import logging
 
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
-from .filtering_tsrec import ItemFilter
-from .generation_tsrec import SIDSearch
-from .indexing_tsrec import SIDIndex
-from .prompting_tsrec import PromptBuilder
+from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
 
-
-logger = logging.get_logger(__name__)
 
 # Serves a checkpoint as an Inference Endpoint, which runs `handler.py` and installs `requirements.txt`.
 HANDLER_FILE = "handler.py"
 REQUIREMENTS = "transformers>=5.23,<6\n"
 # What is in a card that nobody wrote by hand: ours, and the one that transformers makes of nothing.
 GENERATED_CARDS = ("<!-- Made by tsrec_hf", "This model card has been automatically generated.")
-
-
-class Recommendation(NamedTuple):
-    """
-    One recommended item: its id, its SID as a string, and the SID's log-probability given the history.
-
-    Example:
-
-    ```python
-    >>> from tsrec_hf import Recommendation
-
-    >>> Recommendation(item_id="nail", sid="<a_0><b_1><c_0>", score=-1.5).item_id
-    'nail'
-    ```
-    """
-
-    item_id: str
-    sid: str
-    score: float
 
 
 class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
@@ -256,7 +230,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """
-        Raises `ValueError` unless the tokenizer, its SID index, prompt version and `max_history` are this checkpoint's.
+        Raises `ValueError` unless the tokenizer's SID index, prompt version and `max_history` are this checkpoint's.
         """
         _check_has_sids(tokenizer)
         for name, meaning in (("prompt_version", "prompts of version"), ("max_history", "histories of at most")):
@@ -282,8 +256,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         num_beams: int | None = None,
         batch_size: int = 16,
         progress: bool = False,
-        allowed_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
-        exclude_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        allowed_items: ItemSet | None = None,
+        exclude_items: ItemSet | None = None,
         exclude_history: bool = False,
         search: str = "beam",
         scoring: str = "vocabulary",
@@ -342,97 +316,21 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         True
         ```
         """
-        self.check_tokenizer(tokenizer)
-        num_beams = self.config.recommend_num_beams if num_beams is None else num_beams
-        if min(top_k, batch_size, num_beams, max_batch_tokens) < 1:
-            raise ValueError(
-                "Expected `top_k`, `batch_size`, `num_beams` and `max_batch_tokens` of at least 1, but found "
-                f"{top_k}, {batch_size}, {num_beams} and {max_batch_tokens}."
-            )
-        if search not in ("beam", "exact"):
-            raise ValueError(f"Expected `search` to be 'beam' or 'exact', but found {search!r}.")
-        index = tokenizer.sid_index
-        if search == "beam" and num_beams < min(top_k, index.trie.num_leaves):
-            raise ValueError(
-                f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
-                f"Pass `num_beams={top_k}` or more."
-            )
-        if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
-            raise TypeError(
-                "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "
-                f"`{type(histories).__name__}`. Pass `rows['history']` of a data set, `list(...)` of a generator, or "
-                'stream through `pipeline("recommendation")`.'
-            )
-        if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
-            raise TypeError(
-                "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
-                "ids. Pass `[history]` for one user."
-            )
-        prompts = PromptBuilder(tokenizer)
-        # Every history is checked before the first is decoded, but prompts are made a batch at a time.
-        lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
-        trie = index.trie_on(self.device)
-        item_filter = None
-        if allowed_items is not None or exclude_items is not None or exclude_history:
-            past = histories if exclude_history else None
-            item_filter = ItemFilter(index, trie, len(lengths), allowed_items, exclude_items, past)
-        results: list[list[Recommendation]] = [[] for _ in lengths]
-        num_expanded = 0
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
-                prefix = torch.tensor(prompts.instruction_ids, dtype=torch.long)
-                sids = SIDSearch(self.backbone, trie, tokenizer.sid_token_ids, scoring, prefix)
-                tree = num_beams * (index.num_levels - 1)
-                for users in _batches(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree):
-                    inputs = self._pad_left([prompts.history_ids(histories[user]) for user in users])
-                    rules = None if item_filter is None else item_filter.batch(users)
-                    if search == "exact":
-                        beams = sids.exact(*inputs, min(top_k, index.trie.num_leaves), num_beams, rules)
-                    else:
-                        beams = sids.beam(*inputs, num_beams, rules, top_k=top_k)
-                    self._check_scores(beams.scores)
-                    for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                        results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
-                    bar.update(len(users))
-                    if search == "exact":
-                        num_expanded += int(beams.num_expanded)
-                        bar.set_postfix(expanded_per_user=f"{num_expanded / bar.n:.0f}" if progress else None)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        if search == "exact" and lengths:
-            logger.info(
-                f"Exact search: {num_expanded / len(lengths):.1f} prefixes expanded per user, of "
-                f"{trie.num_nodes - trie.num_leaves} that the catalogue has."
-            )
-        return results
-
-    def _check_scores(self, scores: torch.Tensor) -> None:
-        if scores.isnan().any():
-            raise ValueError(
-                f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). Its "
-                "weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
-            )
-
-    def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(map(len, rows))
-        # Padding is masked: any token id serves.
-        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
-        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        return input_ids, attention_mask
-
-
-def _batches(lengths: list[int], batch_size: int, max_tokens: int, tree_tokens: int) -> Iterator[list[int]]:
-    """Users in batches of like length, the longest first, so that little of a batch is padding."""
-    order = sorted(range(len(lengths)), key=lambda user: lengths[user], reverse=True)
-    start = 0
-    while start < len(order):
-        fitting = max_tokens // (lengths[order[start]] + tree_tokens)
-        stop = start + max(1, min(batch_size, fitting))
-        yield order[start:stop]
-        start = stop
+        return recommend_items(
+            self,
+            tokenizer,
+            histories,
+            top_k=top_k,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            progress=progress,
+            allowed_items=allowed_items,
+            exclude_items=exclude_items,
+            exclude_history=exclude_history,
+            search=search,
+            scoring=scoring,
+            max_batch_tokens=max_batch_tokens,
+        )
 
 
 def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
@@ -442,21 +340,6 @@ def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
             f"Expected a `TSRecTokenizer`, but found `{type(tokenizer).__name__}`. Make one with "
             "`TSRecTokenizer.from_backbone`, or load the checkpoint's own with `TSRecTokenizer.from_pretrained`."
         )
-
-
-def _items_of_beams(
-    index: SIDIndex, leaves: list[int], scores: list[float], top_k: int, user: int, item_filter: ItemFilter | None
-) -> list[Recommendation]:
-    found: list[Recommendation] = []
-    for leaf, score in zip(leaves, scores):
-        if score == -torch.inf or len(found) >= top_k:
-            break
-        rows = index.trie.items_of_leaf(leaf)
-        sid = index.spell(index.codes[rows[0]])
-        if item_filter is not None:
-            rows = item_filter.allows(user, rows)
-        found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
-    return found[:top_k]
 
 
 # Here and not in the package's `__init__`, which does without transformers' modeling code.

@@ -1,6 +1,7 @@
 """`pipeline("recommendation")`: item ids in, ranked items as dictionaries out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import signature
 from itertools import islice
 from typing import Any
 
@@ -11,17 +12,6 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 
 TASK = "recommendation"
-# What `recommend` takes beside the tokenizer, the histories and the progress bar.
-SETTINGS = {
-    "top_k",
-    "num_beams",
-    "allowed_items",
-    "exclude_items",
-    "exclude_history",
-    "search",
-    "scoring",
-    "max_batch_tokens",
-}
 # Users that a stream holds at a time, in batches: enough to sort them by length.
 BATCHES_IN_A_CHUNK = 16
 
@@ -63,9 +53,11 @@ class RecommendationPipeline(Pipeline):
     _load_tokenizer = True
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
-        unknown = sorted(set(settings) - SETTINGS)
+        # The pipeline itself takes these two.
+        known = _options_of(self.model.recommend) - {"batch_size", "progress"}
+        unknown = sorted(set(settings) - known)
         if unknown:
-            raise TypeError(f"Unknown setting {unknown[0]!r} of recommendations. Expected some of {sorted(SETTINGS)}.")
+            raise TypeError(f"Unknown setting {unknown[0]!r} of recommendations. Expected some of {sorted(known)}.")
         # What can be read only once has to serve several batches, or calls.
         settings = {name: list(value) if isinstance(value, Iterator) else value for name, value in settings.items()}
         return {}, settings, {}
@@ -150,12 +142,13 @@ class RecommendationPipeline(Pipeline):
         return {"rows": [[item._asdict() for item in row] for row in rows]}
 
     def postprocess(self, outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        """Adds titles."""
-        index = self.tokenizer.sid_index
-        for row in outputs["rows"]:
-            for item in row:
-                item["title"] = None if index.titles is None else index.titles[index.position_of(item["item_id"])]
+        """The lists themselves."""
         return outputs["rows"]
+
+
+def _options_of(recommend: Callable) -> set[str]:
+    """The options of `recommend`, beside the tokenizer and the histories."""
+    return set(signature(recommend).parameters) - {"tokenizer", "histories"}
 
 
 def _column_of(histories: Iterable, column: str) -> Iterable:

@@ -1,12 +1,13 @@
 """
-The best of a beam search without reading all of its beams.
+The best SIDs of a beam search without expanding all of its beams.
 
-A prefix's log-probability bounds those of the SIDs below it, so a beam below the worst SID wanted need not be read.
-`prune_beams` goes down with a few prefixes of every user, which gives SIDs to compare with, and then sweeps over the
-levels, reading only the prefixes that could still lead to a better one. What it gives is what the whole search gives:
-a prefix counts while it is among the best `num_beams` of its level, and the search ends when all that could displace
-it, or beat a SID found, has been read. Users need different numbers of prefixes, which is why they go through the
-backbone as one [`ForestDecoder`] row. That pays on a CPU, where a pass costs by the token; it waits for the device.
+A prefix's log-probability bounds those of the SIDs below it, so a beam whose score is below the worst SID wanted need
+not be expanded. `prune_beams` first descends with a few prefixes of every user, which gives SIDs to compare with, and
+then sweeps over the levels and expands only the prefixes that could still lead to a better SID. The result equals that
+of the whole beam search: a prefix counts while it is among the best `num_beams` of its level, and the search ends when
+every prefix that could displace it, or beat a SID found, has been expanded. Users need different numbers of prefixes,
+which is why they go through the backbone as one [`PackedPasses`] row. That pays on a CPU, where a forward pass costs
+by the token; it synchronises with the device.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .decoding_tsrec import ForestDecoder
 from .filtering_tsrec import NodeFilter
+from .tree_passes_tsrec import PackedPasses
 from .trie_tsrec import SIDTrie
 
 
@@ -31,7 +32,7 @@ class _Level:
     nodes: torch.Tensor
     tokens: torch.Tensor
     parents: torch.Tensor  # slots of the level above
-    places: torch.Tensor  # numbers among the decoder's nodes, -1 until read
+    places: torch.Tensor  # numbers among the nodes of the passes, -1 until expanded
 
     @classmethod
     def empty(cls, num_users: int, device: torch.device) -> "_Level":
@@ -54,7 +55,7 @@ class _Level:
 
 
 def prune_beams(
-    decoder: ForestDecoder,
+    passes: PackedPasses,
     trie: SIDTrie,
     score_children: ScoreChildren,
     num_beams: int,
@@ -67,8 +68,8 @@ def prune_beams(
     The best `top_k` SIDs of a beam search with `num_beams` beams.
 
     Args:
-        decoder ([`ForestDecoder`]):
-            The users' prompts, not read yet.
+        passes ([`PackedPasses`]):
+            The users' prompts, not prefilled yet.
         trie ([`SIDTrie`]):
             The legal SIDs.
         score_children (`Callable`):
@@ -81,15 +82,15 @@ def prune_beams(
         node_filter ([`NodeFilter`], *optional*):
             Rules of the batch's users.
         first_user (`int`, *optional*, defaults to `0`):
-            The batch's row that the decoder's first user has in these rules.
+            The batch's row that the first user of the passes has in these rules.
         temperature (`float`, *optional*, defaults to `1.0`):
             Divides the logits.
 
     Returns:
         `tuple` of three `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
-        where the search found fewer, and how many prefixes were read `(users,)`, the empty one included.
+        where the search found fewer, and how many prefixes were expanded `(users,)`, the empty one included.
     """
-    logits = decoder.read_prompts()  # (users, vocabulary)
+    logits = passes.prompt_logits()  # (users, vocabulary)
     num_users, device = len(logits), logits.device
     # levels[0] are the prefixes of one code, levels[-1] the whole SIDs.
     levels = [_Level.empty(num_users, device) for _ in range(trie.num_levels)]
@@ -116,7 +117,7 @@ def prune_beams(
     every = torch.arange(num_users, device=device)
     root = torch.zeros_like(every)
     add_children(0, every, root, root, root.float(), logits)
-    num_read = torch.ones_like(every)
+    num_expanded = torch.ones_like(every)
     worst = torch.full((num_users, 1), -torch.inf, device=device)  # of the SIDs wanted
     first = True
     while True:
@@ -135,10 +136,10 @@ def prune_beams(
             found_more = True
             picked = users, slots
             parents = users if depth == 0 else levels[depth - 1].places.gather(1, level.parents)[picked]
-            start = decoder.num_nodes
-            logits = decoder.extend(parents, level.tokens[picked])
-            level.places[picked] = torch.arange(start, decoder.num_nodes, device=device)
-            num_read += torch.bincount(users, minlength=num_users)
+            start = passes.num_nodes
+            logits = passes.extend(parents, level.tokens[picked])
+            level.places[picked] = torch.arange(start, passes.num_nodes, device=device)
+            num_expanded += torch.bincount(users, minlength=num_users)
             add_children(depth + 1, users, slots, level.nodes[picked], level.scores[picked], logits)
         if not found_more:
             break
@@ -150,4 +151,4 @@ def prune_beams(
         worst, first = best[:, -1:], False
     nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
     leaves = torch.where(best == -torch.inf, trie.depth_starts[-2], nodes.gather(1, chosen))
-    return leaves, best, num_read
+    return leaves, best, num_expanded

@@ -1,0 +1,186 @@
+"""
+Recommendations for histories: the one way from item ids to ranked items.
+
+A history is checked, encoded, padded, searched and turned into items, each once and in this order. The options are
+those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from .filtering_tsrec import ItemFilter
+from .indexing_tsrec import SIDIndex
+from .session_tsrec import SearchSession
+
+
+if TYPE_CHECKING:
+    from .modeling_tsrec import TSRecForCausalLM
+    from .tokenization_tsrec import TSRecTokenizer
+
+
+logger = logging.get_logger(__name__)
+
+# One set of items for all users, or a set for each; also as a mask from `SIDIndex.mask_of`.
+ItemSet = Iterable[str] | Sequence[Iterable[str]]
+
+
+class Recommendation(NamedTuple):
+    """
+    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's title
+    where the index has titles.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import Recommendation
+
+    >>> Recommendation(item_id="nail", sid="<a_0><b_1><c_0>", score=-1.5).item_id
+    'nail'
+    ```
+    """
+
+    item_id: str
+    sid: str
+    score: float
+    title: str | None = None
+
+
+def recommend_items(
+    model: "TSRecForCausalLM",
+    tokenizer: "TSRecTokenizer",
+    histories: Sequence[Sequence[str]],
+    top_k: int,
+    num_beams: int | None,
+    batch_size: int,
+    progress: bool,
+    allowed_items: ItemSet | None,
+    exclude_items: ItemSet | None,
+    exclude_history: bool,
+    search: str,
+    scoring: str,
+    max_batch_tokens: int,
+) -> list[list[Recommendation]]:
+    """Does what [`TSRecForCausalLM.recommend`] documents."""
+    session = SearchSession(model, tokenizer, scoring)
+    index, prompts = session.index, session.prompts
+    num_beams = model.config.recommend_num_beams if num_beams is None else num_beams
+    _check_options(top_k, num_beams, batch_size, max_batch_tokens, search, index)
+    _check_histories(histories)
+    # Every history is checked before the first one is searched, but prompts are encoded a batch at a time.
+    lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
+    item_filter = None
+    if allowed_items is not None or exclude_items is not None or exclude_history:
+        past = histories if exclude_history else None
+        item_filter = ItemFilter(index, session.trie, len(lengths), allowed_items, exclude_items, past)
+    results: list[list[Recommendation]] = [[] for _ in lengths]
+    num_expanded = 0
+    with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
+        tree_tokens = num_beams * (index.num_levels - 1)
+        for users in batches_of(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree_tokens):
+            inputs = session.pad([prompts.history_ids(histories[user]) for user in users])
+            rules = None if item_filter is None else item_filter.batch(users)
+            if search == "exact":
+                beams = session.search.exact(*inputs, min(top_k, session.trie.num_leaves), num_beams, rules)
+            else:
+                beams = session.search.beam(*inputs, num_beams, rules, top_k=top_k)
+            _check_scores(beams.scores, model.dtype)
+            for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
+                results[user] = _items_of_beams(session, leaves, scores, top_k, user, item_filter)
+            bar.update(len(users))
+            if search == "exact":
+                num_expanded += int(beams.num_expanded)
+                bar.set_postfix(expanded_per_user=f"{num_expanded / bar.n:.0f}" if progress else None)
+    if search == "exact" and lengths:
+        logger.info(
+            f"Exact search: {num_expanded / len(lengths):.1f} prefixes expanded per user, of "
+            f"{session.trie.num_nodes - session.trie.num_leaves} that the catalogue has."
+        )
+    return results
+
+
+def batches_of(lengths: list[int], batch_size: int, max_tokens: int, tree_tokens: int) -> Iterator[list[int]]:
+    """
+    Users in batches of like length, the longest first, so that little of a batch is padding.
+
+    Args:
+        lengths (`list[int]`):
+            Tokens of each user's prompt.
+        batch_size (`int`):
+            Most users of a batch.
+        max_tokens (`int`):
+            Most tokens of a batch, prompts and trees; a user who is above that alone is a batch of one.
+        tree_tokens (`int`):
+            Tokens of a user's search tree behind the prompt.
+    """
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user], reverse=True)
+    start = 0
+    while start < len(order):
+        fitting = max_tokens // (lengths[order[start]] + tree_tokens)
+        stop = start + max(1, min(batch_size, fitting))
+        yield order[start:stop]
+        start = stop
+
+
+def _check_options(top_k: int, num_beams: int, batch_size: int, max_tokens: int, search: str, index: SIDIndex) -> None:
+    if min(top_k, batch_size, num_beams, max_tokens) < 1:
+        raise ValueError(
+            "Expected `top_k`, `batch_size`, `num_beams` and `max_batch_tokens` of at least 1, but found "
+            f"{top_k}, {batch_size}, {num_beams} and {max_tokens}."
+        )
+    if search not in ("beam", "exact"):
+        raise ValueError(f"Expected `search` to be 'beam' or 'exact', but found {search!r}.")
+    if search == "beam" and num_beams < min(top_k, index.trie.num_leaves):
+        raise ValueError(
+            f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
+            f"Pass `num_beams={top_k}` or more."
+        )
+
+
+def _check_histories(histories: object) -> None:
+    if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
+        raise TypeError(
+            "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "
+            f"`{type(histories).__name__}`. Pass `rows['history']` of a data set, `list(...)` of a generator, or "
+            'stream through `pipeline("recommendation")`.'
+        )
+    if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
+        raise TypeError(
+            "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
+            "ids. Pass `[history]` for one user."
+        )
+
+
+def _check_scores(scores: torch.Tensor, dtype: torch.dtype) -> None:
+    if scores.isnan().any():
+        raise ValueError(
+            f"Expected scores that are numbers, but the model's are NaN (its weights are {dtype}). Its weights may "
+            "have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
+        )
+
+
+def _items_of_beams(
+    session: SearchSession,
+    leaves: list[int],
+    scores: list[float],
+    top_k: int,
+    user: int,
+    item_filter: ItemFilter | None,
+) -> list[Recommendation]:
+    index = session.index
+    found: list[Recommendation] = []
+    for leaf, score in zip(leaves, scores):
+        if score == -torch.inf or len(found) >= top_k:
+            break
+        rows = session.items_of(leaf)
+        sid = index.spell(index.codes[rows[0]])
+        if item_filter is not None:
+            rows = item_filter.allows(user, rows)
+        found.extend(
+            Recommendation(index.item_ids[row], sid, score, None if index.titles is None else index.titles[row])
+            for row in rows
+        )
+    return found[:top_k]
