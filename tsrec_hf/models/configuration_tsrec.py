@@ -80,6 +80,7 @@ class TSRecConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration, so that `generate` and resized embeddings use the right sizes."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # the parent's `__post_init__` made it one
         return self.backbone_config
 
     def to_dict(self) -> dict[str, Any]:

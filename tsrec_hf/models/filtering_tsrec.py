@@ -7,6 +7,7 @@ are short lists of nodes, looked up in sorted order, so that a step costs nothin
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,9 @@ class ItemFilter:
         keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
         # A prefix is closed to a user when all that the shared rules leave below it is excluded.
         closed = (
-            counts == self._counts[keys % trie.num_nodes] if len(keys) else torch.zeros(0, dtype=bool, device=device)
+            counts == self._counts[keys % trie.num_nodes]
+            if len(keys)
+            else torch.zeros(0, dtype=torch.bool, device=device)
         )
         return NodeFilter(self._shared, keys[closed], False, trie.num_nodes)
 
@@ -170,9 +173,7 @@ class NodeFilter:
         return legal & (listed if self.listed_are_legal else ~listed)
 
 
-def _rows(
-    index: SIDIndex, items: Iterable[str] | Sequence[Iterable[str]] | None, num_users: int, name: str
-) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+def _rows(index: SIDIndex, items: Any, num_users: int, name: str) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
     """Rows of the index for a set that all users share, or for one set per user."""
     if items is None:
         return None, None

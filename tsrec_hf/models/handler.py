@@ -31,7 +31,8 @@ class EndpointHandler:
         # The endpoint's owner chose to run the code of this repository, of which this file is a part.
         self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=True)
         model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=True, dtype="auto")
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
         options = set(signature(self.model.recommend).parameters) - {"tokenizer", "histories"}
         self.parameters = sorted(options - WITHHELD)
 

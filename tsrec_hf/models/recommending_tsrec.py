@@ -6,7 +6,7 @@ those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -30,8 +30,8 @@ ItemSet = Iterable[str] | Sequence[Iterable[str]]
 
 class Recommendation(NamedTuple):
     """
-    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's title
-    where the index has titles.
+    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's
+    title where the index has titles.
 
     Example:
 
@@ -140,7 +140,7 @@ def _check_options(top_k: int, num_beams: int, batch_size: int, max_tokens: int,
         )
 
 
-def _check_histories(histories: object) -> None:
+def _check_histories(histories: Any) -> None:
     if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
         raise TypeError(
             "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "
