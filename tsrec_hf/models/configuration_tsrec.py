@@ -32,7 +32,7 @@ class TSRecConfig(PreTrainedConfig):
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
         run_facts (`dict`, *optional*):
-            How the checkpoint came about, for its model card: backbone, data, SID method, stages of training.
+            Facts about the training of the checkpoint, for its model card: backbone, data, SID method, stages of training.
 
     Example:
 

@@ -1,5 +1,5 @@
 """
-Business rules inside the trie: which items a user may be given.
+Business rules inside the trie: constrain a search to the items that a user may be recommended.
 
 A rule removes leaves, and with them every prefix that leads to removed leaves only, so that beams never spend a place
 on what could not be returned. Rules that all users share are one mask over the nodes, made once. Rules of single users
@@ -18,7 +18,7 @@ from .trie_tsrec import SIDTrie
 
 class ItemFilter:
     r"""
-    The items that users may be given, and the prefixes that lead to them.
+    Compiles `allowed_items`, `exclude_items` and excluded histories into rules over the trie.
 
     Args:
         index ([`SIDIndex`]):
@@ -86,7 +86,7 @@ class ItemFilter:
             )
 
     def _left(self, user: int) -> int:
-        """How many items the rules leave a user."""
+        """Number of items that the rules leave to a user."""
         if self._allowed_by_user is not None:
             return len(self._allowed_rows(user))
         assert self._excluded_by_user is not None  # the user has rules of their own
@@ -136,7 +136,7 @@ class ItemFilter:
 
 class NodeFilter:
     """
-    The rules of one batch over the trie's nodes.
+    The rules of one batch of users, as a test of the trie's nodes.
 
     Args:
         shared (`torch.Tensor` of shape `(num_nodes,)`, *optional*):
@@ -157,8 +157,10 @@ class NodeFilter:
 
     def __call__(self, nodes: torch.Tensor, legal: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """
-        What of `legal` stays, for nodes of shape `(batch, ...)`, or `(n, ...)` with `rows` of the batch, `(n,)`. Makes
-        no device synchronisation.
+        Masks out the nodes that the rules close.
+
+        Takes nodes of shape `(batch, ...)`, or `(n, ...)` with the `rows` of the batch that they belong to, `(n,)`, and
+        returns `legal` narrowed to those that stay. Makes no device synchronisation.
         """
         if self.shared is not None:
             legal = legal & self.shared[nodes]

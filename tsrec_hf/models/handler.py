@@ -22,6 +22,8 @@ WITHHELD = {"batch_size", "max_batch_tokens", "progress"}
 
 class EndpointHandler:
     """
+    Loads a recommender and answers requests with it.
+
     Args:
         path (`str`, *optional*, defaults to `""`):
             Folder of the checkpoint.
@@ -38,6 +40,8 @@ class EndpointHandler:
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
+        Recommends for one user or several.
+
         Args:
             data (`dict`):
                 `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some

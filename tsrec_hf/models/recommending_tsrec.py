@@ -1,5 +1,5 @@
 """
-Recommendations for histories: the one way from item ids to ranked items.
+Turns histories of item ids into ranked items.
 
 A history is checked, encoded, padded, searched and turned into items, each once and in this order. The options are
 those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them.
@@ -64,7 +64,7 @@ def recommend_items(
     scoring: str,
     max_batch_tokens: int,
 ) -> list[list[Recommendation]]:
-    """Does what [`TSRecForCausalLM.recommend`] documents."""
+    """Implements [`TSRecForCausalLM.recommend`], which documents the arguments."""
     session = SearchSession(model, tokenizer, scoring)
     index, prompts = session.index, session.prompts
     num_beams = model.config.recommend_num_beams if num_beams is None else num_beams

@@ -25,7 +25,7 @@ PUBLISHED_SA_INIT = {"pooling": "mean", "center": False, "norm": "vocab_mean"}
 @dataclass
 class SAInitReport:
     """
-    What [`initialize_sid_embeddings`] did: its arguments, and figures of the rows of each matrix and level.
+    Report of [`initialize_sid_embeddings`]: its arguments, and statistics of the rows of each matrix and level.
 
     Attributes:
         settings (`dict`): Arguments that decided the rows.
@@ -103,7 +103,7 @@ def initialize_sid_embeddings(
     missing: Literal["error", "resize"] = "error",
 ) -> SAInitReport:
     r"""
-    Starts the embedding of every SID token from the keywords of its cluster, in place.
+    Initialises the embedding of every SID token from the keywords of its cluster, in place.
 
     The defaults are the form that did best in `benchmarks/sa_init_study.py`; the published one is `PUBLISHED_SA_INIT`,
     to be passed as `**PUBLISHED_SA_INIT` here or as `sa_init_kwargs=PUBLISHED_SA_INIT` to `from_backbone`.

@@ -79,7 +79,7 @@ def tree_attention_mask(
     dtype: torch.dtype,
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """
-    The additive mask that says who sees whom.
+    Builds the additive attention mask of a tree of continuations.
 
     Args:
         visible (`torch.Tensor` of shape `(batch, queries, keys)`):
@@ -249,7 +249,7 @@ class PackedPasses:
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are; the next one has this number."""
+        """Number of nodes so far, which is the number of the next one."""
         return len(self._seen)
 
     def prompt_logits(self) -> torch.Tensor:
@@ -365,7 +365,7 @@ class ExpandedPasses:
 def _put_in_front(
     prefix_ids: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts with a prefix, left-padded again."""
+    """Prepends a prefix to left-padded prompts; the result is left-padded as well."""
     batch_size, width = input_ids.shape
     padding = width - attention_mask.sum(-1, keepdim=True)  # (batch, 1)
     columns = torch.arange(width + len(prefix_ids), device=input_ids.device)
