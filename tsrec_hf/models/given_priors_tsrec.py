@@ -63,7 +63,8 @@ class MixedPrior(ItemPrior):
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The parts' states, arrays under numbered names."""
-        arrays, parts = {}, []
+        arrays: dict[str, np.ndarray] = {}
+        parts = []
         for number, prior in enumerate(self.priors):
             own, facts = prior.state()
             arrays |= {f"{number}.{name}": array for name, array in own.items()}

@@ -217,9 +217,9 @@ class NextItemPrior(ItemPrior):
         source = np.asarray(sources, dtype=np.int64)
         starts, sizes = self.offsets[source], np.diff(self.offsets)[source]
         which = np.repeat(np.arange(len(source)), sizes)
-        entries = starts[which] + np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        items = self.successors[entries].astype(np.int64)
-        values = self.values[entries] * np.asarray(scales, dtype=np.float32)[which]
+        places = starts[which] + np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        items = self.successors[places].astype(np.int64)
+        values = self.values[places] * np.asarray(scales, dtype=np.float32)[which]
         users = np.asarray(rows, dtype=np.int64)[which]
         if not self.repeats:
             own = [self.index.positions_of(history) for history in histories]
@@ -227,8 +227,8 @@ class NextItemPrior(ItemPrior):
             taken = np.repeat(np.arange(len(own)), sizes) * len(self.index) + np.concatenate(own).astype(np.int64)
             kept = ~np.isin(users * len(self.index) + items, taken)
             users, items, values = users[kept], items[kept], values[kept]
-        parts = (torch.from_numpy(part) for part in (users, items, values))
-        return PriorWeights(self._shared, *parts, num_users=len(histories))
+        entries = [torch.from_numpy(part) for part in (users, items, values)]
+        return PriorWeights(self._shared, entries[0], entries[1], entries[2], num_users=len(histories))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Transitions, popularity and settings."""

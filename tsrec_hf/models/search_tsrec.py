@@ -188,8 +188,8 @@ class SIDSearch:
         if top_k is not None and on_cpu and self._pays_to_prune(len(input_ids), num_beams, top_k):
             return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior)
         beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature, prior=prior)
-        columns = (beams.leaves, beams.scores, beams.log_probs)
-        return TreeBeams(*(column[:, :top_k] for column in columns), beams.num_expanded)
+        leaves, scores, log_probs = (part[:, :top_k] for part in (beams.leaves, beams.scores, beams.log_probs))
+        return TreeBeams(leaves, scores, log_probs, beams.num_expanded)
 
     def _pays_to_prune(self, num_users: int, num_beams: int, top_k: int) -> bool:
         return (
