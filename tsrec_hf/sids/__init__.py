@@ -3,12 +3,14 @@
 from .collisions import resolve_collisions
 from .embedding import mean_pooled_embeddings
 from .item_embedding import embed_items
+from .quantizer import Quantizer
 from .report import SIDReport, sid_report
 from .residual_kmeans import ResidualKMeans
 from .rqvae import RQVAE
 
 
 __all__ = [
+    "Quantizer",
     "RQVAE",
     "ResidualKMeans",
     "SIDReport",

@@ -8,26 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from .residual_kmeans import checked_codes
+from .checks import checked_codes
+from .quantizer import Quantizer
 
 
 POLICIES = ("reassign", "sinkhorn", "suffix", "keep")
-
-
-class Quantizer(Protocol):
-    """What [`ResidualKMeans`] and [`RQVAE`] have in common."""
-
-    level_sizes: list[int]
-
-    def encode(self, embeddings: np.ndarray) -> np.ndarray: ...
-
-    def decode(self, codes: np.ndarray) -> np.ndarray: ...
-
-    def distances(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray: ...
 
 
 def resolve_collisions(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .collisions import Quantizer
-from .residual_kmeans import as_matrix
+from .checks import as_matrix
+from .quantizer import Quantizer
 
 
 NUM_NEIGHBORS = 10
