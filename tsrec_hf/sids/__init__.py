@@ -1,4 +1,4 @@
-"""Item texts and images to embeddings to integer codes."""
+"""Semantic IDs: from item texts and images to embeddings to integer codes."""
 
 from .collisions import resolve_collisions
 from .embedding import mean_pooled_embeddings
