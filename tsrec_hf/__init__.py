@@ -67,9 +67,11 @@ _ROOM_OF = {
         "NextItemRecommender",
         "PopularityRecommender",
         "RecommendationEvaluator",
+        "baseline_results",
         "hit_rate_at_k",
         "metrics_table",
         "ndcg_at_k",
+        "recommend_distributed",
         "target_ranks",
     ],
     "rewards": [

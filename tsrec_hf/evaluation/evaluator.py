@@ -20,6 +20,9 @@ from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 
 logger = logging.getLogger(__name__)
 
+# Metrics of one method: by slice, then by name.
+Results = dict[str, dict[str, float]]
+
 
 class RecommendationEvaluator:
     r"""
@@ -96,7 +99,7 @@ class RecommendationEvaluator:
         repeat = torch.tensor([target in history for target, history in zip(self._targets, self._histories)])
         return {"all": torch.ones_like(cold), "cold": cold, "repeat": repeat, "new": ~(cold | repeat)}
 
-    def evaluate(self, recommended: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    def evaluate(self, recommended: Sequence[Sequence[str]]) -> Results:
         """
         Scores one list of recommendations per row.
 
@@ -123,7 +126,7 @@ class RecommendationEvaluator:
 
     def evaluate_model(
         self, model: TSRecForCausalLM, tokenizer: TSRecTokenizer, num_beams: int = 50, batch_size: int = 16
-    ) -> dict[str, dict[str, float]]:
+    ) -> Results:
         """
         Lets a model recommend for every row, and scores its lists.
 
