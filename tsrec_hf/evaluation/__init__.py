@@ -1,6 +1,7 @@
 """How good recommendations are: metrics of ranks, an evaluator over a split, and the baselines any model must beat."""
 
 from .baselines import NextItemRecommender, PopularityRecommender, baseline_results
+from .bootstrap import PairedDifference, paired_bootstrap
 from .evaluator import RecommendationEvaluator
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 from .report import metrics_table
@@ -9,12 +10,14 @@ from .sharding import recommend_distributed
 
 __all__ = [
     "NextItemRecommender",
+    "PairedDifference",
     "PopularityRecommender",
     "RecommendationEvaluator",
     "baseline_results",
     "hit_rate_at_k",
     "metrics_table",
     "ndcg_at_k",
+    "paired_bootstrap",
     "recommend_distributed",
     "target_ranks",
 ]
