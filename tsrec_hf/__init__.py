@@ -77,9 +77,7 @@ _ROOM_OF = {
     ],
     "evaluation": [
         "NextItemRecommender",
-        "PairedDifference",
         "PopularityRecommender",
-        "PriorFit",
         "RecommendationEvaluator",
         "baseline_results",
         "fit_prior",
