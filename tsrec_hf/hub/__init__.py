@@ -2,6 +2,14 @@
 
 from .card import add_evaluation, build_model_card, check_base_model, dataset_facts
 from .export import export_backbone
+from .first_layers import save_first_layers
 
 
-__all__ = ["add_evaluation", "build_model_card", "check_base_model", "dataset_facts", "export_backbone"]
+__all__ = [
+    "add_evaluation",
+    "build_model_card",
+    "check_base_model",
+    "dataset_facts",
+    "export_backbone",
+    "save_first_layers",
+]
