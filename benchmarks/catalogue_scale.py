@@ -5,8 +5,8 @@ What does a catalogue of ten million items cost?
 
 Synthetic catalogues of ten thousand to ten million items with three and four levels of 256 codes, each in a process of
 its own: building the trie, saving and loading the index, looking items up, preparing a filter that allows half of the
-items, and what is added to one decoding step of 50 beams. That step is timed at every depth, since what it costs
-should follow the children of the beams and not the catalogue.
+items, and the constraint's share of one decoding step of 50 beams. That step is timed at every depth, since its cost
+should grow with the children of the beams and not with the catalogue.
 
 Times are those of one processor core (`time.process_time`), so that other jobs of the machine do not count; nor does
 waiting for a disk. Memory is read from `/proc` (Linux).
@@ -48,18 +48,20 @@ class ScriptArguments:
     )
     levels: list[int] = field(default_factory=lambda: [3, 4], metadata={"help": "Numbers of levels."})
     beams: int = field(default=50, metadata={"help": "Beams of the step."})
-    repeats: int = field(default=200, metadata={"help": "Steps of which the median counts, after a tenth as many."})
+    repeats: int = field(
+        default=200, metadata={"help": "Timed steps, after a tenth as many to warm up; the median counts."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the codes."})
     output_dir: str = field(default="outputs/catalogue_scale", metadata={"help": "Folder of the results."})
     quick: bool = field(default=False, metadata={"help": "Up to a hundred thousand items."})
-    case: bool = field(default=False, metadata={"help": "Measure the one case here and print JSON; used by itself."})
+    case: bool = field(default=False, metadata={"help": "Internal: this process measures one case."})
 
     def __post_init__(self):
         self.items = [items for items in self.items if items <= 100_000] if self.quick else self.items
 
 
 def steps(trie: SIDTrie, rules: NodeFilter, args: ScriptArguments) -> list[dict[str, float]]:
-    """Times what is added to one decoding step at each depth, and counts the children it looks at."""
+    """Times the constraint's share of one decoding step at each depth, and counts the children of the beams."""
     generator = torch.Generator().manual_seed(args.seed)
     logits = torch.randn(args.beams, VOCABULARY, generator=generator)
     token_ids = torch.randperm(VOCABULARY, generator=generator)[: trie.num_levels * CODES].view(-1, CODES)
@@ -109,7 +111,7 @@ def measure(items: int, levels: int, args: ScriptArguments) -> dict[str, Any]:
     """Measures one catalogue."""
     generator = np.random.default_rng(args.seed)
     codes = generator.integers(0, CODES, size=(items, levels), dtype=np.int32)
-    SIDTrie(codes[:100])  # What is done on first use is not the catalogue's cost.
+    SIDTrie(codes[:100])  # Warms up.
     before = resident_bytes()
     trie, trie_seconds = timed(lambda: SIDTrie(codes))
     figures: dict[str, Any] = {
@@ -186,7 +188,7 @@ def report(cases: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         "",
         markdown_table(["items", "levels", "SIDs", *columns], rows),
         "",
-        "One decoding step: children looked up, their scores gathered, padding closed. Slots: for every beam, as many "
+        "One decoding step: children looked up, their scores gathered, padding masked. Slots: for every beam, as many "
         "as the widest prefix of the depth has children.",
         "",
         markdown_table(

@@ -95,7 +95,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 
 def write_report(path: str | Path, text: str, results: Mapping[str, Any]) -> None:
-    """Writes a report as Markdown and the figures behind it as JSON beside it."""
+    """Writes a report as Markdown, and its figures as JSON beside it."""
     path = Path(path)
     write_text(path, text)
     write_json(path.with_suffix(".json"), results)
@@ -178,7 +178,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """What times depend on: device, threads, version of torch."""
+    """Device, threads and version of torch, which times depend on."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 

@@ -6,7 +6,7 @@ How fast, how equal and how exact is constrained decoding?
 On the same prompts of the test split: `generate` with a `prefix_allowed_tokens_fn`, as others do; `generate` with a
 vectorised logits processor; and the tree search of `recommend` for the ten best, scored over the vocabulary, equal to
 `generate`, and over the catalogue, equal to `generate` with that function and `renormalize_logits=True`. Prompts are
-ours, and the same behind an instruction of some 80 tokens, as other systems have it. All times are from one process;
+ours, and the same after an instruction of some 80 tokens, as other systems have it. All times are from one process;
 compare ratios, not machines.
 """
 

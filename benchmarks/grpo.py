@@ -4,8 +4,8 @@ What does one optimisation step of GRPO cost, and are the gradients the same?
     python benchmarks/grpo.py --model_name_or_path outputs/sft --data_dir amazon/Industrial_and_Scientific
 
 In one run, on the same training prompts and weights: TRL's own `GRPOTrainer` with beams from `generate` under a
-`prefix_allowed_tokens_fn`, as others do; ours with `shared_prefix=False`, which is TRL's loss behind our rollouts; and
-ours. Prompts are ours, and the same behind an instruction of some 80 tokens, as other systems have it. The learning
+`prefix_allowed_tokens_fn`, as others do; ours with `shared_prefix=False`, which is TRL's loss after our rollouts; and
+ours. Prompts are ours, and the same after an instruction of some 80 tokens, as other systems have it. The learning
 rate is 0, so that every step does the same work. The first step is not timed: there all trainers get the same
 completions, so that their gradients and what the loss keeps for its backward pass can be compared.
 
@@ -74,7 +74,7 @@ class ScriptArguments(DataArguments):
     prompts_per_batch: int = field(default=4, metadata={"help": "Groups whose loss is computed at once."})
     prompts: list[str] = field(
         default_factory=lambda: ["ours", "instruction"],
-        metadata={"help": "'ours', 'instruction' for ours behind an instruction, or both."},
+        metadata={"help": "'ours', 'instruction' for ours after an instruction, or both."},
     )
     steps: int = field(default=2, metadata={"help": "Timed steps; the fastest counts."})
     beta: float = field(default=1e-3, metadata={"help": "Weight of the KL; above 0 the reference model runs too."})

@@ -123,7 +123,7 @@ class StudyArguments(DataArguments):
     quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
     variants: list[str] = field(
         default_factory=lambda: list(FIRST_VARIANTS),
-        metadata={"help": f"Among {list(INITIALIZATIONS)}, each also with '{ALIGN}' behind it."},
+        metadata={"help": f"Among {list(INITIALIZATIONS)}, each also with '{ALIGN}' appended."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per variant and seed."})
     num_layers: int = field(default=6, metadata={"help": "First layers of the backbone to keep; 0 for all."})

@@ -52,7 +52,7 @@ class BenchmarkArguments(DataArguments):
         usable = [name for name, settings in known.items() if settings and not settings.get("shuffle_seed")]
         if self.initialization not in usable or (self.shuffled and self.initialization + SHUFFLED not in known):
             raise ValueError(
-                f"Expected an initialisation that reads keywords, among {usable}, and with `--shuffled` one that the "
+                f"Expected an initialisation that uses keywords, among {usable}, and with `--shuffled` one that the "
                 f"study has a control of, but found {self.initialization!r}."
             )
         self.seeds = self.seeds[:1] if self.quick else self.seeds
