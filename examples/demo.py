@@ -58,9 +58,9 @@ def load_movies() -> ts.RecommendationDataset:
     """MovieLens-100k; year and genres make up the description that its files lack."""
     log = ts.tidy(ts.load_recbole(movielens_from_wheel()))
     dataset = log.split(ts.chronological_split, name="MovieLens-100k", max_history=10)
-    texts = [f"{' '.join(item['class'])} movie of {item['release_year']}" for item in dataset.items]
     print(log.summary.with_splits(dataset), dataset, sep="\n")
-    return replace(dataset, items=dataset.items.add_column("description", texts))
+    items = dataset.items.map(lambda one: {"description": f"{' '.join(one['class'])} movie of {one['release_year']}"})
+    return replace(dataset, items=items)
 
 
 def find_backbone(args: DemoArguments, folder: Path) -> tuple[str | Path, dict[str, str]]:
