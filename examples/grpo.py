@@ -177,7 +177,7 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
         model=quantize(model, tokenizer, model_args, training_args),
         reward_funcs=rewards,
         args=training_args,
-        train_dataset=build_grpo_rows(dataset.train, tokenizer, model.config.max_history),
+        train_dataset=build_grpo_rows(dataset.train, tokenizer),
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
         peft_config=peft_config,

@@ -30,7 +30,15 @@ _ROOM_OF = {
         "save_minionerec",
         "tidy",
     ],
-    "sids": ["RQVAE", "ResidualKMeans", "SIDReport", "embed_items", "resolve_collisions", "sid_report"],
+    "sids": [
+        "Quantizer",
+        "RQVAE",
+        "ResidualKMeans",
+        "SIDReport",
+        "embed_items",
+        "resolve_collisions",
+        "sid_report",
+    ],
     "semantics": [
         "InferenceClientTeacher",
         "KeywordTeacher",
@@ -40,12 +48,16 @@ _ROOM_OF = {
         "describe_tokens",
     ],
     "models": [
+        "ItemPrior",
+        "NextItemPrior",
         "PUBLISHED_SA_INIT",
+        "PopularityPrior",
         "PromptBuilder",
         "Recommendation",
         "SAInitReport",
         "SIDIndex",
         "SIDTrie",
+        "SimilarityPrior",
         "TSRecConfig",
         "TSRecForCausalLM",
         "TSRecTokenizer",
@@ -65,10 +77,10 @@ _ROOM_OF = {
     ],
     "evaluation": [
         "NextItemRecommender",
-        "PairedDifference",
         "PopularityRecommender",
         "RecommendationEvaluator",
         "baseline_results",
+        "fit_prior",
         "hit_rate_at_k",
         "metrics_table",
         "ndcg_at_k",
@@ -169,6 +181,7 @@ class _WhenPipelinesAreImported(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
+        assert spec is not None and spec.loader is not None  # transformers has the module
         execute = spec.loader.exec_module
 
         def execute_and_go_on(module: ModuleType) -> None:
@@ -176,7 +189,7 @@ class _WhenPipelinesAreImported(MetaPathFinder):
             # Ours may be what imports theirs: then it is underway, and this does nothing.
             import_module(self.OURS)
 
-        spec.loader.exec_module = execute_and_go_on
+        spec.loader.exec_module = execute_and_go_on  # type: ignore[method-assign]
         return spec
 
 

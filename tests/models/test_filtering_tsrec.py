@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tsrec_hf import SIDIndex, SIDTrie
+from tsrec_hf.models.filtering_tsrec import ItemFilter
 
 
 ITEM_IDS = [f"item{number}" for number in range(40)]
@@ -152,3 +153,19 @@ def test_counts_and_paths_equal_a_walk(levels):
             assert node == paths[item, depth]
             expected[node] += int(mask[item])
     assert torch.equal(trie.count_items(mask), expected)
+
+
+def test_histories_alone_cost_nothing_per_item_of_the_catalogue(monkeypatch) -> None:
+    """A filter of `exclude_history` makes no array, and counts nothing, over the catalogue."""
+    codes = np.stack(np.unravel_index(np.arange(1000), (10, 10, 10)), axis=1)
+    index = SIDIndex([str(number) for number in range(1000)], codes)
+    index.trie.num_items_below  # derived once
+    monkeypatch.setattr(SIDTrie, "count_items", None)
+    monkeypatch.setattr(np, "ones", None)
+    monkeypatch.setattr(np, "full", None)
+    rules = ItemFilter(index, index.trie, 1, exclude_per_user=[["0", "1"]])
+    assert rules.allows(0, [0, 1, 2]) == [2]
+    nodes, _, legal = index.trie.children(torch.tensor([[0]]), depth=0)
+    assert bool(rules.batch([0])(nodes, legal).all())
+    closed = index.trie.paths_of(torch.tensor([0]))[:, -1:]
+    assert not bool(rules.batch([0])(closed.unsqueeze(0), torch.ones(1, 1, 1, dtype=torch.bool)).any())

@@ -1,8 +1,10 @@
 """The Inference Endpoint's handler, called as its server does."""
 
+import inspect
+
 import pytest
 
-from tsrec_hf.models.handler import PARAMETERS, EndpointHandler
+from tsrec_hf.models.handler import WITHHELD, EndpointHandler
 
 
 @pytest.fixture
@@ -30,10 +32,10 @@ def test_several_users_and_parameters(handler, model, tokenizer):
     assert handler({"inputs": [["apple"]], "parameters": None}) == [handler({"inputs": ["apple"]})]
 
 
-def test_parameters_are_those_of_recommend(model):
-    import inspect
-
-    assert PARAMETERS <= set(inspect.signature(model.recommend).parameters)
+def test_parameters_are_those_of_recommend(handler, model):
+    options = set(inspect.signature(model.recommend).parameters) - {"tokenizer", "histories"}
+    assert set(handler.parameters) == options - WITHHELD and WITHHELD <= options
+    assert {"top_k", "num_beams", "exclude_history", "search", "scoring"} <= set(handler.parameters)
 
 
 @pytest.mark.parametrize(

@@ -408,40 +408,61 @@ class TestGrowth:
     """Items that come and go without training."""
 
     def test_it_equals_an_index_made_whole(self, sid_index) -> None:
-        codes, ids, titles = sid_index.codes.copy(), list(sid_index.item_ids), list(sid_index.titles)
-        sid_index.trie, sid_index.fingerprint  # what is derived must not outlive the change
-        grown = sid_index.add_items(["kiwi", "axe"], codes=[[1, 0, 0], [0, 2, 1]], titles=["green kiwi", "axe"])
+        before = pickle.dumps(sid_index)
+        codes, ids, titles = sid_index.codes, sid_index.item_ids, sid_index.titles
+        trie, fingerprint = sid_index.trie, sid_index.fingerprint
+        grown = sid_index.with_items(["kiwi", "axe"], codes=[[1, 0, 0], [0, 2, 1]], titles=["green kiwi", "axe"])
         whole = SIDIndex([*ids, "kiwi", "axe"], [*codes, [1, 0, 0], [0, 2, 1]], titles=[*titles, "green kiwi", "axe"])
-        assert grown is sid_index and grown == whole and grown.fingerprint == whole.fingerprint
+        assert grown == whole and grown.fingerprint == whole.fingerprint
         assert grown.items_of("<a_1><b_0><c_0>") == ["apple", "kiwi"]  # a SID that was taken is shared
         assert grown.items_of("<a_0><b_2><c_1>") == ["axe"] and grown.trie.num_leaves == 8
-        grown.remove_items(["nail", "screw", "kiwi"])
+        smaller = grown.without_items(["nail", "screw", "kiwi"])
         left = [row for row, item in enumerate(whole.item_ids) if item not in ("nail", "screw", "kiwi")]
-        assert grown == SIDIndex(
+        assert smaller == SIDIndex(
             [whole.item_ids[row] for row in left],
             whole.codes[left],
             sid_index.tokens,
             [whole.titles[row] for row in left],
         )
-        assert grown.items_of("<a_0><b_1><c_0>") == [] and "nail" not in grown
+        assert smaller.items_of("<a_0><b_1><c_0>") == [] and "nail" not in smaller
+        # Nothing of the indexes that they come from has changed.
+        assert grown == whole and "nail" in grown
+        assert pickle.dumps(sid_index) == before
+        assert sid_index.trie is trie and sid_index.fingerprint == fingerprint and len(sid_index) == 8
 
-    def test_the_origin_is_remembered(self, sid_index, tmp_path) -> None:
-        origin = sid_index.fingerprint
-        assert sid_index.fits(origin) and sid_index.fits(None) and not sid_index.fits("another")
-        sid_index.add_items(["axe"], sids=["<a_0><b_2><c_1>"])
-        sid_index.remove_items(["nail"])
-        assert sid_index.fingerprint != origin and sid_index.fits(origin)
-        assert sid_index.titles[-1] == ""
-        sid_index.save(tmp_path)
-        for copied in (SIDIndex.load(tmp_path), pickle.loads(pickle.dumps(sid_index))):
-            assert copied == sid_index and copied.fits(origin) and not copied.fits("another")
+    def test_all_ancestors_are_remembered(self, sid_index, tmp_path) -> None:
+        first = sid_index.fingerprint
+        assert sid_index.fits(first) and sid_index.fits(None) and not sid_index.fits("another")
+        second = sid_index.with_items(["axe"], sids=["<a_0><b_2><c_1>"])
+        third = second.without_items(["nail"]).with_items(["drill"], codes=[[0, 2, 0]])
+        assert third.titles[-1] == ""
+        # A checkpoint of any of them takes the last: add, train, add again.
+        assert third.ancestors[:2] == (first, second.fingerprint) and len(third.ancestors) == 3
+        third.save(tmp_path)
+        for copied in (SIDIndex.load(tmp_path), pickle.loads(pickle.dumps(third)), third.with_counts([1] * 9)):
+            assert copied == third and copied.ancestors == third.ancestors
+            assert copied.fits(first) and copied.fits(second.fingerprint) and not copied.fits("another")
+        # Older indexes do not fit younger checkpoints.
+        assert not sid_index.fits(second.fingerprint) and not second.fits(third.fingerprint)
+
+    def test_there_and_back_is_no_ancestor_of_itself(self, sid_index) -> None:
+        back = sid_index.with_items(["axe"], codes=[[0, 2, 0]]).without_items(["axe"])
+        assert back == sid_index and back.fingerprint == sid_index.fingerprint not in back.ancestors
+
+    def test_nothing_can_be_set(self, sid_index) -> None:
+        sid_index.trie
+        for name in ("item_ids", "codes", "titles", "counts", "trie", "anything"):
+            with pytest.raises(AttributeError, match=f"`{name}` is to be set.*`with_items`"):
+                setattr(sid_index, name, None)
+        with pytest.raises(ValueError, match="read-only"):
+            sid_index.codes[0, 0] = 1
 
     def test_codes_of_a_file_are_not_the_quantisers(self, tmp_path) -> None:
         (tmp_path / "index.json").write_text('{"a": ["<a_5>", "<b_0>"], "b": ["<a_7>", "<b_1>"]}')
         index = SIDIndex.from_json(tmp_path / "index.json")
         with pytest.raises(ValueError, match="code 0 of level 0 is spelled '<a_5>'.*Pass `sids`"):
-            index.add_items(["c"], codes=[[0, 1]])
-        assert index.add_items(["c"], sids=["<a_7><b_0>"]).codes[-1].tolist() == [1, 0]
+            index.with_items(["c"], codes=[[0, 1]])
+        assert index.with_items(["c"], sids=["<a_7><b_0>"]).codes[-1].tolist() == [1, 0]
 
     @pytest.mark.parametrize(
         ("arguments", "match"),
@@ -458,18 +479,68 @@ class TestGrowth:
             ({"item_ids": ["axe"], "codes": [[0, 0, 0]], "titles": []}, "a title for each of 1"),
         ],
     )
-    def test_errors_change_nothing(self, sid_index, arguments, match) -> None:
-        before = pickle.dumps(sid_index)
+    def test_what_cannot_be_added(self, sid_index, arguments, match) -> None:
         with pytest.raises(ValueError, match=match):
-            sid_index.add_items(**arguments)
-        assert pickle.dumps(sid_index) == before
+            sid_index.with_items(**arguments)
 
     def test_what_cannot_be_removed(self, sid_index) -> None:
-        before = pickle.dumps(sid_index)
         with pytest.raises(KeyError, match="'spoon'"):
-            sid_index.remove_items(["nail", "spoon"])
+            sid_index.without_items(["nail", "spoon"])
         with pytest.raises(ValueError, match="all 8 would be removed"):
-            sid_index.remove_items(list(sid_index.item_ids))
+            sid_index.without_items(list(sid_index.item_ids))
         with pytest.raises(TypeError, match="'nail'"):
-            sid_index.remove_items("nail")
-        assert pickle.dumps(sid_index) == before
+            sid_index.without_items("nail")
+
+
+class TestCounts:
+    """Items that share a SID are ranked by their training counts."""
+
+    COUNTS = [0, 1, 5, 2, 0, 0, 3, 4]  # of nail 1, of screw 5, which share a SID
+
+    def test_the_more_frequent_item_comes_first(self, sid_index, tmp_path) -> None:
+        assert sid_index.counts is None and sid_index.items_of("<a_0><b_1><c_0>") == ["nail", "screw"]
+        counted = sid_index.with_counts(self.COUNTS)
+        assert counted.items_of("<a_0><b_1><c_0>") == ["screw", "nail"]
+        assert counted.collisions() == {"<a_0><b_1><c_0>": ["screw", "nail"]}
+        assert counted == sid_index and counted.fingerprint == sid_index.fingerprint and counted.ancestors == ()
+        counted.save(tmp_path)
+        loaded = SIDIndex.load(tmp_path)
+        assert loaded.counts.tolist() == self.COUNTS and loaded.counts.dtype == np.int64
+        assert SIDIndex.load(tmp_path).items_of("<a_0><b_1><c_0>") == ["screw", "nail"]
+        # Equal counts stand in index order.
+        assert sid_index.with_counts([7] * 8).items_of("<a_0><b_1><c_0>") == ["nail", "screw"]
+
+    def test_they_go_along(self, sid_index) -> None:
+        grown = sid_index.with_counts(self.COUNTS).with_items(["bolt"], codes=[[0, 1, 0]])
+        assert grown.counts.tolist() == [*self.COUNTS, 0]
+        assert grown.items_of("<a_0><b_1><c_0>") == ["screw", "nail", "bolt"]
+        assert grown.without_items(["hammer", "apple"]).counts.tolist() == [1, 5, 2, 0, 3, 4, 0]
+
+    @pytest.mark.parametrize(
+        ("counts", "error", "match"),
+        [
+            ([1] * 7, ValueError, r"each of 8 items, but found shape \(7,\)"),
+            ([1] * 7 + [-1], ValueError, "at least 0.*a least count of -1"),
+            ([0.5] * 8, TypeError, "integers, but found dtype `float64`"),
+        ],
+    )
+    def test_errors(self, sid_index, counts, error, match) -> None:
+        with pytest.raises(error, match=match):
+            sid_index.with_counts(counts)
+
+
+class TestTrieOnDevices:
+    def test_a_copy_is_kept(self, sid_index) -> None:
+        assert sid_index.trie_on("cpu") is sid_index.trie
+        assert sid_index.trie_on("meta") is sid_index.trie_on(torch.device("meta"))
+
+    def test_everything_derived_moves_along(self, sid_index) -> None:
+        trie = sid_index.trie
+        trie.paths_of(torch.tensor([0, 3]))
+        trie.num_items_below  # cached on the CPU
+        moved = trie.to("meta")
+        items = torch.zeros(2, dtype=torch.long, device="meta")
+        assert moved.paths_of(items).device.type == "meta"
+        assert moved.num_items_below.device.type == "meta"
+        assert moved.count_items(torch.ones(8, dtype=torch.bool, device="meta")).device.type == "meta"
+        assert all(part.device.type == "meta" for part in moved.item_ranges)

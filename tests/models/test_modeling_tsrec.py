@@ -261,7 +261,7 @@ class TestWrapper:
         config = TSRecConfig(backbone_config=LlamaConfig(vocab_size=50, **SMALL), max_history=3, recommend_num_beams=7)
         config.save_pretrained(tmp_path)
         loaded = TSRecConfig.from_pretrained(tmp_path)
-        assert (loaded.max_history, loaded.recommend_num_beams, loaded.prompt_version) == (3, 7, PROMPT_VERSION)
+        assert (loaded.max_history, loaded.recommend_num_beams, loaded.prompt_version) == (3, 7, None)
         assert type(loaded.backbone_config) is LlamaConfig and loaded.backbone_config.hidden_size == 16
         assert loaded.get_text_config() is loaded.backbone_config
         assert loaded.tie_word_embeddings is loaded.backbone_config.tie_word_embeddings is False
@@ -401,8 +401,9 @@ class TestRecommend:
         assert_close(backwards[::-1], expected)
         assert_close(model.recommend(tokenizer, [tuple(h) for h in histories], top_k=8, num_beams=8), expected)
 
-    def test_the_newest_items_count(self, model, tokenizer) -> None:
-        model.config.max_history = 2
+    def test_the_newest_items_count(self, backbone_dir, sid_index, semantics) -> None:
+        tokenizer = TSRecTokenizer.from_backbone(backbone_dir, sid_index, max_history=2)
+        model = TSRecForCausalLM.from_backbone(backbone_dir, tokenizer, semantics)
         long, kept, oldest = model.recommend(
             tokenizer, [["apple", "pear", "saw", "hammer"], ["saw", "hammer"], ["apple", "pear"]], top_k=3, num_beams=8
         )
@@ -431,7 +432,6 @@ class TestRecommend:
         for _ in range(3):
             assert model.recommend(tokenizer, HISTORIES, top_k=8, num_beams=8) == expected
         assert [module.training for module in model.modules()] == modes
-        model.config.max_history = 3
         with pytest.raises(KeyError):
             model.recommend(tokenizer, [["spoon"]])
         model.get_input_embeddings().weight.data.fill_(torch.nan)
@@ -488,13 +488,21 @@ class TestRecommend:
         with pytest.raises(TypeError, match="Expected a `TSRecTokenizer`"):
             model.recommend(AutoTokenizer.from_pretrained(backbone_dir), HISTORIES)
 
+    def test_another_max_history(self, model, tokenizer, backbone_dir, sid_index, tmp_path) -> None:
+        model.save_pretrained(tmp_path)
+        TSRecTokenizer.from_backbone(backbone_dir, sid_index, max_history=20).save_pretrained(tmp_path)
+        other = TSRecTokenizer.from_pretrained(tmp_path)
+        assert other.max_history == 20 and tokenizer.max_history == model.config.max_history == 10
+        with pytest.raises(ValueError, match="trained with histories of at most 10, but the tokenizer says 20"):
+            TSRecForCausalLM.from_pretrained(tmp_path).recommend(other, HISTORIES)
+
     def test_another_prompt_version(self, model, tokenizer, tmp_path) -> None:
         model.config.prompt_version = "0"
         with pytest.raises(
-            ValueError, match=f"prompt version '0', but this code builds prompts of version '{PROMPT_VERSION}'"
+            ValueError, match=f"trained with prompts of version '0', but the tokenizer says '{PROMPT_VERSION}'"
         ):
             model.recommend(tokenizer, HISTORIES)
-        model.config.prompt_version = PROMPT_VERSION
+        model.config.prompt_version = None
         tokenizer.save_pretrained(tmp_path)
         config = json.loads((tmp_path / "tokenizer_config.json").read_text())
         config["tsrec_prompt_version"] = "0"

@@ -92,13 +92,13 @@ def test_a_start_token_that_the_backbone_does_not_add_is_left_out(tokenizer) -> 
     assert tokenizer.bos_token_id not in PromptBuilder(tokenizer).sequence_prompt_ids(["hammer"])
 
 
-def test_the_newest_items_are_kept(tokenizer) -> None:
+def test_the_newest_items_are_kept(tokenizer, backbone_dir) -> None:
     items = tokenizer.sid_index.item_ids * 2  # 16
     prompts = PromptBuilder(tokenizer)
     assert list(prompts.kept_history(items)) == items[6:]
     assert prompts.sequence_prompt(items) == "Items chosen in order:" + "".join(map(prompts.sid, items[6:]))
     assert prompts.sequence_prompt_ids(items) == prompts.sequence_prompt_ids(items[-10:])
-    short = PromptBuilder(tokenizer, max_history=2)
+    short = PromptBuilder(TSRecTokenizer.from_backbone(backbone_dir, tokenizer.sid_index, max_history=2))
     assert short.sequence_prompt(["apple", "hammer", "nail"]) == WORDING["sequence"]
     assert short.history_title_prompt(["apple", "saw", "hammer"]).count("<a_") == 2
     assert items == tokenizer.sid_index.item_ids * 2  # The caller's list is left alone.
@@ -117,10 +117,10 @@ def test_errors(tokenizer, method) -> None:
     assert build(["spoon"] + ["hammer"] * 10) == build(["hammer"] * 10)
 
 
-@pytest.mark.parametrize("max_history", [0, -1])
-def test_max_history(tokenizer, max_history) -> None:
-    with pytest.raises(ValueError, match=f"`max_history` of at least 1, but found {max_history}"):
-        PromptBuilder(tokenizer, max_history=max_history)
+@pytest.mark.parametrize("max_history", [0, -1, 2.5, True])
+def test_max_history(backbone_dir, sid_index, max_history) -> None:
+    with pytest.raises(ValueError, match=f"`max_history` as a whole number of at least 1, but found {max_history}"):
+        TSRecTokenizer.from_backbone(backbone_dir, sid_index, max_history=max_history)
 
 
 def test_another_prompt_version(tokenizer, backbone_dir, tmp_path) -> None:
@@ -136,5 +136,5 @@ def test_another_prompt_version(tokenizer, backbone_dir, tmp_path) -> None:
         PromptBuilder(other)
     # A model made with such a tokenizer is refused as well, rather than prompted with other words.
     model = TSRecForCausalLM.from_backbone(backbone_dir, other)
-    with pytest.raises(ValueError, match="trained with prompt version '0'"):
+    with pytest.raises(ValueError, match="trained with prompts of version '0', but the tokenizer says '1'"):
         model.recommend(tokenizer, [["hammer"]])

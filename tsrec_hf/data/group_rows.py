@@ -5,7 +5,7 @@ from datasets import Dataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
 
-def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, max_history: int = 10) -> Dataset:
+def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
     r"""
     One row `{"prompt", "target"}` per interaction, as [`TSRecGRPOTrainer`] takes them. Equal prompts with different
     targets stay rows of their own.
@@ -15,8 +15,6 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, max_histor
             Rows with `history` (item ids, oldest first) and `target` (item id).
         tokenizer ([`TSRecTokenizer`]):
             The recommender's tokenizer.
-        max_history (`int`, *optional*, defaults to `10`):
-            Most recent items of a history that the prompt holds.
 
     Returns:
         `datasets.Dataset`: With the string columns `prompt` and `target`.
@@ -33,7 +31,7 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, max_histor
     {'prompt': 'Items chosen in order:<a_1><b_1><c_0><a_0><b_0><c_0>', 'target': 'nail'}
     ```
     """
-    prompts = PromptBuilder(tokenizer, max_history)
+    prompts = PromptBuilder(tokenizer)
     targets = interactions["target"][:]
     tokenizer.sid_index.positions_of(targets)
     return Dataset.from_dict(

@@ -23,7 +23,6 @@ def build_sequence_rows(
     interactions: Dataset,
     tokenizer: TSRecTokenizer,
     mode: Literal["session", "window"] = "session",
-    max_history: int = 10,
     targets_per_stretch: int = 1,
 ) -> Dataset:
     r"""
@@ -38,8 +37,6 @@ def build_sequence_rows(
             One row per user, with a label at every target, or one row per target. Users of more than `max_history + 1`
             items are cut into overlapping stretches, so that every target keeps its last `max_history` items and is
             counted once.
-        max_history (`int`, *optional*, defaults to `10`):
-            Most items before a target.
         targets_per_stretch (`int`, *optional*, defaults to `1`):
             Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer
             tokens, and the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
@@ -72,7 +69,7 @@ def build_sequence_rows(
         raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}.")
     if mode not in ("session", "window"):
         raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}.")
-    prompts = PromptBuilder(tokenizer, max_history=max_history)
+    prompts = PromptBuilder(tokenizer)
     users, histories, targets = (interactions[name][:] for name in ("user_id", "history", "target"))
     if mode == "window":
         stretches = (([*prompts.kept_history(history), target], 1) for history, target in zip(histories, targets))

@@ -4,23 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .configuration_tsrec import TSRecConfig
-from .indexing_tsrec import SIDIndex, SIDTrie
+from .given_priors_tsrec import MixedPrior
+from .indexing_tsrec import SIDIndex
+from .item_prior_tsrec import ItemPrior, PriorWeights
+from .priors_tsrec import NextItemPrior, PopularityPrior, SimilarityPrior
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .tokenization_tsrec import TSRecTokenizer
+from .trie_tsrec import SIDTrie
 
 
 if TYPE_CHECKING:
-    from .generation_tsrec import SIDSearch, TreeBeams, tsrec_generate
-    from .modeling_tsrec import Recommendation, TSRecForCausalLM
+    from .generate_tsrec import tsrec_generate
+    from .modeling_tsrec import TSRecForCausalLM
+    from .recommending_tsrec import Recommendation
     from .sa_init import PUBLISHED_SA_INIT, SAInitReport, initialize_sid_embeddings
+    from .search_tsrec import SIDSearch, TreeBeams
+    from .session_tsrec import SearchSession
 
 # On first use: they pull in transformers' modeling code, a second and a half that reading a tokenizer does not need.
 _MODULE_OF = {
-    "Recommendation": "modeling_tsrec",
+    "Recommendation": "recommending_tsrec",
     "TSRecForCausalLM": "modeling_tsrec",
-    "SIDSearch": "generation_tsrec",
-    "TreeBeams": "generation_tsrec",
-    "tsrec_generate": "generation_tsrec",
+    "SIDSearch": "search_tsrec",
+    "SearchSession": "session_tsrec",
+    "TreeBeams": "search_tsrec",
+    "tsrec_generate": "generate_tsrec",
     "PUBLISHED_SA_INIT": "sa_init",
     "SAInitReport": "sa_init",
     "initialize_sid_embeddings": "sa_init",
@@ -29,12 +37,19 @@ _MODULE_OF = {
 __all__ = [
     "PROMPT_VERSION",
     "PUBLISHED_SA_INIT",
+    "ItemPrior",
+    "MixedPrior",
+    "NextItemPrior",
+    "PopularityPrior",
+    "PriorWeights",
     "PromptBuilder",
     "Recommendation",
     "SAInitReport",
     "SIDIndex",
     "SIDSearch",
     "SIDTrie",
+    "SearchSession",
+    "SimilarityPrior",
     "TSRecConfig",
     "TSRecForCausalLM",
     "TSRecTokenizer",

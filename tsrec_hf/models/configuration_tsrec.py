@@ -6,8 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
-
 
 # Stands in a model card for the repository until the model is pushed to one.
 UNNAMED_REPO = "your-name/your-recommender"
@@ -25,15 +23,16 @@ class TSRecConfig(PreTrainedConfig):
             `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is
             refused.
         prompt_version (`str`, *optional*):
-            Version of the prompts' wording. A checkpoint of another version is refused.
-        max_history (`int`, *optional*, defaults to `10`):
-            Most recent items of a history that prompts hold.
+            Version of the prompts' wording at training. A tokenizer of another version is refused.
+        max_history (`int`, *optional*):
+            Items of a history that prompts held, as the tokenizer said when the checkpoint was made. A record: prompts
+            follow the tokenizer, and a tokenizer that says otherwise is refused.
         recommend_num_beams (`int`, *optional*, defaults to `50`):
             Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
         run_facts (`dict`, *optional*):
-            How the checkpoint came about, for its model card: backbone, data, SID method, stages of training.
+            Facts about the checkpoint's training, for its model card: backbone, data, SID method, stages.
 
     Example:
 
@@ -52,8 +51,8 @@ class TSRecConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     sid_index_fingerprint: str | None = None
-    prompt_version: str = PROMPT_VERSION
-    max_history: int = MAX_HISTORY
+    prompt_version: str | None = None
+    max_history: int | None = None
     # Not `num_beams`, which `generate` would take for its own default.
     recommend_num_beams: int = 50
     sid_initialization: dict[str, Any] | None = None
@@ -81,6 +80,7 @@ class TSRecConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration, so that `generate` and resized embeddings use the right sizes."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # the parent's `__post_init__` made it one
         return self.backbone_config
 
     def to_dict(self) -> dict[str, Any]:

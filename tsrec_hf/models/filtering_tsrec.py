@@ -1,5 +1,5 @@
 """
-Business rules inside the trie: which items a user may be given.
+Business rules inside the trie: constrain a search to the items that a user may be recommended.
 
 A rule removes leaves, and with them every prefix that leads to removed leaves only, so that beams never spend a place
 on what could not be returned. Rules that all users share are one mask over the nodes, made once. Rules of single users
@@ -7,16 +7,18 @@ are short lists of nodes, looked up in sorted order, so that a step costs nothin
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from .indexing_tsrec import SIDIndex, SIDTrie
+from .indexing_tsrec import SIDIndex
+from .trie_tsrec import SIDTrie
 
 
 class ItemFilter:
     r"""
-    The items that users may be given, and the prefixes that lead to them.
+    Compiles `allowed_items`, `exclude_items` and excluded histories into rules over the trie.
 
     Args:
         index ([`SIDIndex`]):
@@ -51,16 +53,20 @@ class ItemFilter:
         self.trie = trie
         allowed, allowed_by_user = _rows(index, allowed_items, num_users, "allowed_items")
         excluded, excluded_by_user = _rows(index, exclude_items, num_users, "exclude_items")
-        item_mask = np.ones(len(index), dtype=bool) if allowed is None else np.zeros(len(index), dtype=bool)
-        if allowed is not None:
-            item_mask[allowed] = True
-        if excluded is not None:
-            item_mask[excluded] = False
-        self._item_mask = item_mask
-        self._num_shared = int(item_mask.sum())
-        # Items below each node that the shared rules leave; the rules of single users subtract from it.
-        self._counts = trie.count_items(torch.from_numpy(item_mask).to(trie.device))
-        self._shared = None if item_mask.all() else self._counts > 0
+        self._num_items = len(index)
+        # Items that the shared rules leave, and how many of them lie below each node; the rules of single users
+        # subtract from these counts. Without shared rules nothing here costs by the size of the catalogue.
+        self._item_mask: np.ndarray | None = None
+        self._counts, self._shared = trie.num_items_below, None
+        if allowed is not None or excluded is not None:
+            self._item_mask = np.full(len(index), allowed is None)
+            if allowed is not None:
+                self._item_mask[allowed] = True
+            if excluded is not None:
+                self._item_mask[excluded] = False
+            self._counts = trie.count_items(torch.from_numpy(self._item_mask).to(trie.device))
+            self._shared = self._counts > 0
+        self._num_shared = self._num_items if self._item_mask is None else int(self._item_mask.sum())
         further = (
             None if exclude_per_user is None else [np.unique(index.positions_of(ids)) for ids in exclude_per_user]
         )
@@ -76,14 +82,43 @@ class ItemFilter:
         if barred is not None:
             raise ValueError(
                 f"Expected at least one item that user {barred} may be given, but the rules leave none of the "
-                f"{len(self._item_mask)}. Widen `allowed_items`, or exclude less."
+                f"{self._num_items}. Widen `allowed_items`, or exclude less."
             )
 
+    @property
+    def item_mask(self) -> np.ndarray | None:
+        """Items that the rules of all users leave, `(num_items,)`; `None` without such rules."""
+        return self._item_mask
+
+    @property
+    def has_own_sets(self) -> bool:
+        """Whether users have allowed items of their own."""
+        return self._allowed_by_user is not None
+
+    def excluded_rows(self, user: int) -> np.ndarray:
+        """Rows of the items that are closed to this user alone."""
+        return np.empty(0, dtype=np.int64) if self._excluded_by_user is None else self._excluded_by_user[user]
+
+    def mask_of_user(self, user: int) -> np.ndarray:
+        """Items that a user may be recommended, `(num_items,)`."""
+        if self._allowed_by_user is not None:
+            mask = np.zeros(self._num_items, dtype=bool)
+            mask[self._allowed_rows(user)] = True
+            return mask
+        mask = np.ones(self._num_items, dtype=bool) if self._item_mask is None else self._item_mask.copy()
+        mask[self.excluded_rows(user)] = False
+        return mask
+
     def _left(self, user: int) -> int:
-        """How many items the rules leave a user."""
+        """Number of items that the rules leave to a user."""
         if self._allowed_by_user is not None:
             return len(self._allowed_rows(user))
-        return self._num_shared - int(self._item_mask[self._excluded_by_user[user]].sum())
+        assert self._excluded_by_user is not None  # the user has rules of their own
+        return self._num_shared - len(self._shared_among(self._excluded_by_user[user]))
+
+    def _shared_among(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows of the index that the shared rules leave."""
+        return rows if self._item_mask is None else rows[self._item_mask[rows]]
 
     def batch(self, users: Sequence[int]) -> "NodeFilter":
         """The rules of some users, in the order of a batch, for the search."""
@@ -96,34 +131,36 @@ class ItemFilter:
         if self._excluded_by_user is None:
             return NodeFilter(self._shared, None, False, trie.num_nodes)
         excluded = [self._excluded_by_user[user] for user in users]
-        nodes, rows = _paths(trie, [items[self._item_mask[items]] for items in excluded])
+        nodes, rows = _paths(trie, [self._shared_among(items) for items in excluded])
         keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
         # A prefix is closed to a user when all that the shared rules leave below it is excluded.
         closed = (
-            counts == self._counts[keys % trie.num_nodes] if len(keys) else torch.zeros(0, dtype=bool, device=device)
+            counts == self._counts[keys % trie.num_nodes]
+            if len(keys)
+            else torch.zeros(0, dtype=torch.bool, device=device)
         )
         return NodeFilter(self._shared, keys[closed], False, trie.num_nodes)
 
     def _allowed_rows(self, user: int) -> np.ndarray:
+        assert self._allowed_by_user is not None
         own = self._allowed_by_user[user]
         if self._excluded_by_user is not None:
             own = np.setdiff1d(own, self._excluded_by_user[user])
-        return own[self._item_mask[own]]
+        return self._shared_among(own)
 
     def allows(self, user: int, rows: Sequence[int]) -> list[int]:
         """Those of some rows of the index that a user may be given: items that share a SID may differ."""
-        rows = np.asarray(rows)
-        kept = self._item_mask[rows]
+        kept = self._shared_among(np.asarray(rows))
         if self._excluded_by_user is not None:
-            kept &= ~_contains(self._excluded_by_user[user], rows)
+            kept = kept[~_contains(self._excluded_by_user[user], kept)]
         if self._allowed_by_user is not None:
-            kept &= _contains(self._allowed_by_user[user], rows)
-        return rows[kept].tolist()
+            kept = kept[_contains(self._allowed_by_user[user], kept)]
+        return kept.tolist()
 
 
 class NodeFilter:
     """
-    The rules of one batch over the trie's nodes.
+    The rules of one batch of users, as a test of the trie's nodes.
 
     Args:
         shared (`torch.Tensor` of shape `(num_nodes,)`, *optional*):
@@ -144,8 +181,10 @@ class NodeFilter:
 
     def __call__(self, nodes: torch.Tensor, legal: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """
-        What of `legal` stays, for nodes of shape `(batch, ...)`, or `(n, ...)` with `rows` of the batch, `(n,)`. Makes
-        no device synchronisation.
+        Masks out the nodes that the rules close.
+
+        Takes nodes of shape `(batch, ...)`, or `(n, ...)` with the `rows` of the batch that they belong to, `(n,)`,
+        and returns `legal` narrowed to those that stay. Makes no device synchronisation.
         """
         if self.shared is not None:
             legal = legal & self.shared[nodes]
@@ -160,9 +199,7 @@ class NodeFilter:
         return legal & (listed if self.listed_are_legal else ~listed)
 
 
-def _rows(
-    index: SIDIndex, items: Iterable[str] | Sequence[Iterable[str]] | None, num_users: int, name: str
-) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+def _rows(index: SIDIndex, items: Any, num_users: int, name: str) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
     """Rows of the index for a set that all users share, or for one set per user."""
     if items is None:
         return None, None

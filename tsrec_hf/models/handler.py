@@ -9,25 +9,21 @@ A request holds item ids, and how to search; the answer is what `recommend` find
 Several histories in `inputs` get as many lists. Errors say what a request should hold; the server passes them on.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-PARAMETERS = {
-    "top_k",
-    "num_beams",
-    "allowed_items",
-    "exclude_items",
-    "exclude_history",
-    "search",
-    "scoring",
-}
+# Options of `recommend` that are the endpoint's business and not a client's.
+WITHHELD = {"batch_size", "max_batch_tokens", "progress"}
 
 
 class EndpointHandler:
     """
+    Loads a recommender and answers requests with it.
+
     Args:
         path (`str`, *optional*, defaults to `""`):
             Folder of the checkpoint.
@@ -37,10 +33,15 @@ class EndpointHandler:
         # The endpoint's owner chose to run the code of this repository, of which this file is a part.
         self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=True)
         model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=True, dtype="auto")
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
+        options = set(signature(self.model.recommend).parameters) - {"tokenizer", "histories"}
+        self.parameters = sorted(options - WITHHELD)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
+        Recommends for one user or several.
+
         Args:
             data (`dict`):
                 `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some
@@ -66,17 +67,12 @@ class EndpointHandler:
                 "Expected item ids as strings, in one list or in a list for each user, but found something else among "
                 "`inputs`."
             )
-        unknown = sorted(set(parameters) - PARAMETERS)
+        unknown = sorted(set(parameters) - set(self.parameters))
         if unknown:
-            raise ValueError(f"Expected `parameters` among {sorted(PARAMETERS)}, but found {unknown}.")
+            raise ValueError(f"Expected `parameters` among {self.parameters}, but found {unknown}.")
         try:
             rows = self.model.recommend(self.tokenizer, histories, **parameters)
         except (KeyError, TypeError) as error:
             raise ValueError(str(error.args[0]) if error.args else repr(error)) from error
-        answers = [[self._answer(item) for item in row] for row in rows]
+        answers = [[item._asdict() for item in row] for row in rows]
         return answers[0] if single else answers
-
-    def _answer(self, item) -> dict[str, Any]:
-        index = self.tokenizer.sid_index
-        title = None if index.titles is None else index.titles[index.position_of(item.item_id)]
-        return {**item._asdict(), "title": title}

@@ -1,53 +1,27 @@
 """The recommender: a causal language model that writes the semantic ID of the next item (TS-Rec, arXiv 2602.22632)."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.utils import logging
 
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
-from .filtering_tsrec import ItemFilter
-from .generation_tsrec import SIDSearch
-from .indexing_tsrec import SIDIndex
-from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
+from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
 
-
-logger = logging.get_logger(__name__)
 
 # Serves a checkpoint as an Inference Endpoint, which runs `handler.py` and installs `requirements.txt`.
 HANDLER_FILE = "handler.py"
 REQUIREMENTS = "transformers>=5.23,<6\n"
 # What is in a card that nobody wrote by hand: ours, and the one that transformers makes of nothing.
 GENERATED_CARDS = ("<!-- Made by tsrec_hf", "This model card has been automatically generated.")
-
-
-class Recommendation(NamedTuple):
-    """
-    One recommended item: its id, its SID as a string, and the SID's log-probability given the history.
-
-    Example:
-
-    ```python
-    >>> from tsrec_hf import Recommendation
-
-    >>> Recommendation(item_id="nail", sid="<a_0><b_1><c_0>", score=-1.5).item_id
-    'nail'
-    ```
-    """
-
-    item_id: str
-    sid: str
-    score: float
 
 
 class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
@@ -121,7 +95,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, *args, **kwargs) -> dict[str, Any]:
         """As the backbone's."""
-        return self.backbone.prepare_inputs_for_generation(*args, **kwargs)
+        return cast(GenerationMixin, self.backbone).prepare_inputs_for_generation(*args, **kwargs)
 
     def forward(
         self,
@@ -137,7 +111,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs) -> "TSRecForCausalLM":
+    def from_pretrained(  # type: ignore[override]  # all else is passed on
+        cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs
+    ) -> "TSRecForCausalLM":
         """
         As [`~transformers.PreTrainedModel.from_pretrained`]. What the Hub says of a gated repository, an unknown
         revision or a missing connection comes as it is.
@@ -196,7 +172,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             fresh.generation_config = backbone.generation_config
             backbone = fresh.eval()
         token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
-        rows = backbone.get_input_embeddings().weight.shape[0]
+        rows = cast(torch.Tensor, backbone.get_input_embeddings().weight).shape[0]
         if int(token_ids.min()) > rows:
             raise ValueError(
                 f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows "
@@ -211,13 +187,14 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             backbone_config=backbone.config,
             sid_index_fingerprint=tokenizer.sid_index.fingerprint,
             prompt_version=tokenizer.prompt_version,
+            max_history=tokenizer.max_history,
             sid_initialization={"pooling": "resize"},
             # A local folder means nothing elsewhere.
             run_facts=None if Path(name_or_path).exists() else {"base_model": str(name_or_path)},
             dtype=backbone.dtype,
             # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded
             # with.
-            attn_implementation=backbone.config._attn_implementation,
+            attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]  # an attribute
         )
         model = cls(config, backbone=backbone).eval()
         if semantics is not None:
@@ -225,7 +202,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             model.config.sid_initialization = report.to_dict()
         return model
 
-    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(  # type: ignore[override]  # all else is passed on
+        self, save_directory: str | Path, is_main_process: bool = True, **kwargs
+    ) -> None:
         """As the parent's; writes the files of an Inference Endpoint as well."""
         # Before the parent's, which may push the folder. Without the package there is no such file to copy.
         handler = Path(__file__).with_name(HANDLER_FILE)
@@ -242,28 +221,29 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _write_model_card(self, path: Path, repo_id: str) -> None:
         """Puts the model's card in the place of one that nobody wrote by hand."""
-        text, origin = self.model_card, Path(self.name_or_path, "README.md")
+        text, origin = self.model_card, Path(self.name_or_path or "", "README.md")
         if text is None and self.name_or_path and origin.is_file():
             text = origin.read_text(encoding="utf-8")
         there = path.read_text(encoding="utf-8") if path.is_file() else GENERATED_CARDS[0]
         if text is None or not any(mark in there for mark in GENERATED_CARDS):
             return
         card = ModelCard(text.replace(UNNAMED_REPO, repo_id), ignore_metadata_errors=True)
-        asked = (ModelCard(there, ignore_metadata_errors=True).data.tags if path.is_file() else None) or []
-        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *asked])) or None
+        asked = ModelCard(there, ignore_metadata_errors=True).data.get("tags") if path.is_file() else None
+        card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *(asked or [])])) or None
         card.save(path)
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """
-        Raises `ValueError` unless the tokenizer, its SID index and the prompts' wording are this checkpoint's own.
+        Raises `ValueError` unless the tokenizer's SID index, prompt version and `max_history` are this checkpoint's.
         """
         _check_has_sids(tokenizer)
-        if self.config.prompt_version != PROMPT_VERSION:
-            raise ValueError(
-                f"This checkpoint was trained with prompt version {self.config.prompt_version!r}, but this code "
-                f"builds prompts of version {PROMPT_VERSION!r}. Load it with the `tsrec_hf` release that trained it, "
-                "or train it again."
-            )
+        for name, meaning in (("prompt_version", "prompts of version"), ("max_history", "histories of at most")):
+            recorded, found = getattr(self.config, name), getattr(tokenizer, name)
+            if recorded is not None and recorded != found:
+                raise ValueError(
+                    f"This checkpoint was trained with {meaning} {recorded!r}, but the tokenizer says {found!r}. Load "
+                    "the tokenizer of the same checkpoint, or train the model again."
+                )
         if not tokenizer.sid_index.fits(self.config.sid_index_fingerprint):
             raise ValueError(
                 f"This checkpoint belongs to the SID index {self.config.sid_index_fingerprint}, but the tokenizer "
@@ -280,12 +260,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         num_beams: int | None = None,
         batch_size: int = 16,
         progress: bool = False,
-        allowed_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
-        exclude_items: Iterable[str] | Sequence[Iterable[str]] | None = None,
+        allowed_items: ItemSet | None = None,
+        exclude_items: ItemSet | None = None,
         exclude_history: bool = False,
         search: str = "beam",
         scoring: str = "vocabulary",
         max_batch_tokens: int = 16_384,
+        prior: Any = "fitted",
+        prior_form: str | None = None,
+        prior_weight: float | None = None,
     ) -> list[list[Recommendation]]:
         """
         Ranks the catalogue's items for each history by constrained search.
@@ -295,9 +278,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 The checkpoint's tokenizer.
             histories (`Sequence[Sequence[str]]`):
                 Item ids of each user, oldest first; a list, or a column of a `datasets.Dataset`. The most recent
-                `config.max_history` are used.
+                `tokenizer.max_history` are used.
             top_k (`int`, *optional*, defaults to `10`):
-                Items to return per user. Items that share a SID all count, in index order.
+                Items to return per user. Items that share a SID all count, by their training counts.
             num_beams (`int`, *optional*):
                 Prefixes kept at each level, or, in an exact search, expanded in one pass. Defaults to
                 `config.recommend_num_beams` (50).
@@ -320,6 +303,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 renormalises them over the tokens that continue a SID that exists, which is faster.
             max_batch_tokens (`int`, *optional*, defaults to `16384`):
                 Tokens of a batch, prompts and beams together, above which it takes fewer users.
+            prior ([`ItemPrior`], array, `dict` or `Callable`, *optional*, defaults to `"fitted"`):
+                Weights over items that are combined with the model inside the search. `"fitted"` is the checkpoint's
+                own, from `fit_prior`, if it has one; `None` searches without. Weights are at least 0: an array
+                `(num_items,)` or `(users, num_items)` in the order of `sid_index.item_ids`; a mapping from item ids
+                to weights, 1 for all others (2 boosts an item, 0 mutes it), or a list of such mappings, one per user;
+                a function from a batch of histories to an array `(batch, num_items)`.
+            prior_form (`str`, *optional*):
+                `"log_linear"`, `log p + weight * log prior`, or `"mixture"`, `log(p + weight * prior)`. Defaults to
+                the fitted one, or else `"log_linear"`.
+            prior_weight (`float`, *optional*):
+                Weight of the prior. Defaults to the fitted one, or else 1.
 
         Returns:
             `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
@@ -340,97 +334,24 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         True
         ```
         """
-        self.check_tokenizer(tokenizer)
-        num_beams = self.config.recommend_num_beams if num_beams is None else num_beams
-        if min(top_k, batch_size, num_beams, max_batch_tokens) < 1:
-            raise ValueError(
-                "Expected `top_k`, `batch_size`, `num_beams` and `max_batch_tokens` of at least 1, but found "
-                f"{top_k}, {batch_size}, {num_beams} and {max_batch_tokens}."
-            )
-        if search not in ("beam", "exact"):
-            raise ValueError(f"Expected `search` to be 'beam' or 'exact', but found {search!r}.")
-        index = tokenizer.sid_index
-        if search == "beam" and num_beams < min(top_k, index.trie.num_leaves):
-            raise ValueError(
-                f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
-                f"Pass `num_beams={top_k}` or more."
-            )
-        if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
-            raise TypeError(
-                "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "
-                f"`{type(histories).__name__}`. Pass `rows['history']` of a data set, `list(...)` of a generator, or "
-                'stream through `pipeline("recommendation")`.'
-            )
-        if isinstance(histories, str) or (len(histories) and isinstance(histories[0], str)):
-            raise TypeError(
-                "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
-                "ids. Pass `[history]` for one user."
-            )
-        prompts = PromptBuilder(tokenizer, max_history=self.config.max_history)
-        # Every history is checked before the first is decoded, but prompts are made a batch at a time.
-        lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
-        trie = index.trie.to(self.device)
-        item_filter = None
-        if allowed_items is not None or exclude_items is not None or exclude_history:
-            past = histories if exclude_history else None
-            item_filter = ItemFilter(index, trie, len(lengths), allowed_items, exclude_items, past)
-        results: list[list[Recommendation]] = [[] for _ in lengths]
-        num_expanded = 0
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
-                prefix = torch.tensor(prompts.instruction_ids, dtype=torch.long)
-                sids = SIDSearch(self.backbone, trie, tokenizer.sid_token_ids, scoring, prefix)
-                tree = num_beams * (index.num_levels - 1)
-                for users in _batches(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree):
-                    inputs = self._pad_left([prompts.history_ids(histories[user]) for user in users])
-                    rules = None if item_filter is None else item_filter.batch(users)
-                    if search == "exact":
-                        beams = sids.exact(*inputs, min(top_k, index.trie.num_leaves), num_beams, rules)
-                    else:
-                        beams = sids.beam(*inputs, num_beams, rules, top_k=top_k)
-                    self._check_scores(beams.scores)
-                    for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                        results[user] = _items_of_beams(index, leaves, scores, top_k, user, item_filter)
-                    bar.update(len(users))
-                    if search == "exact":
-                        num_expanded += int(beams.num_expanded)
-                        bar.set_postfix(expanded_per_user=f"{num_expanded / bar.n:.0f}" if progress else None)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        if search == "exact" and lengths:
-            logger.info(
-                f"Exact search: {num_expanded / len(lengths):.1f} prefixes expanded per user, of "
-                f"{trie.num_nodes - trie.num_leaves} that the catalogue has."
-            )
-        return results
-
-    def _check_scores(self, scores: torch.Tensor) -> None:
-        if scores.isnan().any():
-            raise ValueError(
-                f"Expected scores that are numbers, but the model's are NaN (its weights are {self.dtype}). Its "
-                "weights may have diverged, or overflow in float16: load it with `dtype=torch.bfloat16`."
-            )
-
-    def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(map(len, rows))
-        # Padding is masked: any token id serves.
-        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
-        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        return input_ids, attention_mask
-
-
-def _batches(lengths: list[int], batch_size: int, max_tokens: int, tree_tokens: int) -> Iterator[list[int]]:
-    """Users in batches of like length, the longest first, so that little of a batch is padding."""
-    order = sorted(range(len(lengths)), key=lambda user: lengths[user], reverse=True)
-    start = 0
-    while start < len(order):
-        fitting = max_tokens // (lengths[order[start]] + tree_tokens)
-        stop = start + max(1, min(batch_size, fitting))
-        yield order[start:stop]
-        start = stop
+        return recommend_items(
+            self,
+            tokenizer,
+            histories,
+            top_k=top_k,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            progress=progress,
+            allowed_items=allowed_items,
+            exclude_items=exclude_items,
+            exclude_history=exclude_history,
+            search=search,
+            scoring=scoring,
+            max_batch_tokens=max_batch_tokens,
+            prior=prior,
+            prior_form=prior_form,
+            prior_weight=prior_weight,
+        )
 
 
 def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
@@ -440,21 +361,6 @@ def _check_has_sids(tokenizer: TSRecTokenizer) -> None:
             f"Expected a `TSRecTokenizer`, but found `{type(tokenizer).__name__}`. Make one with "
             "`TSRecTokenizer.from_backbone`, or load the checkpoint's own with `TSRecTokenizer.from_pretrained`."
         )
-
-
-def _items_of_beams(
-    index: SIDIndex, leaves: list[int], scores: list[float], top_k: int, user: int, item_filter: ItemFilter | None
-) -> list[Recommendation]:
-    found: list[Recommendation] = []
-    for leaf, score in zip(leaves, scores):
-        if score == -torch.inf or len(found) >= top_k:
-            break
-        rows = index.trie.items_of_leaf(leaf)
-        sid = index.spell(index.codes[rows[0]])
-        if item_filter is not None:
-            rows = item_filter.allows(user, rows)
-        found.extend(Recommendation(index.item_ids[row], sid, score) for row in rows)
-    return found[:top_k]
 
 
 # Here and not in the package's `__init__`, which does without transformers' modeling code.

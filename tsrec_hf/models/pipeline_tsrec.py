@@ -1,8 +1,9 @@
 """`pipeline("recommendation")`: item ids in, ranked items as dictionaries out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from inspect import signature
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -10,18 +11,12 @@ from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 
+if TYPE_CHECKING:
+    from .modeling_tsrec import TSRecForCausalLM
+    from .tokenization_tsrec import TSRecTokenizer
+
+
 TASK = "recommendation"
-# What `recommend` takes beside the tokenizer, the histories and the progress bar.
-SETTINGS = {
-    "top_k",
-    "num_beams",
-    "allowed_items",
-    "exclude_items",
-    "exclude_history",
-    "search",
-    "scoring",
-    "max_batch_tokens",
-}
 # Users that a stream holds at a time, in batches: enough to sort them by length.
 BATCHES_IN_A_CHUNK = 16
 
@@ -49,7 +44,7 @@ class RecommendationPipeline(Pipeline):
     >>> recommend = pipeline("recommendation", model=model, tokenizer=tokenizer, device="cpu")
     >>> first, second = recommend(["hammer", "nail"], top_k=2)
     >>> sorted(first)
-    ['item_id', 'score', 'sid', 'title']
+    ['item_id', 'log_prior', 'log_prob', 'score', 'sid', 'title']
     >>> [len(items) for items in recommend([["hammer"], ["apple", "pear"]], top_k=3)]
     [3, 3]
     >>> [len(items) for items in recommend(dataset.test, top_k=3)]  # one after the other, from its column `history`
@@ -57,20 +52,25 @@ class RecommendationPipeline(Pipeline):
     ```
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    model: "TSRecForCausalLM"
+    tokenizer: "TSRecTokenizer"  # type: ignore[assignment]  # of this task always there
+    # The base class annotates these by their defaults.
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = True  # type: ignore[assignment]
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
-        unknown = sorted(set(settings) - SETTINGS)
+        # The pipeline itself takes these two.
+        known = _options_of(self.model.recommend) - {"batch_size", "progress"}
+        unknown = sorted(set(settings) - known)
         if unknown:
-            raise TypeError(f"Unknown setting {unknown[0]!r} of recommendations. Expected some of {sorted(SETTINGS)}.")
+            raise TypeError(f"Unknown setting {unknown[0]!r} of recommendations. Expected some of {sorted(known)}.")
         # What can be read only once has to serve several batches, or calls.
         settings = {name: list(value) if isinstance(value, Iterator) else value for name, value in settings.items()}
         return {}, settings, {}
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # as every task's, for its own inputs
         self,
         histories: Sequence[str] | Sequence[Sequence[str]] | Iterable[Sequence[str]],
         batch_size: int | None = None,
@@ -95,9 +95,9 @@ class RecommendationPipeline(Pipeline):
                 `top_k`, `num_beams`, ...
 
         Returns:
-            `list[dict]`: For one history, items best first as `{"item_id", "title", "sid", "score"}`; the title is
-            `None` where the index has none. For several, a list of these. For a stream, an iterator over these that
-            holds a few batches at a time.
+            `list[dict]`: For one history, items best first as `{"item_id", "sid", "score", "title", "log_prob",
+            "log_prior"}`, the fields of [`Recommendation`]. For several, a list of these. For a stream, an iterator
+            over these that holds a few batches at a time.
 
         Raises:
             `TypeError`: a string, an unknown setting. `ValueError`: a data set without the column, rules per user for
@@ -128,7 +128,7 @@ class RecommendationPipeline(Pipeline):
         return self.run_single(histories, {}, {**settings, "progress": progress}, {}) if len(histories) else []
 
     def _stream(self, histories: Iterable[Sequence[str]], settings, progress: bool) -> Iterator[list[dict[str, Any]]]:
-        total = len(histories) if hasattr(histories, "__len__") else None
+        total = len(histories) if isinstance(histories, Sized) else None
         rows, start = iter(histories), 0
         with tqdm(total=total, desc="Recommending", disable=not progress) as bar:
             while chunk := list(islice(rows, settings["batch_size"] * BATCHES_IN_A_CHUNK)):
@@ -141,24 +141,25 @@ class RecommendationPipeline(Pipeline):
                 start += len(chunk)
                 bar.update(len(chunk))
 
-    def preprocess(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:
+    def preprocess(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:  # type: ignore[override]
         """Wraps histories."""
         return {"histories": list(histories)}
 
-    def _forward(self, inputs: dict[str, Any], **settings) -> dict[str, Any]:
+    def _forward(self, inputs: dict[str, Any], **settings) -> dict[str, Any]:  # type: ignore[override]
         rows = self.model.recommend(self.tokenizer, inputs["histories"], **settings)
         return {"rows": [[item._asdict() for item in row] for row in rows]}
 
-    def postprocess(self, outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        """Adds titles."""
-        index = self.tokenizer.sid_index
-        for row in outputs["rows"]:
-            for item in row:
-                item["title"] = None if index.titles is None else index.titles[index.position_of(item["item_id"])]
+    def postprocess(self, outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:  # type: ignore[override]
+        """The lists themselves."""
         return outputs["rows"]
 
 
-def _column_of(histories: Iterable, column: str) -> Iterable:
+def _options_of(recommend: Callable) -> set[str]:
+    """The options of `recommend`, beside the tokenizer and the histories."""
+    return set(signature(recommend).parameters) - {"tokenizer", "histories"}
+
+
+def _column_of(histories: Any, column: str) -> Iterable:
     """The histories of a `datasets.Dataset`, without importing that library; anything else as it is."""
     names = getattr(histories, "column_names", None)
     if names is None:

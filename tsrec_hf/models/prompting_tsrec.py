@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 
 if TYPE_CHECKING:
     from .tokenization_tsrec import TSRecTokenizer
 
 
 PROMPT_VERSION = "1"
+# Of a tokenizer that names no other: the protocol of the benchmarks.
 MAX_HISTORY = 10
 
 
@@ -27,9 +30,7 @@ class PromptBuilder:
 
     Args:
         tokenizer ([`TSRecTokenizer`]):
-            Tokenizer with its SID index.
-        max_history (`int`, *optional*, defaults to `10`):
-            Items of a history that are kept, the most recent ones; the benchmark's protocol.
+            Tokenizer with its SID index and its `max_history`.
 
     Example:
 
@@ -44,9 +45,7 @@ class PromptBuilder:
     ```
     """
 
-    def __init__(self, tokenizer: "TSRecTokenizer", max_history: int = MAX_HISTORY):
-        if max_history < 1:
-            raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}.")
+    def __init__(self, tokenizer: "TSRecTokenizer"):
         if tokenizer.prompt_version != PROMPT_VERSION:
             raise ValueError(
                 f"This tokenizer belongs to prompt version {tokenizer.prompt_version!r}, but this code builds prompts "
@@ -55,7 +54,12 @@ class PromptBuilder:
             )
         self.tokenizer = tokenizer
         self.sid_index = tokenizer.sid_index
-        self.max_history = max_history
+        self.max_history = tokenizer.max_history
+
+    @cached_property
+    def _token_ids(self) -> list[np.ndarray]:
+        """Token id of every code, an array for each level."""
+        return [np.asarray(token_ids) for token_ids in self.tokenizer.sid_token_ids]
 
     @cached_property
     def _start(self) -> str:
@@ -137,7 +141,10 @@ class PromptBuilder:
 
     def history_ids(self, history: Sequence[str]) -> list[int]:
         """Token ids of the history's SIDs, which follow the instruction in a sequence prompt."""
-        return [token_id for sid in self.tokenizer.encode_sids(self.kept_history(history)) for token_id in sid]
+        rows = self.sid_index.positions_of(self.kept_history(history))
+        codes = self.sid_index.codes[rows]
+        tokens = [token_ids[codes[:, level]] for level, token_ids in enumerate(self._token_ids)]
+        return np.stack(tokens, axis=1).ravel().tolist()
 
     @cached_property
     def instruction_ids(self) -> list[int]:

@@ -1,12 +1,13 @@
 """
-The best of a beam search without reading all of its beams.
+The best SIDs of a beam search without expanding all of its beams.
 
-A prefix's log-probability bounds those of the SIDs below it, so a beam below the worst SID wanted need not be read.
-`prune_beams` goes down with a few prefixes of every user, which gives SIDs to compare with, and then sweeps over the
-levels, reading only the prefixes that could still lead to a better one. What it gives is what the whole search gives:
-a prefix counts while it is among the best `num_beams` of its level, and the search ends when all that could displace
-it, or beat a SID found, has been read. Users need different numbers of prefixes, which is why they go through the
-backbone as one [`ForestDecoder`] row. That pays on a CPU, where a pass costs by the token; it waits for the device.
+A prefix's log-probability bounds those of the SIDs below it, so a beam whose score is below the worst SID wanted need
+not be expanded. `prune_beams` first descends with a few prefixes of every user, which gives SIDs to compare with, and
+then sweeps over the levels and expands only the prefixes that could still lead to a better SID. The result equals that
+of the whole beam search: a prefix counts while it is among the best `num_beams` of its level, and the search ends when
+every prefix that could displace it, or beat a SID found, has been expanded. Users need different numbers of prefixes,
+which is why they go through the backbone as one [`PackedPasses`] row. That pays on a CPU, where a forward pass costs
+by the token; it synchronises with the device.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .decoding_tsrec import ForestDecoder
 from .filtering_tsrec import NodeFilter
-from .indexing_tsrec import SIDTrie
+from .prior_search_tsrec import NodePrior
+from .tree_passes_tsrec import PackedPasses
+from .trie_tsrec import SIDTrie
 
 
 # Children of prefixes with their tokens, which are legal, and their log-probabilities; see `SIDSearch`.
@@ -27,25 +29,26 @@ ScoreChildren = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
 class _Level:
     """Prefixes of one length, a row of slots for each user; slots of score `-inf` are empty."""
 
-    scores: torch.Tensor
+    scores: torch.Tensor  # bounds of what is below, by which prefixes are ranked
+    log_probs: torch.Tensor
     nodes: torch.Tensor
     tokens: torch.Tensor
     parents: torch.Tensor  # slots of the level above
-    places: torch.Tensor  # numbers among the decoder's nodes, -1 until read
+    places: torch.Tensor  # numbers among the nodes of the passes, -1 until expanded
 
     @classmethod
     def empty(cls, num_users: int, device: torch.device) -> "_Level":
         none = torch.empty(num_users, 0, dtype=torch.long, device=device)
-        return cls(none.float(), none, none, none, none)
+        return cls(none.float(), none.float(), none, none, none, none)
 
     def append(self, *columns: torch.Tensor) -> None:
-        names = ("scores", "nodes", "tokens", "parents")
+        names = ("scores", "log_probs", "nodes", "tokens", "parents")
         for name, column in zip(names, columns):
             setattr(self, name, torch.cat([getattr(self, name), column], dim=1))
         self.places = torch.nn.functional.pad(self.places, (0, columns[0].shape[1]), value=-1)
 
     def best(self, width: int, alive_above: torch.Tensor | None) -> torch.Tensor:
-        """Which slots are among the best `width` of those whose parents are; NaN counts as best."""
+        """Mask of the best `width` slots among those with a parent that is kept too; NaN counts as best."""
         scores = self.scores
         if alive_above is not None:
             scores = scores.masked_fill(~alive_above.gather(1, self.parents), -torch.inf)
@@ -54,7 +57,7 @@ class _Level:
 
 
 def prune_beams(
-    decoder: ForestDecoder,
+    passes: PackedPasses,
     trie: SIDTrie,
     score_children: ScoreChildren,
     num_beams: int,
@@ -62,13 +65,14 @@ def prune_beams(
     node_filter: NodeFilter | None = None,
     first_user: int = 0,
     temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    prior: NodePrior | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The best `top_k` SIDs of a beam search with `num_beams` beams.
 
     Args:
-        decoder ([`ForestDecoder`]):
-            The users' prompts, not read yet.
+        passes ([`PackedPasses`]):
+            The users' prompts, not prefilled yet.
         trie ([`SIDTrie`]):
             The legal SIDs.
         score_children (`Callable`):
@@ -81,33 +85,43 @@ def prune_beams(
         node_filter ([`NodeFilter`], *optional*):
             Rules of the batch's users.
         first_user (`int`, *optional*, defaults to `0`):
-            The batch's row that the decoder's first user has in these rules.
+            The batch's row that the first user of the passes has in these rules.
         temperature (`float`, *optional*, defaults to `1.0`):
             Divides the logits.
+        prior ([`NodePrior`], *optional*):
+            Prior of the batch's users.
 
     Returns:
-        `tuple` of three `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
-        where the search found fewer, and how many prefixes were read `(users,)`, the empty one included.
+        `tuple` of four `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
+        where the search found fewer, their log-probabilities, and how many prefixes were expanded `(users,)`, the
+        empty one included.
     """
-    logits = decoder.read_prompts()  # (users, vocabulary)
+    logits = passes.prompt_logits()  # (users, vocabulary)
     num_users, device = len(logits), logits.device
     # levels[0] are the prefixes of one code, levels[-1] the whole SIDs.
     levels = [_Level.empty(num_users, device) for _ in range(trie.num_levels)]
 
-    def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores, logits) -> None:
+    def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores_above, logits) -> None:
         """Puts the children of some prefixes into their level."""
         children, tokens, legal, log_probs = (
             part[0] for part in score_children(nodes.unsqueeze(0), logits.unsqueeze(0), level, temperature)
         )
         if node_filter is not None:
             legal = node_filter(children, legal, first_user + users)
-        scores = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+        log_probs = (scores_above.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+        scores = log_probs if prior is None else prior(children, log_probs, first_user + users)
         # A block of slots for every prefix of a user, as many for all users; `users` is in order.
         counts = torch.bincount(users, minlength=num_users)
         blocks = torch.arange(len(users), device=device) - (counts.cumsum(0) - counts)[users]
         shape = (num_users, int(counts.max()), children.shape[1])
         columns = []
-        for values, empty in ((scores, -torch.inf), (children, 0), (tokens, 0), (slots.unsqueeze(-1), 0)):
+        for values, empty in (
+            (scores, -torch.inf),
+            (log_probs, -torch.inf),
+            (children, 0),
+            (tokens, 0),
+            (slots.unsqueeze(-1), 0),
+        ):
             column = values.new_full(shape, empty)
             column[users, blocks] = values.expand(-1, shape[2])
             columns.append(column.flatten(1))
@@ -116,7 +130,7 @@ def prune_beams(
     every = torch.arange(num_users, device=device)
     root = torch.zeros_like(every)
     add_children(0, every, root, root, root.float(), logits)
-    num_read = torch.ones_like(every)
+    num_expanded = torch.ones_like(every)
     worst = torch.full((num_users, 1), -torch.inf, device=device)  # of the SIDs wanted
     first = True
     while True:
@@ -135,11 +149,11 @@ def prune_beams(
             found_more = True
             picked = users, slots
             parents = users if depth == 0 else levels[depth - 1].places.gather(1, level.parents)[picked]
-            start = decoder.num_nodes
-            logits = decoder.extend(parents, level.tokens[picked])
-            level.places[picked] = torch.arange(start, decoder.num_nodes, device=device)
-            num_read += torch.bincount(users, minlength=num_users)
-            add_children(depth + 1, users, slots, level.nodes[picked], level.scores[picked], logits)
+            start = passes.num_nodes
+            logits = passes.extend(parents, level.tokens[picked])
+            level.places[picked] = torch.arange(start, passes.num_nodes, device=device)
+            num_expanded += torch.bincount(users, minlength=num_users)
+            add_children(depth + 1, users, slots, level.nodes[picked], level.log_probs[picked], logits)
         if not found_more:
             break
         scores = levels[-1].scores
@@ -150,4 +164,6 @@ def prune_beams(
         worst, first = best[:, -1:], False
     nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
     leaves = torch.where(best == -torch.inf, trie.depth_starts[-2], nodes.gather(1, chosen))
-    return leaves, best, num_read
+    missing = max(top_k - levels[-1].log_probs.shape[1], 0)
+    found_log_probs = torch.nn.functional.pad(levels[-1].log_probs, (0, missing))
+    return leaves, best, found_log_probs.gather(1, chosen), num_expanded

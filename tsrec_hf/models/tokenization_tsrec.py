@@ -7,8 +7,11 @@ from pathlib import Path
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from .downloading_tsrec import read_checkpoint
-from .indexing_tsrec import SID_INDEX_FILE, SIDIndex
-from .prompting_tsrec import PROMPT_VERSION
+from .index_files_tsrec import SID_INDEX_FILE
+from .indexing_tsrec import SIDIndex
+from .item_prior_tsrec import PRIOR_FILE, ItemPrior, load_prior, save_prior
+from .prior_search_tsrec import Fusion
+from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
 
 
 # Where a base tokenizer was read from and how; the rest of its arguments belong to the new tokenizer as well.
@@ -21,6 +24,7 @@ _NOT_SETTINGS = {
     "local_files_only",
     "merges",
     "merges_file",
+    "prior_file",
     "sid_index_file",
     "tokenizer_class",
     "tokenizer_file",
@@ -31,7 +35,8 @@ _NOT_SETTINGS = {
 
 class TSRecTokenizer(PreTrainedTokenizerFast):
     r"""
-    A backbone's tokenizer that spells semantic IDs as single tokens and carries the catalogue's SID index.
+    A backbone's tokenizer that spells semantic IDs as single tokens and carries the catalogue's SID index, the length
+    of histories and the version of the prompts' wording: rows, trainers and searches read all of them here.
 
     Made by [`TSRecTokenizer.from_backbone`]; saved and loaded with `save_pretrained`, `from_pretrained` and
     `push_to_hub`, the index included. The class defines no `__init__`: transformers 5 would rebuild a subclass that
@@ -47,10 +52,18 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
     ```
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json", "sid_index_file": SID_INDEX_FILE}
+    _prior: tuple[ItemPrior, Fusion] | None = None
+
+    vocab_files_names = {
+        "tokenizer_file": "tokenizer.json",
+        "sid_index_file": SID_INDEX_FILE,
+        "prior_file": PRIOR_FILE,
+    }
 
     @classmethod
-    def from_backbone(cls, name_or_path: str | Path, sid_index: SIDIndex, **kwargs) -> "TSRecTokenizer":
+    def from_backbone(
+        cls, name_or_path: str | Path, sid_index: SIDIndex, max_history: int = MAX_HISTORY, **kwargs
+    ) -> "TSRecTokenizer":
         """
         Adds the tokens of an index to a backbone's tokenizer.
 
@@ -59,15 +72,19 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Hub id or folder of the backbone.
             sid_index ([`SIDIndex`]):
                 Catalogue whose tokens are added.
+            max_history (`int`, *optional*, defaults to `10`):
+                Most items of a history, the most recent ones, that prompts hold, in training as in inference.
             kwargs (*optional*):
                 Passed to `AutoTokenizer.from_pretrained`: `revision`, `gguf_file`, `token`, ...
 
         Raises:
             `TypeError`: an index that is not a [`SIDIndex`]. `ValueError`: a backbone without a `tokenizer.json` or
-            without an end token, or one whose vocabulary holds a SID token already.
+            without an end token, or one whose vocabulary holds a SID token already; a `max_history` below 1.
         """
         if not isinstance(sid_index, SIDIndex):
             raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(sid_index).__name__}`.")
+        if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
+            raise ValueError(f"Expected `max_history` as a whole number of at least 1, but found {max_history!r}.")
         base = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
         if not base.is_fast:
             raise ValueError(
@@ -92,7 +109,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         settings |= base.special_tokens_map
         # Only what is an argument is saved, whatever becomes of the attribute later.
         settings |= {"padding_side": base.padding_side, "truncation_side": base.truncation_side}
-        settings |= {"tsrec_prompt_version": PROMPT_VERSION, "tsrec_sid_index_fingerprint": sid_index.fingerprint}
+        settings |= {"tsrec_prompt_version": PROMPT_VERSION, "tsrec_max_history": max_history}
         tokenizer = cls(tokenizer_object=base.backend_tokenizer, **settings)
         tokenizer.chat_template = base.chat_template
         if tokenizer.pad_token is None:
@@ -103,7 +120,9 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         return tokenizer
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs) -> "TSRecTokenizer":
+    def from_pretrained(  # type: ignore[override]  # all else is passed on
+        cls, pretrained_model_name_or_path: str | Path, *args, **kwargs
+    ) -> "TSRecTokenizer":
         """
         As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well.
 
@@ -132,6 +151,10 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 "folder."
             )
         tokenizer._attach(sid_index)
+        prior_file = tokenizer.init_kwargs.get("prior_file")
+        if prior_file is not None:
+            prior, form, weight = load_prior(prior_file, sid_index)
+            tokenizer._prior = prior, Fusion(form, weight)
         return tokenizer
 
     def with_sid_index(self, sid_index: SIDIndex) -> "TSRecTokenizer":
@@ -146,7 +169,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Catalogue whose SIDs are spelled with tokens of this tokenizer, at the same levels.
 
         Returns:
-            [`TSRecTokenizer`]: A new one; this one and the index stay as they are.
+            [`TSRecTokenizer`]: A new one, without a prior; this one and the index stay as they are.
 
         Raises:
             `ValueError`: another number of levels, tokens that are unknown or of another level.
@@ -176,10 +199,15 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                     f"level {level} are unknown at that level, for example {strange[0]!r}. Quantise both catalogues "
                     "with one quantiser, or leave out the items that carry those tokens."
                 )
-        own = SIDIndex(sid_index.item_ids, sid_index.codes, sid_index.tokens, sid_index.titles)
-        own.origin_fingerprint = mine.origin_fingerprint or mine.fingerprint
         other = copy.deepcopy(self)
-        other._attach(own)
+        other._prior = None
+        # The other catalogue counts as grown out of this one, so that this one's checkpoints take it.
+        ancestors = (*sid_index.ancestors, *mine.ancestors, mine.fingerprint)
+        other._attach(
+            SIDIndex(
+                sid_index.item_ids, sid_index.codes, sid_index.tokens, sid_index.titles, sid_index.counts, ancestors
+            )
+        )
         return other
 
     def _attach(self, sid_index: SIDIndex) -> None:
@@ -190,17 +218,76 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 f"The SID index spells {unknown!r}, which is not a token of the tokenizer beside it: the two belong "
                 "to different checkpoints. Load both from one folder."
             )
+        self.init_kwargs["tsrec_sid_index_fingerprint"] = sid_index.fingerprint
         self._sid_index = sid_index
         self._sid_token_ids = [[vocabulary[token] for token in level] for level in sid_index.tokens]
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-        return (*file_names, str(self.sid_index.save(save_directory)))
+        file_names = (*file_names, str(self.sid_index.save(save_directory)))
+        if self._prior is None:
+            # A folder that is saved to again must not keep a prior that is gone.
+            Path(save_directory, PRIOR_FILE).unlink(missing_ok=True)
+            return file_names
+        prior, fusion = self._prior
+        return (*file_names, str(save_prior(save_directory, prior, fusion.form, fusion.weight)))
 
     @property
     def sid_index(self) -> SIDIndex:
-        """The catalogue: item ids and their SIDs."""
+        """
+        The catalogue: item ids and their SIDs.
+
+        It may be set to an index that grew out of it, by `with_items` and `without_items`: searches that run go on in
+        the catalogue they began with, the next ones use the new one. Another catalogue needs
+        [`~TSRecTokenizer.with_sid_index`].
+        """
         return self._sid_index
+
+    @sid_index.setter
+    def sid_index(self, grown: SIDIndex) -> None:
+        if not isinstance(grown, SIDIndex):
+            raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(grown).__name__}`.")
+        if not grown.fits(self._sid_index.fingerprint):
+            raise ValueError(
+                f"Expected an index that grew out of this tokenizer's ({self._sid_index}), but found another one "
+                f"({grown}). Grow it by `tokenizer.sid_index.with_items(...)` or `without_items(...)`; for another "
+                "catalogue make another tokenizer, by `with_sid_index`."
+            )
+        self._attach(grown)
+        if self._prior is not None:
+            self.set_prior(self._prior[0], self._prior[1].form, self._prior[1].weight)
+
+    @property
+    def prior(self) -> ItemPrior | None:
+        """The item prior that searches with this tokenizer use, from `fit_prior` or [`~TSRecTokenizer.set_prior`]."""
+        return None if self._prior is None else self._prior[0]
+
+    @property
+    def prior_fusion(self) -> Fusion | None:
+        """How that prior is combined with the model."""
+        return None if self._prior is None else self._prior[1]
+
+    def set_prior(self, prior: ItemPrior | None, form: str = "log_linear", weight: float = 1.0) -> None:
+        """
+        Gives the checkpoint an item prior: it is saved with the tokenizer, and `recommend` uses it by default.
+
+        Args:
+            prior ([`ItemPrior`], *optional*):
+                A prior of this catalogue, or of one that it grew out of; `None` removes it.
+            form (`str`, *optional*, defaults to `"log_linear"`):
+                `"log_linear"` or `"mixture"`.
+            weight (`float`, *optional*, defaults to `1.0`):
+                Weight of the prior; positive.
+
+        Raises:
+            `ValueError`: a prior of another index, another form or weight.
+        """
+        self._prior = None if prior is None else (prior.for_index(self.sid_index), Fusion(form, weight))
+
+    @property
+    def max_history(self) -> int:
+        """Most items of a history, the most recent ones, that prompts hold."""
+        return self.init_kwargs.get("tsrec_max_history", MAX_HISTORY)
 
     @property
     def prompt_version(self) -> str | None:

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from tsrec_hf.models import SIDTrie
-from tsrec_hf.models.decoding_tsrec import tree_attention_mask
-from tsrec_hf.models.generation_tsrec import catalogue_log_probs
+from tsrec_hf.models.search_tsrec import catalogue_log_probs
+from tsrec_hf.models.tree_passes_tsrec import tree_attention_mask
 
 
 @dataclass

@@ -29,7 +29,7 @@ from trl.trainer.utils import nanstd, split_tensor_dict
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models.decoding_tsrec import why_no_tree_mask
+from tsrec_hf.models.tree_passes_tsrec import why_no_tree_mask
 from tsrec_hf.rewards import CompletionReader, RewardOnCodes
 
 from .adapters import TrainablePartMixin

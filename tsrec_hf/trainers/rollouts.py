@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tsrec_hf.models import SIDSearch, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models import SearchSession, SIDSearch, TSRecForCausalLM, TSRecTokenizer
 
 
 # Searches keep every candidate's keys and values: this bounds the rows that do so together.
@@ -44,33 +44,17 @@ def roll_out(
     Returns:
         `list[list[list[int]]]`: For each prompt, `num_generations` distinct completions of one token per level.
     """
-    trie = tokenizer.sid_index.trie.to(model.device)
     prefix = _common_prefix(prompts)
-    search = SIDSearch(
-        model.backbone,
-        trie,
-        tokenizer.sid_token_ids,
-        scoring if rollout == "beam" else "catalogue",
-        torch.tensor(prefix, dtype=torch.long),
-    )
+    session = SearchSession(model, tokenizer, scoring if rollout == "beam" else "catalogue", prefix)
     # Padding is least where prompts of like length share a batch.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
     completions: list[list[list[int]]] = [[] for _ in prompts]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for start in range(0, len(order), PROMPTS_PER_SEARCH):
-            rows = order[start : start + PROMPTS_PER_SEARCH]
-            inputs = _pad_left([prompts[row][len(prefix) :] for row in rows], model.device)
-            leaves = _leaves(search, inputs, num_generations, rollout, temperature)
-            items = trie.leaf_items[trie.leaf_offsets[leaves]]
-            codes = torch.from_numpy(tokenizer.sid_index.codes)[items.cpu()]  # (rows, num_generations, levels)
-            levels = [torch.tensor(ids)[codes[..., level].long()] for level, ids in enumerate(tokenizer.sid_token_ids)]
-            for row, token_ids in zip(rows, torch.stack(levels, dim=-1).tolist()):
-                completions[row] = token_ids
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    for start in range(0, len(order), PROMPTS_PER_SEARCH):
+        rows = order[start : start + PROMPTS_PER_SEARCH]
+        inputs = session.pad([prompts[row][len(prefix) :] for row in rows])
+        leaves = _leaves(session.search, inputs, num_generations, rollout, temperature)
+        for row, token_ids in zip(rows, session.tokens_of(leaves).tolist()):
+            completions[row] = token_ids
     return completions
 
 
@@ -96,10 +80,3 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     first, last = min(prompts), max(prompts)
     common = next((place for place in range(longest) if first[place] != last[place]), longest)
     return list(first[:common])
-
-
-def _pad_left(rows: list[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    input_ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
-    attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return input_ids, attention_mask

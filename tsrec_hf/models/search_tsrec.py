@@ -1,31 +1,30 @@
 """
 Search for semantic IDs (SIDs) that exist, most probable first.
 
-`SIDSearch` walks the trie of the catalogue's SIDs level by level and lets the backbone score the children of many
-prefixes in one pass. Its beams are those of `generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`,
-at a fraction of the cost; it also finds the true best SIDs of the whole catalogue, and draws SIDs without replacement.
-Nothing here reads a `generation_config`.
+`SIDSearch` descends the trie of the catalogue's SIDs level by level and scores the children of many prefixes in one
+forward pass. Its beams are those of `generate(num_beams=K, length_penalty=0, prefix_allowed_tokens_fn=...)`, at a
+fraction of the cost; it also finds the true best SIDs of the whole catalogue, and draws SIDs without replacement. No
+`generation_config` has any effect here.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from transformers import Cache, PreTrainedModel
-from transformers.generation import GenerateBeamDecoderOnlyOutput
 
-from .decoding_tsrec import ForestDecoder, SharedPrefix, cache_argument, make_decoder, why_no_tree_mask
+from .evaluation_view_tsrec import cut_head, evaluation_view
 from .filtering_tsrec import NodeFilter
-from .indexing_tsrec import SIDTrie
+from .prior_search_tsrec import NodePrior
 from .pruned_search_tsrec import prune_beams
+from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, make_passes, why_no_tree_mask
+from .trie_tsrec import SIDTrie
 
 
 SCORINGS = ("vocabulary", "catalogue")
-# Of a pass through the backbone on a CPU, below which it gets no cheaper by having fewer.
-MIN_ROWS_OF_A_PASS = 64
-# Prompts that a pruned search lays into one row.
-USERS_OF_A_FOREST = 8
+# On a CPU a forward pass costs the same below this many rows: it is bound by reading the weights.
+MIN_ROWS_TO_PRUNE = 64
+# Users whose prompts and trees a pruned search packs into one row: attention costs by the square of its length.
+USERS_OF_A_PACK = 8
 
 
 @dataclass
@@ -35,13 +34,16 @@ class TreeBeams:
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
-        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` for beams that
-            found no legal SID, because the rules leave fewer; their leaf means nothing.
+        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32, or, with a prior, the
+            score of the leaf's best item; `-inf` for beams that found no legal SID, because the rules leave fewer;
+            their leaf means nothing.
+        log_probs (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability: `scores`, without a prior.
         num_expanded (`torch.Tensor` of shape `(batch,)`): Prefixes whose children were scored, the empty one included.
     """
 
     leaves: torch.Tensor
     scores: torch.Tensor
+    log_probs: torch.Tensor
     num_expanded: torch.Tensor
 
 
@@ -65,11 +67,12 @@ def catalogue_log_probs(logits: torch.Tensor, legal: torch.Tensor) -> torch.Tens
 
 class SIDSearch:
     """
-    Searches the SIDs of a catalogue with a language model.
+    Ranks the SIDs of a catalogue with a language model, by beam search, exact search or sampling.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
-            Causal language model, in evaluation mode.
+            Causal language model, in any mode: the search uses a view of it in evaluation mode, and changes nothing of
+            it.
         trie ([`SIDTrie`]):
             The legal SIDs; moved to the model's device.
         sid_token_ids (`list[list[int]]`):
@@ -78,7 +81,8 @@ class SIDSearch:
             `"vocabulary"` scores by log-probabilities over the whole vocabulary, as `generate` does; `"catalogue"`
             renormalises them over the tokens that continue a SID that exists, and computes no other logits.
         prefix_ids (`torch.Tensor` of shape `(prefix,)`, *optional*):
-            Tokens that every prompt begins with. They are read once; the prompts are then passed without them.
+            Tokens that every prompt begins with. They go through the model once; the prompts are then passed without
+            them.
 
     Raises:
         `ValueError`: another scoring.
@@ -94,9 +98,9 @@ class SIDSearch:
     ):
         if scoring not in SCORINGS:
             raise ValueError(f"Expected `scoring` to be one of {SCORINGS}, but found {scoring!r}.")
-        self.backbone = backbone
+        self.backbone = evaluation_view(backbone)
         self.scoring = scoring
-        self._cache_argument = cache_argument(backbone)
+        self._cache_argument = cache_argument(self.backbone)
         device = backbone.device
         self.trie = trie.to(device)
         self.token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
@@ -105,21 +109,23 @@ class SIDSearch:
         self.level_starts = sizes.cumsum(0)[:-1].to(device)
         # Leaves are children of the last level; the root, depth 0, is nobody's child.
         self._child_starts = torch.tensor(self.trie.depth_starts[2:-1], device=device)
-        self._head_rows = _rows_of_head(backbone, self.token_ids) if scoring == "catalogue" else None
-        has_prefix = prefix_ids is not None and len(prefix_ids) > 0
-        self._prefix = SharedPrefix(backbone, prefix_ids.to(device)) if has_prefix else None
+        self._has_cut_head = scoring == "catalogue" and cut_head(self.backbone, self.token_ids)
+        self._prefix = None
+        if prefix_ids is not None and len(prefix_ids):
+            self._prefix = SharedPrefix(self.backbone, prefix_ids.to(device))
+
+    def tokens_of(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Token ids of the SIDs of leaves `(...)`: `(..., levels)`. Makes no device synchronisation."""
+        nodes = self.trie.paths_of(self.trie.leaf_items[self.trie.leaf_offsets[leaves]])
+        return self.token_ids[self.level_starts + self.trie.node_codes[nodes]]
 
     def _forward(self, cache: Cache | None = None, return_cache: bool = False, **inputs):
         inputs[self._cache_argument] = cache
-        if self._head_rows is None:
-            output = self.backbone(**inputs)
-        else:
-            # The backbone's own forward with a head of few rows, so that whatever it does to logits is done.
-            output = functional_call(self.backbone, self._head_rows, kwargs=inputs, tie_weights=False)
+        output = self.backbone(**inputs)
         return (output.logits, output[self._cache_argument]) if return_cache else output.logits
 
-    def _decoder(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
-        return make_decoder(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
+    def _passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+        return make_passes(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
 
     def _children(
         self, nodes: torch.Tensor, logits: torch.Tensor, depth: int | None, temperature: float = 1.0
@@ -132,7 +138,7 @@ class SIDSearch:
         logits = logits.float()
         if temperature != 1.0:
             logits = logits / temperature
-        picked = logits.gather(-1, tokens if self._head_rows is None else slots)
+        picked = logits.gather(-1, slots if self._has_cut_head else tokens)
         if self.scoring == "catalogue":
             log_probs = catalogue_log_probs(picked, legal)
         else:
@@ -150,6 +156,7 @@ class SIDSearch:
         node_filter: NodeFilter | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         """
         Beam search. Makes no device synchronisation, but for `top_k` on a CPU.
@@ -166,23 +173,28 @@ class SIDSearch:
             temperature (`float`, *optional*, defaults to `1.0`):
                 Divides the logits.
             top_k (`int`, *optional*):
-                How many of the beams are wanted. Those are then all that is returned, and on a CPU, where a pass costs
-                by the token, prefixes that could not lead to them are not read: the same beams for less.
+                How many of the beams are wanted. Those are then all that is returned, and on a CPU, where a forward
+                pass costs by the token, prefixes that could not lead to them are not expanded: the same beams for
+                less.
+
+            prior ([`NodePrior`], *optional*):
+                Prior of the batch's users: prefixes are ranked by their log-probability combined with the best prior
+                below them.
 
         Returns:
             [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
         on_cpu = self.backbone.device.type == "cpu"
         if top_k is not None and on_cpu and self._pays_to_prune(len(input_ids), num_beams, top_k):
-            return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature)
-        beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature)
-        return TreeBeams(beams.leaves[:, :top_k], beams.scores[:, :top_k], beams.num_expanded)
+            return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior)
+        beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature, prior=prior)
+        leaves, scores, log_probs = (part[:, :top_k] for part in (beams.leaves, beams.scores, beams.log_probs))
+        return TreeBeams(leaves, scores, log_probs, beams.num_expanded)
 
     def _pays_to_prune(self, num_users: int, num_beams: int, top_k: int) -> bool:
-        # A pass of few rows costs as much as reading the weights, whatever its rows.
         return (
             2 * top_k <= num_beams
-            and num_users * top_k >= MIN_ROWS_OF_A_PASS
+            and num_users * top_k >= MIN_ROWS_TO_PRUNE
             and why_no_tree_mask(self.backbone) is None
         )
 
@@ -240,21 +252,27 @@ class SIDSearch:
         sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         trie = self.trie
         batch_size = input_ids.shape[0]
-        decoder = self._decoder(input_ids, attention_mask)
-        logits = decoder.read_prompt()  # (batch, 1, vocabulary)
+        passes = self._passes(input_ids, attention_mask)
+        logits = passes.prompt_logits()  # (batch, 1, vocabulary)
         nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=input_ids.device)
         scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=input_ids.device)
-        keys = scores  # What decides who survives: the score, perturbed where SIDs are drawn.
-        first, num_expanded = 0, 1  # the first beam's number among the decoder's nodes, and how many those are
+        # What decides who survives: the score, perturbed where SIDs are drawn, or combined with a prior.
+        keys = scores
+        first, num_expanded = 0, 1  # the first beam's number among the nodes of the passes, and how many those are
         for depth in range(trie.num_levels):
             children, tokens, legal, log_probs = self._children(nodes, logits, depth, temperature)
             if node_filter is not None:
                 legal = node_filter(children, legal)
             candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
-            child_keys = _perturbed(candidates, keys, generator) if sample else candidates
+            child_keys = candidates
+            if sample:
+                child_keys = _perturbed(candidates, keys, generator)
+            elif prior is not None:
+                child_keys = prior(children, candidates)
             width = candidates.shape[-1]
             beams = min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
             keys, chosen = child_keys.flatten(1).topk(beams)
@@ -266,24 +284,24 @@ class SIDSearch:
             if depth == trie.num_levels - 1:
                 break
             parents, token_ids = first + chosen // width, tokens.flatten(1).gather(1, chosen)
-            logits = decoder.extend(parents, token_ids)
+            logits = passes.extend(parents, token_ids)
             first, num_expanded = num_expanded, num_expanded + beams
         expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
-        return TreeBeams(trie.leaves_of(nodes), scores, expanded)
+        return TreeBeams(trie.leaves_of(nodes), scores if prior is None else keys, scores, expanded)
 
-    def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature) -> TreeBeams:
-        """The best `top_k` beams, a few users at a time: their attention costs by the square."""
+    def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior) -> TreeBeams:
+        """The best `top_k` beams, a few users at a time."""
         parts = []
-        for start in range(0, len(input_ids), USERS_OF_A_FOREST):
-            users = slice(start, start + USERS_OF_A_FOREST)
-            decoder = ForestDecoder(
-                self.backbone, self._forward, input_ids[users], attention_mask[users], self._prefix
-            )
+        for start in range(0, len(input_ids), USERS_OF_A_PACK):
+            users = slice(start, start + USERS_OF_A_PACK)
+            passes = PackedPasses(self.backbone, self._forward, input_ids[users], attention_mask[users], self._prefix)
             parts.append(
-                prune_beams(decoder, self.trie, self._children, num_beams, top_k, node_filter, start, temperature)
+                prune_beams(
+                    passes, self.trie, self._children, num_beams, top_k, node_filter, start, temperature, prior
+                )
             )
-        nodes, scores, expanded = map(torch.cat, zip(*parts))
-        return TreeBeams(self.trie.leaves_of(nodes), scores, expanded)
+        nodes, scores, log_probs, expanded = map(torch.cat, zip(*parts))
+        return TreeBeams(self.trie.leaves_of(nodes), scores, log_probs, expanded)
 
     @torch.no_grad()
     def exact(
@@ -293,12 +311,14 @@ class SIDSearch:
         top_k: int,
         num_beams: int,
         node_filter: NodeFilter | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         """
         The most probable SIDs of the whole catalogue, by best-first search.
 
-        A prefix's log-probability bounds those of all SIDs below it. The search expands the best open prefixes,
-        `num_beams` of them in a pass, and ends when none of those left is above the `top_k`-th SID found.
+        A prefix's log-probability, combined with the best prior below it, bounds the scores of all SIDs below. The
+        search expands the best open prefixes, `num_beams` of them in a pass, and ends when none of those left is above
+        the `top_k`-th SID found.
 
         Args:
             input_ids (`torch.Tensor` of shape `(1, prompt)`):
@@ -311,6 +331,8 @@ class SIDSearch:
                 Most prefixes to expand in one pass.
             node_filter ([`NodeFilter`], *optional*):
                 Rules of the user.
+            prior ([`NodePrior`], *optional*):
+                Prior of the user; the `top_k` best items are then among those of the `top_k` SIDs found.
 
         Returns:
             [`TreeBeams`] with `min(top_k, number of SIDs)` beams. The number of expanded prefixes depends on how sure
@@ -321,16 +343,18 @@ class SIDSearch:
         trie = self.trie
         leaves_start = trie.depth_starts[-2]
         top_k = min(top_k, trie.num_leaves)
-        decoder = self._decoder(input_ids, attention_mask)
-        logits = decoder.read_prompt()  # (1, 1, vocabulary)
+        passes = self._passes(input_ids, attention_mask)
+        logits = passes.prompt_logits()  # (1, 1, vocabulary)
         device = input_ids.device
         nodes = torch.zeros(1, dtype=torch.long, device=device)
         scores = torch.zeros(1, dtype=torch.float32, device=device)
-        places = torch.zeros(1, dtype=torch.long, device=device)  # numbers among the decoder's nodes
-        # Prefixes that may be expanded: their score, node, token and the decoder's number of their parent.
-        open_scores = scores[:0]
+        places = torch.zeros(1, dtype=torch.long, device=device)  # numbers among the nodes of the passes
+        # Prefixes that may be expanded: their key, which bounds what is below them, their log-probability, node and
+        # token, and the passes' number of their parent.
+        open_keys = open_scores = scores[:0]
         open_nodes = open_tokens = open_parents = nodes[:0]
         best = torch.full((top_k,), -torch.inf, device=device)
+        best_scores = best
         best_nodes = torch.full((top_k,), leaves_start, dtype=torch.long, device=device)
         num_expanded = 1
         while True:
@@ -339,29 +363,33 @@ class SIDSearch:
                 legal = node_filter(children, legal)
             # Rounding may put a log-probability above 0, and a child above its parent.
             candidates = (scores.unsqueeze(-1) + log_probs[0].clamp(max=0)).masked_fill(~legal[0], -torch.inf)
+            keys = candidates if prior is None else prior(children, candidates.unsqueeze(0))[0]
             parents = places.unsqueeze(-1).expand_as(candidates)
             is_leaf = children[0] >= leaves_start
-            found = torch.cat([best, candidates.masked_fill(~is_leaf, -torch.inf).flatten()])
+            found = torch.cat([best, keys.masked_fill(~is_leaf, -torch.inf).flatten()])
             best, chosen = found.topk(top_k)
             best_nodes = torch.cat([best_nodes, children.flatten()])[chosen]
-            open_scores = torch.cat([open_scores, candidates.masked_fill(is_leaf, -torch.inf).flatten()])
+            best_scores = torch.cat([best_scores, candidates.flatten()])[chosen]
+            open_keys = torch.cat([open_keys, keys.masked_fill(is_leaf, -torch.inf).flatten()])
             # The negation keeps NaN, which the caller must hear of.
-            alive = (~(open_scores <= best[-1])).nonzero().flatten()
-            if len(alive) == 0 or open_scores.isnan().any():
-                best = torch.where(open_scores.isnan().any(), torch.nan, best)
+            alive = (~(open_keys <= best[-1])).nonzero().flatten()
+            if len(alive) == 0 or open_keys.isnan().any():
+                best = torch.where(open_keys.isnan().any(), torch.nan, best)
                 break
-            open_scores = open_scores[alive]
+            open_keys = open_keys[alive]
+            open_scores = torch.cat([open_scores, candidates.flatten()])[alive]
             open_nodes = torch.cat([open_nodes, children.flatten()])[alive]
             open_tokens = torch.cat([open_tokens, tokens.flatten()])[alive]
             open_parents = torch.cat([open_parents, parents.flatten()])[alive]
-            scores, chosen = open_scores.topk(min(num_beams, len(alive)))
-            nodes, token_ids = open_nodes[chosen], open_tokens[chosen]
-            logits = decoder.extend(open_parents[chosen].unsqueeze(0), token_ids.unsqueeze(0))
+            _, chosen = open_keys.topk(min(num_beams, len(alive)))
+            scores, nodes, token_ids = open_scores[chosen], open_nodes[chosen], open_tokens[chosen]
+            logits = passes.extend(open_parents[chosen].unsqueeze(0), token_ids.unsqueeze(0))
             places = torch.arange(num_expanded, num_expanded + len(chosen), device=device)
             num_expanded += len(chosen)
-            open_scores[chosen] = -torch.inf  # Expanded: the next round drops them.
+            open_keys[chosen] = -torch.inf  # Expanded: the next round drops them.
         expanded = torch.tensor([num_expanded], device=device)
-        return TreeBeams(trie.leaves_of(best_nodes).unsqueeze(0), best.unsqueeze(0), expanded)
+        leaves = trie.leaves_of(best_nodes).unsqueeze(0)
+        return TreeBeams(leaves, best.unsqueeze(0), best_scores.unsqueeze(0), expanded)
 
 
 def _perturbed(candidates: torch.Tensor, keys: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -373,121 +401,3 @@ def _perturbed(candidates: torch.Tensor, keys: torch.Tensor, generator: torch.Ge
     gap = keys.unsqueeze(-1) - perturbed + torch.log1p(-torch.exp(perturbed - largest))
     shifted = keys.unsqueeze(-1) - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
     return shifted.masked_fill(candidates == -torch.inf, -torch.inf)
-
-
-def _rows_of_head(backbone: PreTrainedModel, token_ids: torch.Tensor) -> dict[str, torch.Tensor] | None:
-    """
-    Parameters of the output head cut down to some tokens, for `functional_call`; `None` where the head is more than a
-    matrix (quantised, or wrapped by PEFT).
-    """
-    head = backbone.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        return None
-    name = next(name for name, module in backbone.named_modules() if module is head)
-    rows = {f"{name}.weight": head.weight.detach()[token_ids]}
-    if head.bias is not None:
-        rows[f"{name}.bias"] = head.bias.detach()[token_ids]
-    return rows
-
-
-@torch.no_grad()
-def tsrec_generate(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    sid_tokenizer=None,
-    num_sids: int = 10,
-    num_sid_beams: int | None = None,
-    sid_scoring: str = "vocabulary",
-    generation_config=None,
-    return_dict_in_generate: bool = False,
-    **kwargs,
-) -> torch.Tensor | GenerateBeamDecoderOnlyOutput:
-    r"""
-    Token ids of the most probable SIDs that exist, in the form of `generate`.
-
-    Called by itself, or as `model.generate(**inputs, custom_generate=tsrec_generate, sid_tokenizer=tokenizer)`. The
-    result is that of `generate` with `num_beams`, `num_return_sequences`, `length_penalty=0` and a
-    `prefix_allowed_tokens_fn` that knows the catalogue.
-
-    Args:
-        model ([`TSRecForCausalLM`]):
-            The recommender.
-        input_ids (`torch.Tensor` of shape `(batch, prompt)`):
-            Prompts, padded on the left.
-        sid_tokenizer ([`TSRecTokenizer`]):
-            The recommender's tokenizer. Not `tokenizer`, which `generate` keeps to itself; nor do the next three have
-            the names of its own settings, which it would act upon.
-        num_sids (`int`, *optional*, defaults to `10`):
-            SIDs to return for each prompt, at most as many as the catalogue has.
-        num_sid_beams (`int`, *optional*):
-            Prefixes kept at each level. Defaults to `config.recommend_num_beams` (50), or `num_sids` if that is more.
-        sid_scoring (`str`, *optional*, defaults to `"vocabulary"`):
-            `"vocabulary"` or `"catalogue"`.
-        generation_config ([`~transformers.GenerationConfig`], *optional*):
-            Passed by `generate`; only `return_dict_in_generate` is read.
-        return_dict_in_generate (`bool`, *optional*, defaults to `False`):
-            Whether to return scores as well.
-        attention_mask (`torch.Tensor` of shape `(batch, prompt)`, *optional*):
-            1 for the prompts' tokens, 0 for padding. Defaults to no padding.
-        kwargs (*optional*):
-            What else `generate` passes; not used.
-
-    Returns:
-        `torch.Tensor` of shape `(batch * num_sids, prompt + levels)`: For each prompt, its SIDs, best first; or a
-        [`~transformers.generation.GenerateBeamDecoderOnlyOutput`] with `sequences` and `sequences_scores`.
-
-    Raises:
-        `ValueError`: no tokenizer or another checkpoint's, fewer beams than SIDs to return, prompts padded on the
-        right, padding without a mask.
-
-    Example:
-
-    ```python
-    >>> from tsrec_hf import PromptBuilder, tsrec_generate
-
-    >>> prompt = PromptBuilder(tokenizer).sequence_prompt(["hammer", "nail"])
-    >>> inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
-    >>> sequences = model.generate(**inputs, custom_generate=tsrec_generate, sid_tokenizer=tokenizer, num_sids=3)
-    >>> [tokenizer.sid_index.items_of("".join(tokenizer.convert_ids_to_tokens(row[-3:]))) != [] for row in sequences]
-    [True, True, True]
-    ```
-    """
-    if sid_tokenizer is None:
-        raise ValueError("Expected `sid_tokenizer`, the recommender's `TSRecTokenizer`, which knows the catalogue.")
-    model.check_tokenizer(sid_tokenizer)
-    if num_sids < 1:
-        raise ValueError(f"Expected `num_sids` of at least 1, but found {num_sids}.")
-    # Among the other keywords: `generate` (transformers 5.23) passes what a signature names twice.
-    attention_mask = kwargs.get("attention_mask")
-    if attention_mask is None:
-        pad_token_id = sid_tokenizer.pad_token_id
-        # An end token that stands for padding too may end a prompt's text, but none begins with it.
-        if len(input_ids) > 1 and bool((input_ids[:, [0, -1]] == pad_token_id).any()):
-            raise ValueError("Expected `attention_mask` with prompts that hold padding. Pass what the tokenizer gave.")
-        attention_mask = torch.ones_like(input_ids)
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError(
-            "Expected prompts padded on the left, but found padding behind a prompt. Set `padding_side='left'`."
-        )
-    index = sid_tokenizer.sid_index
-    num_sids = min(num_sids, index.trie.num_leaves)
-    if num_sid_beams is None:
-        num_sid_beams = max(model.config.recommend_num_beams, num_sids)
-    if num_sid_beams < num_sids:
-        raise ValueError(
-            f"Expected `num_sid_beams` of at least {num_sids}, the SIDs to return, but found {num_sid_beams}."
-        )
-    search = SIDSearch(model.backbone, index.trie, sid_tokenizer.sid_token_ids, sid_scoring)
-    beams = search.beam(input_ids, attention_mask, num_sid_beams, top_k=num_sids)
-    leaves, scores = beams.leaves, beams.scores
-    items = search.trie.leaf_items[search.trie.leaf_offsets[leaves]]
-    codes = torch.from_numpy(index.codes).to(items.device)[items].long()  # (batch, num_sids, levels)
-    levels = [
-        torch.tensor(ids, device=items.device)[codes[..., level]]
-        for level, ids in enumerate(sid_tokenizer.sid_token_ids)
-    ]
-    prompts = input_ids.unsqueeze(1).expand(-1, num_sids, -1)
-    sequences = torch.cat([prompts, torch.stack(levels, dim=-1)], dim=-1).flatten(0, 1)
-    if return_dict_in_generate or getattr(generation_config, "return_dict_in_generate", False):
-        return GenerateBeamDecoderOnlyOutput(sequences=sequences, sequences_scores=scores.flatten())
-    return sequences

@@ -18,10 +18,10 @@ from tsrec_hf.models import (
     SIDSearch,
     TSRecForCausalLM,
     TSRecTokenizer,
-    decoding_tsrec,
-    generation_tsrec,
+    search_tsrec,
+    tree_passes_tsrec,
 )
-from tsrec_hf.models.modeling_tsrec import _batches
+from tsrec_hf.models.recommending_tsrec import batches_of
 
 
 KINDS = ["qwen2", "llama", "gpt2", "gemma3", "mistral"]
@@ -419,8 +419,8 @@ def test_backbones_without_tree_masks_decode_with_expanded_caches(
     histories = histories_of(index)
     expected = generated_beams(model, tokenizer, histories, 5)
     if kind != "bloom":  # which takes none by nature: its attention reads distances off the columns
-        monkeypatch.setattr(decoding_tsrec, "why_no_tree_mask", lambda backbone: "it is told not to")
-    logging.get_logger(decoding_tsrec.__name__).warning_once.cache_clear()
+        monkeypatch.setattr(tree_passes_tsrec, "why_no_tree_mask", lambda backbone: "it is told not to")
+    logging.get_logger(tree_passes_tsrec.__name__).warning_once.cache_clear()
     with caplog.at_level("WARNING", logger="tsrec_hf"), _propagating(caplog):
         assert_same_beams(beams_of(model, tokenizer, histories, 5), expected)
         for history, row in zip(histories, expected):
@@ -441,7 +441,7 @@ def test_backbones_without_tree_masks_decode_with_expanded_caches(
 @contextlib.contextmanager
 def _propagating(caplog):
     """The library's loggers may keep their records to themselves; `caplog` listens at the root."""
-    logger = logging.get_logger(decoding_tsrec.__name__)
+    logger = logging.get_logger(tree_passes_tsrec.__name__)
     logger.addHandler(caplog.handler)
     propagates, logger.propagate = logger.propagate, False
     yield
@@ -459,9 +459,9 @@ def _propagating(caplog):
     ],
 )
 def test_what_takes_no_tree_mask_is_known(model, name, value, match) -> None:
-    assert decoding_tsrec.why_no_tree_mask(model.backbone) is None
+    assert tree_passes_tsrec.why_no_tree_mask(model.backbone) is None
     setattr(model.backbone.config, name, value)
-    assert re.search(match, decoding_tsrec.why_no_tree_mask(model.backbone))
+    assert re.search(match, tree_passes_tsrec.why_no_tree_mask(model.backbone))
 
 
 @pytest.mark.parametrize("rules", [False, True], ids=["", "rules"])
@@ -473,16 +473,16 @@ def test_pruned_beams_are_the_best_of_all_beams(save_backbone, tmp_path, monkeyp
     histories = histories_of(index)
     rules = {"allowed_items": index.item_ids[20:60], "exclude_history": True} if rules else {}
     settings = {"scoring": scoring, "batch_size": 5, **rules}
-    monkeypatch.setattr(generation_tsrec, "USERS_OF_A_FOREST", 2)
-    read, extend = [], decoding_tsrec.ForestDecoder.extend
+    monkeypatch.setattr(search_tsrec, "USERS_OF_A_PACK", 2)
+    read, extend = [], tree_passes_tsrec.PackedPasses.extend
     monkeypatch.setattr(
-        decoding_tsrec.ForestDecoder, "extend", lambda self, *a: read.append(len(a[0])) or extend(self, *a)
+        tree_passes_tsrec.PackedPasses, "extend", lambda self, *a: read.append(len(a[0])) or extend(self, *a)
     )
     for num_beams, top_ks in ((3, [1]), (30, [1, 4, 10])):
-        monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PASS", 1000)
+        monkeypatch.setattr(search_tsrec, "MIN_ROWS_TO_PRUNE", 1000)
         whole = model.recommend(tokenizer, histories, top_k=num_beams, num_beams=num_beams, **settings)
         assert not read
-        monkeypatch.setattr(generation_tsrec, "MIN_ROWS_OF_A_PASS", 1)
+        monkeypatch.setattr(search_tsrec, "MIN_ROWS_TO_PRUNE", 1)
         for top_k in top_ks:
             found = model.recommend(tokenizer, histories, top_k=top_k, num_beams=num_beams, **settings)
             for row, expected in zip(found, whole, strict=True):
@@ -528,12 +528,12 @@ def test_catalogue_scoring_computes_no_other_logits(model, tokenizer) -> None:
 
 def test_batches_hold_users_of_like_length_within_their_budget() -> None:
     lengths = [3, 30, 3, 12, 30, 6]
-    assert list(_batches(lengths, 2, 10_000, 100)) == [[1, 4], [3, 5], [0, 2]]
-    assert list(_batches(lengths, 16, 10_000, 100)) == [[1, 4, 3, 5, 0, 2]]
+    assert list(batches_of(lengths, 2, 10_000, 100)) == [[1, 4], [3, 5], [0, 2]]
+    assert list(batches_of(lengths, 16, 10_000, 100)) == [[1, 4, 3, 5, 0, 2]]
     # 30 + 10 tokens a user in the first batch, 12 + 10 and 6 + 10 later.
-    assert list(_batches(lengths, 16, 80, 10)) == [[1, 4], [3, 5, 0], [2]]
+    assert list(batches_of(lengths, 16, 80, 10)) == [[1, 4], [3, 5, 0], [2]]
     # A user who is above the budget alone is decoded alone.
-    assert list(_batches(lengths, 16, 1, 10)) == [[1], [4], [3], [5], [0], [2]]
+    assert list(batches_of(lengths, 16, 1, 10)) == [[1], [4], [3], [5], [0], [2]]
 
 
 def test_any_budget_gives_the_same_lists_and_holds_one_batch_at_a_time(save_backbone, tmp_path, monkeypatch) -> None:
@@ -582,8 +582,8 @@ class TestTreeMask:
         backbone = SimpleNamespace(
             config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(**config)), dtype=torch.float32
         )
-        decoder = decoding_tsrec.TreeDecoder(backbone, forward, torch.tensor([[9, 5, 6]]), torch.tensor([[0, 1, 1]]))
-        decoder.read_prompt()
+        decoder = tree_passes_tsrec.TreePasses(backbone, forward, torch.tensor([[9, 5, 6]]), torch.tensor([[0, 1, 1]]))
+        decoder.prompt_logits()
         decoder.extend(torch.tensor([[0, 0]]), torch.tensor([[7, 8]]))
         decoder.extend(torch.tensor([[2, 1, 2]]), torch.tensor([[7, 8, 9]]))
         decoder.extend(torch.tensor([[5, 0]]), torch.tensor([[7, 8]]))

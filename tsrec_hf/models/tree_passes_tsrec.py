@@ -1,20 +1,21 @@
 """
-How many continuations of one prompt go through a backbone together.
+Run many continuations of a prompt in one forward pass.
 
-`TreeDecoder` reads a prompt once and lays its continuations, a tree of tokens, into the same sequence: each position
-sees the prompt and its own ancestors only, which an additive float mask says. Keys and values are appended to the
-cache and never copied per continuation or reordered, since the mask follows the tree instead. `ExpandedDecoder` gives
-the same logits with a copy of the cache for every continuation, for backbones whose attention takes no such mask.
-`ForestDecoder` lays the prompts and trees of several users into one sequence, for searches that read unlike numbers of
-continuations.
+`TreePasses` prefills a prompt once and appends its continuations, a tree of tokens, to the same sequence: under an
+additive float mask each position attends to the prompt and to its own ancestors only. Keys and values are appended to
+the cache and never copied per continuation or reordered, since the mask follows the tree instead. `ExpandedPasses`
+computes the same logits with a copy of the cache for every continuation, for backbones whose attention takes no such
+mask. `PackedPasses` packs the prompts and trees of several users into one sequence, for searches that expand unlike
+numbers of continuations per user.
 
-What all prompts begin with is read once, as a `SharedPrefix`.
+The prefix that all prompts share is prefilled once, as a `SharedPrefix`.
 """
 
 import copy
 import inspect
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +25,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and gives logits.
-Forward = Callable[..., torch.Tensor]
+# Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and returns logits; with
+# `return_cache=True` logits and the cache.
+Forward = Callable[..., Any]
 
 
 def cache_argument(module: nn.Module) -> str:
@@ -40,7 +42,7 @@ def cache_argument(module: nn.Module) -> str:
 
 class SharedPrefix:
     """
-    Tokens that all prompts of a call begin with, and their keys and values, read on first use.
+    The prefix that all prompts of a session share: its tokens, and their keys and values, computed on first use.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
@@ -61,7 +63,8 @@ class SharedPrefix:
         cache = DynamicCache()
         decoder = self._backbone.base_model
         decoder(input_ids=self.input_ids.unsqueeze(0), use_cache=True, **{cache_argument(decoder): cache})
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        # All layers are filled, and of attention.
+        return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]
 
     def cache(self, batch_size: int) -> DynamicCache:
         """A cache of the prefix for a batch. Rows share their memory until something is appended."""
@@ -76,7 +79,7 @@ def tree_attention_mask(
     dtype: torch.dtype,
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """
-    The additive mask that says who sees whom.
+    Builds the additive attention mask of a tree of continuations.
 
     Args:
         visible (`torch.Tensor` of shape `(batch, queries, keys)`):
@@ -129,9 +132,9 @@ def why_no_tree_mask(backbone: PreTrainedModel) -> str | None:
     return None
 
 
-class TreeDecoder:
+class TreePasses:
     """
-    Reads a batch of prompts, then trees of tokens behind them. Makes no device synchronisation.
+    Prefills a batch of prompts, then runs trees of tokens behind them. Makes no device synchronisation.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
@@ -170,7 +173,7 @@ class TreeDecoder:
         # Which nodes lie on the path to each node, itself included. Node 0 is the end of the prompt.
         self._paths = torch.ones(batch_size, 1, 1, dtype=torch.bool, device=input_ids.device)
 
-    def read_prompt(self) -> torch.Tensor:
+    def prompt_logits(self) -> torch.Tensor:
         """Logits of the prompts' last position: `(batch, 1, vocabulary)`."""
         width = self._input_ids.shape[1]
         columns = self._prompt_mask.shape[1]
@@ -220,11 +223,11 @@ class TreeDecoder:
         )
 
 
-class ForestDecoder:
+class PackedPasses:
     """
-    As [`TreeDecoder`], with the prompts of all users and the trees behind them in one row: nothing is padding, and a
-    pass reads as many nodes of each user as are asked for. A pass costs by the token then, and attention by the square
-    of the row, so that it pays for few users on a CPU. Waits for the device.
+    As [`TreePasses`], with the prompts of all users and the trees behind them packed into one row: nothing is padding,
+    and a forward pass takes as many nodes of each user as are asked for. Its cost is per token, and attention costs by
+    the square of the row, so that it pays for few users on a CPU. Synchronises with the device.
     """
 
     def __init__(
@@ -246,10 +249,10 @@ class ForestDecoder:
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are; the next one has this number."""
+        """Number of nodes so far, which is the number of the next one."""
         return len(self._seen)
 
-    def read_prompts(self) -> torch.Tensor:
+    def prompt_logits(self) -> torch.Tensor:
         """Logits of the prompts' last positions: `(users, vocabulary)`."""
         users, _ = self._attention_mask.nonzero(as_tuple=True)
         own = (users.unsqueeze(-1) == users).tril()
@@ -292,9 +295,9 @@ class ForestDecoder:
         return logits[0]
 
 
-class ExpandedDecoder:
+class ExpandedPasses:
     """
-    As [`TreeDecoder`], with a row for each continuation: its path is read behind a copy of the prompt's cache.
+    As [`TreePasses`], with a row for each continuation: its path runs behind a copy of the prompt's cache.
 
     Slower and hungrier, but it asks nothing of the attention beyond what `generate` asks.
     """
@@ -316,16 +319,16 @@ class ExpandedDecoder:
         # Tokens of the path to each node, filled up on the right, and how many there are. Node 0 has none.
         self._paths = input_ids.new_zeros(len(input_ids), 1, 0)
         self._depths = input_ids.new_zeros(len(input_ids), 1)
-        self._cache = None
+        self._cache: DynamicCache | None = None
 
-    def read_prompt(self) -> torch.Tensor:
+    def prompt_logits(self) -> torch.Tensor:
         """Logits of the prompts' last position: `(batch, 1, vocabulary)`."""
         positions = (self._attention_mask.cumsum(-1) - 1).clamp(min=0)
         logits, self._cache = self._run(self._input_ids, self._attention_mask, positions, None)
         return logits[:, -1:]
 
     def extend(self, parents: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """As [`TreeDecoder.extend`]."""
+        """As [`TreePasses.extend`]."""
         batch_size, width = parents.shape
         depths = self._depths.gather(1, parents) + 1  # (batch, nodes)
         longest = int(depths.max())
@@ -340,13 +343,14 @@ class ExpandedDecoder:
         prompt = self._attention_mask.repeat_interleave(width, dim=0)
         positions = self._prompt_lengths.repeat_interleave(width).unsqueeze(-1) + steps
         cache = copy.deepcopy(self._cache)
+        assert cache is not None  # the prompt is prefilled first
         cache.batch_repeat_interleave(width)
         mask = torch.cat([prompt, own.to(prompt.dtype)], dim=1)
         logits, _ = self._run(paths[:, :, :longest].flatten(0, 1), mask, positions, cache)
         last = (depths.flatten() - 1).view(-1, 1, 1).expand(-1, 1, logits.shape[-1])
         return logits.gather(1, last).view(batch_size, width, -1)
 
-    def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, object]:
+    def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, DynamicCache]:
         kwargs = {"position_ids": positions} if self._takes_positions else {}
         return self._forward(
             input_ids=input_ids,
@@ -361,7 +365,7 @@ class ExpandedDecoder:
 def _put_in_front(
     prefix_ids: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts with a prefix, left-padded again."""
+    """Prepends a prefix to left-padded prompts; the result is left-padded as well."""
     batch_size, width = input_ids.shape
     padding = width - attention_mask.sum(-1, keepdim=True)  # (batch, 1)
     columns = torch.arange(width + len(prefix_ids), device=input_ids.device)
@@ -372,13 +376,13 @@ def _put_in_front(
     return whole.gather(1, torch.where(inside, moved, columns)), (columns >= padding).to(attention_mask.dtype)
 
 
-def make_decoder(backbone: PreTrainedModel, *args, **kwargs) -> TreeDecoder | ExpandedDecoder:
-    """The fastest decoder that the backbone's attention can take; a warning says once where it is the slow one."""
+def make_passes(backbone: PreTrainedModel, *args, **kwargs) -> TreePasses | ExpandedPasses:
+    """The fastest kind of passes that the backbone's attention can take; warns once where it is the slow one."""
     reason = why_no_tree_mask(backbone)
     if reason is None:
-        return TreeDecoder(backbone, *args, **kwargs)
+        return TreePasses(backbone, *args, **kwargs)
     logger.warning_once(
         f"`{type(backbone).__name__}` cannot decode candidates as a tree, since {reason}. They are decoded with a "
         "copy of the cache each: the same results, slower and with more memory."
     )
-    return ExpandedDecoder(backbone, *args, **kwargs)
+    return ExpandedPasses(backbone, *args, **kwargs)

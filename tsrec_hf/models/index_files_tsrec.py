@@ -1,0 +1,112 @@
+"""The files of a SID index: `sid_index.safetensors`, and MiniOneRec's `index.json`."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+SID_INDEX_FILE = "sid_index.safetensors"
+FORMAT_VERSION = 1
+
+
+def write_index(
+    directory: str | Path, arrays: dict[str, np.ndarray], strings: Mapping[str, Sequence[str]], facts: dict[str, Any]
+) -> Path:
+    """Writes arrays, columns of strings and facts to `directory/sid_index.safetensors`; returns the file's path."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / SID_INDEX_FILE
+    for name, column in strings.items():
+        arrays = arrays | _pack_strings(name, column)
+    # One entry of metadata: several would be written in an order that changes from save to save.
+    save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps({"version": FORMAT_VERSION, **facts})})
+    return path
+
+
+def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]], dict[str, Any]]:
+    """
+    Reads what [`write_index`] wrote: arrays, columns of strings and facts.
+
+    Raises:
+        `FileNotFoundError`: no such file. `ValueError`: a truncated file, or one of another format.
+    """
+    path = Path(path)
+    path = path / SID_INDEX_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("tsrec_sid_index", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
+        ) from error
+    if facts.get("version") != FORMAT_VERSION:
+        raise ValueError(
+            f"Expected {path} to be a SID index of version {FORMAT_VERSION}, but found version "
+            f"{facts.get('version')}. Write it with `SIDIndex.save` of this release."
+        )
+    columns = [name.removesuffix("_offsets") for name in arrays if name.endswith("_offsets")]
+    strings = {name: _unpack_strings(arrays.pop(name), arrays.pop(f"{name}_offsets")) for name in columns}
+    return arrays, strings, facts
+
+
+def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[list[str]]]:
+    """
+    Reads MiniOneRec's `index.json`: item ids, codes (positions among each level's tokens) and the levels' tokens,
+    ordered by number.
+
+    Raises:
+        `ValueError`: a truncated file, SIDs of unequal length, another form.
+    """
+    path = Path(path)
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
+        ) from error
+    if not (isinstance(pairs, list) and pairs and all(_is_json_item(pair) for pair in pairs)):
+        raise ValueError(
+            f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least '
+            "one item."
+        )
+    item_ids, sids = zip(*pairs)
+    widths = {len(sid) for sid in sids}
+    if len(widths) != 1:
+        ragged, width = next((item, len(sid)) for item, sid in pairs if len(sid) != len(sids[0]))
+        raise ValueError(
+            f"Expected SIDs of equal length in {path}, but item {item_ids[0]!r} has {len(sids[0])} tokens and "
+            f"item {ragged!r} has {width}. Rebuild the index with one number of levels."
+        )
+    tokens = [sorted(set(level), key=_natural_key) for level in zip(*sids)]
+    code_of = [{token: code for code, token in enumerate(level)} for level in tokens]
+    codes = [[lookup[token] for lookup, token in zip(code_of, sid)] for sid in sids]
+    return list(item_ids), codes, tokens
+
+
+def _is_json_item(pair: object) -> bool:
+    return isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
+
+
+def _natural_key(token: str) -> tuple:
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", token))
+
+
+def _pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
+    encoded = [string.encode() for string in strings]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in encoded], out=offsets[1:])
+    return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_offsets": offsets}
+
+
+def _unpack_strings(array: np.ndarray, offsets: np.ndarray) -> list[str]:
+    data, bounds = array.tobytes(), offsets.tolist()
+    return [data[start:stop].decode() for start, stop in zip(bounds[:-1], bounds[1:])]

@@ -1,0 +1,91 @@
+"""Search sessions: one owner of what a search needs, from the index to the head's rows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .prompting_tsrec import PromptBuilder
+from .search_tsrec import SIDSearch
+
+
+if TYPE_CHECKING:
+    from .modeling_tsrec import TSRecForCausalLM
+    from .tokenization_tsrec import TSRecTokenizer
+
+
+class SearchSession:
+    r"""
+    Owns everything that searches over one catalogue with one model need.
+
+    The session holds the SID index as it was at the start, its trie on the model's device, the rows of the output
+    head, the keys and values of the instruction, and a view of the model in evaluation mode. It changes nothing of the
+    model or the tokenizer: sessions may run in threads, beside training and while the catalogue grows. Everything that
+    recommends goes through one: `recommend`, `tsrec_generate`, GRPO's rollouts.
+
+    Args:
+        model ([`TSRecForCausalLM`]):
+            The recommender.
+        tokenizer ([`TSRecTokenizer`]):
+            Its tokenizer.
+        scoring (`str`, *optional*, defaults to `"vocabulary"`):
+            As in [`SIDSearch`].
+        prefix_ids (`Sequence[int]`, *optional*):
+            Tokens that all prompts begin with, and that are left out of them. Defaults to the instruction of sequence
+            prompts.
+
+    Attributes:
+        index ([`SIDIndex`]): The catalogue.
+        trie ([`SIDTrie`]): Its trie, on the model's device.
+        prompts ([`PromptBuilder`]): Encodes histories.
+        search ([`SIDSearch`]): Searches, from encoded and padded prompts.
+
+    Raises:
+        `TypeError`, `ValueError`: the tokenizer of another checkpoint, another scoring.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.models import SearchSession
+
+    >>> session = SearchSession(model, tokenizer)
+    >>> inputs = session.pad([session.prompts.history_ids(history) for history in (["hammer"], ["apple", "pear"])])
+    >>> beams = session.search.beam(*inputs, num_beams=3)
+    >>> beams.leaves.shape, session.tokens_of(beams.leaves).shape
+    (torch.Size([2, 3]), torch.Size([2, 3, 3]))
+    ```
+    """
+
+    def __init__(
+        self,
+        model: "TSRecForCausalLM",
+        tokenizer: "TSRecTokenizer",
+        scoring: str = "vocabulary",
+        prefix_ids: Sequence[int] | None = None,
+    ):
+        model.check_tokenizer(tokenizer)
+        # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
+        self.prompts = PromptBuilder(tokenizer)
+        self.index = self.prompts.sid_index
+        self.device = model.device
+        self.trie = self.index.trie_on(self.device)
+        prefix = self.prompts.instruction_ids if prefix_ids is None else prefix_ids
+        self.search = SIDSearch(
+            model.backbone, self.trie, tokenizer.sid_token_ids, scoring, torch.tensor(prefix, dtype=torch.long)
+        )
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts as `input_ids` and `attention_mask`, both of shape `(batch, longest)`, padded on the left."""
+        width = max(map(len, rows))
+        # Padding is masked: any token id serves.
+        input_ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self.device)
+        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        return input_ids, attention_mask
+
+    def tokens_of(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Token ids of SIDs, `(..., levels)`, from the numbers of their leaves, `(...)`."""
+        return self.search.tokens_of(leaves)
+
+    def items_of(self, leaf: int) -> list[int]:
+        """Rows of the index of the items that carry a leaf's SID, by training count."""
+        return self.index.trie.items_of_leaf(leaf)
