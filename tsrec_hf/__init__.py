@@ -30,7 +30,15 @@ _ROOM_OF = {
         "save_minionerec",
         "tidy",
     ],
-    "sids": ["RQVAE", "ResidualKMeans", "SIDReport", "embed_items", "resolve_collisions", "sid_report"],
+    "sids": [
+        "Quantizer",
+        "RQVAE",
+        "ResidualKMeans",
+        "SIDReport",
+        "embed_items",
+        "resolve_collisions",
+        "sid_report",
+    ],
     "semantics": [
         "InferenceClientTeacher",
         "KeywordTeacher",
