@@ -1,4 +1,4 @@
-"""Fits rows to a maximum length without ever cutting an instruction or an answer."""
+"""Shorten rows that are too long by their oldest items, never by their instruction or their answer."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from datasets import Dataset
 
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
-from .sequence import IGNORED
+from .rows import IGNORED
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """How many rows were too long, and how many items and labelled targets left with their oldest parts."""
+    """How many rows were too long, and how many items and labelled targets were dropped from them."""
 
     rows: int
     items: int
