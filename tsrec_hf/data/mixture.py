@@ -39,8 +39,8 @@ def build_sft_mixture(
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
 
-    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Rows of
-    your own tasks are built at every call, since only the rows tell whether they have changed.
+    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your own
+    tasks are asked for their rows at every call, and the cache is used only if these have not changed.
 
     Args:
         dataset ([`RecommendationDataset`]):
@@ -89,11 +89,9 @@ def build_sft_mixture(
     if split not in SPLITS:
         raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}. Choose one.")
     _check_settings(dataset, semantics, tokenizer)
-    # Rows of the user's tasks, by place; those of the built-in ones are built only if the cache does not hold them.
+    # Nobody but the task knows what its rows depend on, so that the rows themselves are the key of a user's task.
     own_rows = {
-        number: _tokenized_rows(task, dataset, split, tokenizer)
-        for number, task in enumerate(mixed)
-        if type(task) not in BUILT_IN_TYPES
+        task.name: _checked_rows(task, dataset, split, tokenizer) for task in mixed if type(task) not in BUILT_IN_TYPES
     }
     interactions = getattr(dataset, split)
     identity = (
@@ -101,19 +99,21 @@ def build_sft_mixture(
         [_tokenizer_state(tokenizer), tokenizer.max_history, tokenizer.sid_index.fingerprint],
         [interactions[name][:] for name in ("user_id", "history", "target")],
         [dataset.items[name][:] for name in ("item_id", "title")],
-        [own_rows[number] if number in own_rows else _settings(task) for number, task in enumerate(mixed)],
+        [_contents(own_rows[task.name]) if task.name in own_rows else _settings(task) for task in mixed],
         [list(weight_of.items()), seed],
     )
 
     def generate() -> Iterator[dict[str, Any]]:
         generator = np.random.default_rng(seed)
         num_rows = 0
-        for number, task in enumerate(mixed):
-            rows = own_rows[number] if number in own_rows else _tokenized_rows(task, dataset, split, tokenizer)
-            drawn = _drawn(len(rows), weight_of[task.name], generator)
-            num_rows += len(drawn)
-            for place in drawn:
-                yield rows[place]
+        for task in mixed:
+            texts = own_rows.get(task.name)
+            texts = _checked_rows(task, dataset, split, tokenizer) if texts is None else texts
+            rows = texts.to_list() if "labels" in texts.column_names else tokenize_rows(texts, tokenizer)
+            numbers = _drawn(len(rows), weight_of[task.name], generator)
+            num_rows += len(numbers)
+            for number in numbers:
+                yield rows[number]
         if num_rows == 0:
             raise ValueError(
                 f"The tasks {list(weight_of)} give no rows of {split!r} with the weights {weight_of}. Raise a weight."
@@ -191,8 +191,8 @@ def _check_settings(
     longest = getattr(dataset, "max_history", None)
     if longest is not None and longest != tokenizer.max_history:
         raise ValueError(
-            f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the data "
-            f"set was split with `max_history={longest}`. Make the tokenizer with `TSRecTokenizer.from_backbone(..., "
+            f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the "
+            f"data set was split with `max_history={longest}`. Make the tokenizer with `TSRecTokenizer.from_backbone(..., "
             f"max_history={longest})`, or split again with `max_history={tokenizer.max_history}`."
         )
     check_index = getattr(semantics, "check_index", None)
@@ -215,31 +215,32 @@ def _settings(task: Task) -> list[Any]:
     return [task.name]
 
 
-def _tokenized_rows(
-    task: Task, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer
-) -> list[dict[str, Any]]:
-    """The rows of a task with `input_ids`, `labels` and `task`, whichever form the task gives them."""
+def _contents(rows: Dataset) -> dict[str, str]:
+    """The columns of a data set as JSON, which is hashed much faster than lists of numbers."""
+    return {name: json.dumps(rows[name][:]) for name in rows.column_names}
+
+
+def _checked_rows(task: Task, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
+    """The rows of a task in one of the two forms of a row, with the column `task` and no other columns."""
     rows = task.rows(dataset, split, tokenizer)
     columns = set(rows.column_names) if isinstance(rows, Dataset) else set()
-    if {"input_ids", "labels"} <= columns:
-        tokenized = rows.select_columns(["input_ids", "labels"]).to_list()
-        for number, row in enumerate(tokenized):
-            if len(row["input_ids"]) != len(row["labels"]):
-                raise ValueError(
-                    f"Expected `labels` as long as `input_ids` in the rows of the task {task.name!r}, but found "
-                    f"{len(row['labels'])} and {len(row['input_ids'])} in row {number}. Fill labels up with -100."
-                )
-        return [{**row, "task": task.name} for row in tokenized]
-    if not {"prompt", "completion"} <= columns:
+    form = next((form for form in (["input_ids", "labels"], ["prompt", "completion"]) if set(form) <= columns), None)
+    if form is None:
         found = sorted(columns) if isinstance(rows, Dataset) else f"`{type(rows).__name__}`"
         raise ValueError(
             f"Expected the task {task.name!r} to give a `datasets.Dataset` with the columns `prompt` and "
-            f"`completion`, or `input_ids` and `labels`, but found {found}. Return one of the two, as `Task.rows` describes."
+            f"`completion`, or `input_ids` and `labels`, but found {found}. Return one of the two, as `Task.rows` "
+            "describes."
         )
-    texts = Dataset.from_dict(
-        {name: rows[name][:] for name in ("prompt", "completion")} | {"task": [task.name] * len(rows)}
-    )
-    return tokenize_rows(texts, tokenizer)
+    rows = rows.with_format(None).select_columns(form)
+    if form[1] == "labels":
+        for number, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"])):
+            if len(ids) != len(labels):
+                raise ValueError(
+                    f"Expected `labels` as long as `input_ids` in the rows of the task {task.name!r}, but found "
+                    f"{len(labels)} and {len(ids)} in row {number}. Fill labels up with -100."
+                )
+    return rows.add_column("task", [task.name] * len(rows))
 
 
 def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:
