@@ -165,6 +165,11 @@ def test_errors(dataset, semantics, tokenizer):
         mix(Descriptions(weight=-1))
     with pytest.raises(ValueError, match=r"'tokens' to give .* but found \['prompt'\]. Return one of the two"):
         mix(Tokens({"prompt": ["a"]}))
+    chat = [[{"role": "user", "content": "a"}]]
+    with pytest.raises(
+        ValueError, match=r"completions of the task 'tokens' as strings, but found .* write their text"
+    ):
+        mix(Tokens({"prompt": chat, "completion": chat}))
     with pytest.raises(ValueError, match=r"`labels` as long as `input_ids` .* 'tokens', but found 1 and 2 in row 0"):
         mix(Tokens({"input_ids": [[5, 6]], "labels": [[6]]}))
 

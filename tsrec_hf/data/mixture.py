@@ -39,8 +39,8 @@ def build_sft_mixture(
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
 
-    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your own
-    tasks are asked for their rows at every call, and the cache is used only if these have not changed.
+    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your
+    own tasks build their rows at every call, and the cache is used only if these have not changed.
 
     Args:
         dataset ([`RecommendationDataset`]):
@@ -107,9 +107,11 @@ def build_sft_mixture(
         generator = np.random.default_rng(seed)
         num_rows = 0
         for task in mixed:
-            texts = own_rows.get(task.name)
-            texts = _checked_rows(task, dataset, split, tokenizer) if texts is None else texts
-            rows = texts.to_list() if "labels" in texts.column_names else tokenize_rows(texts, tokenizer)
+            if task.name in own_rows:
+                given = own_rows[task.name]
+            else:
+                given = _checked_rows(task, dataset, split, tokenizer)
+            rows = given.to_list() if "labels" in given.column_names else tokenize_rows(given, tokenizer)
             numbers = _drawn(len(rows), weight_of[task.name], generator)
             num_rows += len(numbers)
             for number in numbers:
@@ -192,8 +194,8 @@ def _check_settings(
     if longest is not None and longest != tokenizer.max_history:
         raise ValueError(
             f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the "
-            f"data set was split with `max_history={longest}`. Make the tokenizer with `TSRecTokenizer.from_backbone(..., "
-            f"max_history={longest})`, or split again with `max_history={tokenizer.max_history}`."
+            f"data set was split with `max_history={longest}`. Make the tokenizer with "
+            f"`TSRecTokenizer.from_backbone(..., max_history={longest})`, or split again with `max_history={tokenizer.max_history}`."
         )
     check_index = getattr(semantics, "check_index", None)
     if check_index is not None:
@@ -233,6 +235,11 @@ def _checked_rows(task: Task, dataset: RecommendationDataset, split: str, tokeni
             "describes."
         )
     rows = rows.with_format(None).select_columns(form)
+    if form[0] == "prompt" and not all(isinstance(text, str) for name in form for text in rows[name][:1]):
+        raise ValueError(
+            f"Expected prompts and completions of the task {task.name!r} as strings, but found {rows[0]}. Messages of "
+            "a chat are no prompts here: write their text."
+        )
     if form[1] == "labels":
         for number, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"])):
             if len(ids) != len(labels):

@@ -40,7 +40,8 @@ def build_sequence_rows(
             counted once.
         targets_per_stretch (`int`, *optional*, defaults to `1`):
             Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer
-            tokens, and the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
+            tokens, and the later targets of a stretch are predicted from more than `max_history` items, up to
+            `max_history + targets_per_stretch - 1`.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer
