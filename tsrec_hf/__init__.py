@@ -79,9 +79,13 @@ _ROOM_OF = {
         "NextItemRecommender",
         "PopularityRecommender",
         "RecommendationEvaluator",
+        "baseline_results",
+        "fit_prior",
         "hit_rate_at_k",
         "metrics_table",
         "ndcg_at_k",
+        "paired_bootstrap",
+        "recommend_distributed",
         "target_ranks",
     ],
     "rewards": [

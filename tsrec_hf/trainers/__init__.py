@@ -5,6 +5,7 @@ from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
+from .time_limit import TimeLimitCallback
 
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "TSRecGRPOTrainer",
     "TSRecSFTConfig",
     "TSRecSFTTrainer",
+    "TimeLimitCallback",
     "load_recommender",
     "lora_config",
     "quantize",
