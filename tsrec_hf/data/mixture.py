@@ -195,7 +195,8 @@ def _check_settings(
         raise ValueError(
             f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the "
             f"data set was split with `max_history={longest}`. Make the tokenizer with "
-            f"`TSRecTokenizer.from_backbone(..., max_history={longest})`, or split again with `max_history={tokenizer.max_history}`."
+            f"`TSRecTokenizer.from_backbone(..., max_history={longest})`, or split again with "
+            f"`max_history={tokenizer.max_history}`."
         )
     check_index = getattr(semantics, "check_index", None)
     if check_index is not None:
