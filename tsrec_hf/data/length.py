@@ -34,7 +34,7 @@ def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int)
         `tuple[Dataset, LengthReport]`: The rows, and how many of them lost how many items and targets.
 
     Raises:
-        `ValueError`: rows of text tasks that are too long, or a `max_length` too small for the instruction and two items.
+        `ValueError`: rows of text tasks that are too long, or a `max_length` below the instruction and two items.
     """
     lengths = [len(ids) for ids in rows["input_ids"]]
     if max(lengths, default=0) <= max_length:
