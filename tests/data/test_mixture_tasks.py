@@ -151,8 +151,9 @@ def test_errors(dataset, semantics, tokenizer):
 
     with pytest.raises(ValueError, match=r"tasks of different names, but found \['title'\] more than once"):
         mix("title", Descriptions(name="title"))
-    with pytest.raises(ValueError, match=r"`weights` among \('title',\), .* but found \['sequence'\]. Add the task"):
-        mix("title", weights={"sequence": 2})
+    with pytest.raises(ValueError, match=r"`weights` among \('title', .* but found \['descriptions'\]. Add the task"):
+        mix("title", weights={"descriptions": 2})
+    assert len(mix("title", weights={"sequence": 2})) == 16
     for task in (
         3,
         Descriptions,

@@ -172,11 +172,13 @@ def _checked_weights(tasks: Sequence[Task], weights: Mapping[str, float]) -> dic
     repeated = [name for name, number in Counter(names).items() if number > 1]
     if repeated:
         raise ValueError(f"Expected tasks of different names, but found {repeated} more than once. Rename your task.")
-    unknown = set(weights) - set(names)
+    # Built-in tasks that are not mixed may have weights: the same ones then serve a mixture with fewer tasks.
+    known = tuple(dict.fromkeys([*names, *BUILT_IN_TASKS]))
+    unknown = set(weights) - set(known)
     if unknown:
         raise ValueError(
-            f"Expected `weights` among {tuple(names)}, the tasks of this mixture, but found {sorted(unknown)}. Add "
-            "the task to `tasks`, or leave its weight out."
+            f"Expected `weights` among {known}, but found {sorted(unknown)}. Add the task to `tasks`, or correct its "
+            "name."
         )
     weight_of = {task.name: weights.get(task.name, task.weight) for task in tasks}
     if not tasks or not all(0 <= weight < float("inf") for weight in weight_of.values()):
