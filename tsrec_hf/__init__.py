@@ -27,6 +27,7 @@ _ROOM_OF = {
         "load_minionerec",
         "load_recbole",
         "load_table",
+        "open_dataset",
         "save_minionerec",
         "tidy",
     ],

@@ -6,6 +6,7 @@ from .dataset import RecommendationDataset
 from .kcore import k_core
 from .log import InteractionLog
 from .minionerec import load_minionerec, save_minionerec
+from .opening import open_dataset
 from .recbole import RecBoleData, load_recbole
 from .splits import chronological_split, leave_one_out_split
 from .summary import LogSummary
@@ -26,6 +27,7 @@ __all__ = [
     "load_minionerec",
     "load_recbole",
     "load_table",
+    "open_dataset",
     "save_minionerec",
     "tidy",
 ]

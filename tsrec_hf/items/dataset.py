@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+
+from .layout import read_dataset, write_dataset
 
 
 SPLITS = ("train", "valid", "test")
@@ -32,9 +37,12 @@ class RecommendationDataset:
         test (`datasets.Dataset`):
             Rows of the same form, later in time than `valid`.
         sid_index ([`SIDIndex`], *optional*):
-            Semantic IDs of the items.
+            Semantic IDs of the items. An index without training counts gets those of `train`, by which items that
+            share a SID are ranked.
         name (`str`, *optional*, defaults to `""`):
             Name that cards and logs show.
+        max_history (`int`, *optional*):
+            Length to which the splits truncated histories; `None` where they are whole.
 
     Example:
 
@@ -55,8 +63,14 @@ class RecommendationDataset:
     test: Dataset
     sid_index: SIDIndex | None = None
     name: str = ""
+    max_history: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_history is not None and self.max_history < 1:
+            raise ValueError(
+                f"Expected `max_history` of at least 1, but found {self.max_history}. `None` says that histories are "
+                "whole."
+            )
         catalogue = _read_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
         duplicated = pc.value_counts(catalogue)
         duplicated = duplicated.filter(pc.greater(duplicated.field("counts"), 1))
@@ -71,13 +85,73 @@ class RecommendationDataset:
             history = table["history"]
             _check_known(pc.list_flatten(history), pc.list_parent_indices(history), catalogue, split, "history")
             _check_known(table["target"], None, catalogue, split, "target")
+            longest = pc.max(pc.list_value_length(history)).as_py() or 0
+            if self.max_history is not None and longest > self.max_history:
+                raise ValueError(
+                    f"Expected histories of at most `max_history={self.max_history}` items, but `{split}` has one of "
+                    f"{longest}. Pass the length that the splits were made with."
+                )
         if self.sid_index is not None:
             _check_index(self.sid_index, catalogue)
+            if self.sid_index.counts is None and len(self.train):
+                # The class is frozen for its users; the index of a loaded data set always ranks by training counts.
+                object.__setattr__(self, "sid_index", _with_training_counts(self.sid_index, self.train))
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("items", *SPLITS))
         index = self.sid_index and f"{len(self.sid_index):,} items on {self.sid_index.num_levels} levels"
         return f"{type(self).__name__}(name={self.name!r}, {counts}, sid_index={index})"
+
+    def save(self, directory: str | Path) -> Path:
+        """
+        Writes the data set to a folder: Parquet tables, the SID index and `dataset.json`, which is written last.
+
+        A save that is killed leaves a folder that [`RecommendationDataset.load`] refuses, never a mixture of two data
+        sets that passes for one. Other files of the folder stay.
+
+        Args:
+            directory (`str` or `Path`):
+                The folder; made if missing.
+
+        Returns:
+            `Path`: The folder.
+
+        Raises:
+            `ValueError`: the folder holds a data set in MiniOneRec's layout.
+
+        Example:
+
+        ```python
+        >>> import tempfile
+        >>> from tsrec_hf import RecommendationDataset
+
+        >>> folder = dataset.save(tempfile.mkdtemp())
+        >>> RecommendationDataset.load(folder).sid_index == dataset.sid_index
+        True
+        ```
+        """
+        return write_dataset(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "RecommendationDataset":
+        """
+        Reads a data set that [`RecommendationDataset.save`] wrote.
+
+        Args:
+            directory (`str` or `Path`):
+                The folder.
+
+        Raises:
+            `FileNotFoundError`: no such folder, or one without `dataset.json`. `ValueError`: a file that is not the
+            one that was saved with the others; the message names it.
+        """
+        return cls(**read_dataset(Path(directory)))
+
+
+def _with_training_counts(sid_index: SIDIndex, train: Dataset) -> SIDIndex:
+    targets = _read_columns(train, "train", {"target": "a string"})["target"]
+    positions = pc.index_in(targets, value_set=pa.array(sid_index.item_ids, pa.string())).to_numpy()
+    return sid_index.with_counts(np.bincount(positions, minlength=len(sid_index)))
 
 
 def _read_columns(dataset: Dataset, name: str, expected: dict[str, str]) -> dict[str, pa.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,10 +86,19 @@ class InteractionLog:
                 Settings of the splitter, such as `ratios` and `max_history`.
 
         Returns:
-            [`RecommendationDataset`]: All items, and the three splits.
+            [`RecommendationDataset`]: All items, the three splits, and the `max_history` that the splitter used.
         """
         splits = splitter(self.interactions, **kwargs)
-        return RecommendationDataset(self.items, splits["train"], splits["valid"], splits["test"], name=name)
+        parameter = inspect.signature(splitter).parameters.get("max_history")
+        default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+        return RecommendationDataset(
+            self.items,
+            splits["train"],
+            splits["valid"],
+            splits["test"],
+            name=name,
+            max_history=kwargs.get("max_history", default),
+        )
 
 
 def no_interactions() -> Dataset:
