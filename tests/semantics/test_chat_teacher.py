@@ -200,3 +200,11 @@ def test_a_killed_run_resumes_without_asking_twice(tmp_path: Path, answers: int)
 def test_describe_tokens_with_a_chat_teacher() -> None:
     semantics = describe_tokens(*catalogue(), Scripted(lambda messages: good("things")))
     assert len(semantics) == 13 and semantics["<b_0>"].provenance["num_items"] == 12
+
+
+def test_a_missing_package_is_seen_before_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    teacher = Scripted(lambda messages: None)
+    with pytest.raises(ImportError, match=r"needs scikit-learn.*pip install"):
+        teacher.describe(CLUSTERS)
+    assert not teacher.conversations

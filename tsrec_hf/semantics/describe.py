@@ -51,7 +51,8 @@ def describe_tokens(
             they read the first items in the order of the index.
 
     Returns:
-        [`TokenSemantics`]: One entry for every token with at least one item; levels in order.
+        [`TokenSemantics`]: One entry for every token with at least one item; levels in order. It knows the index's
+        fingerprint.
 
     Example:
 
@@ -102,4 +103,4 @@ def describe_tokens(
         logger.info(
             "Level %d: described %d tokens, %d carry no item.", level, len(clusters), len(tokens) - len(present)
         )
-    return TokenSemantics(entries)
+    return TokenSemantics(entries, sid_index.fingerprint)

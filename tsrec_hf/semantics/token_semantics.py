@@ -5,7 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from tsrec_hf.models import SIDIndex
+
+# Part of each entry: the file stays a list, whose readers pass over a field that they do not know.
+FINGERPRINT_KEY = "index_fingerprint"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     Args:
         entries (`Iterable[TokenDescription]`):
             One entry per token.
+        fingerprint (`str`, *optional*):
+            Fingerprint of the [`SIDIndex`] whose tokens are described. `None` where a file does not say.
 
     Raises:
         `TypeError`: entries that are not [`TokenDescription`]. `ValueError`: a token that occurs twice.
@@ -66,7 +75,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     ```
     """
 
-    def __init__(self, entries: Iterable[TokenDescription]):
+    def __init__(self, entries: Iterable[TokenDescription], fingerprint: str | None = None):
+        self.fingerprint = fingerprint
         self._entries: dict[str, TokenDescription] = {}
         for entry in entries:
             if not isinstance(entry, TokenDescription):
@@ -101,6 +111,50 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     def __repr__(self) -> str:
         return f"TokenSemantics({len(self)} tokens)"
 
+    def check_index(self, sid_index: "SIDIndex") -> None:
+        """
+        Checks that the descriptions belong to an index: to itself or to one that it grew out of.
+
+        Every index spells its tokens `<a_0>`, `<a_1>`, ..., so the descriptions of another one would pass unnoticed
+        and teach a model that shampoo is made of steel. Where the fingerprint is unknown, as in MiniOneRec's files,
+        every token that an item carries needs a description.
+
+        Args:
+            sid_index ([`SIDIndex`]):
+                The index that the descriptions are to be used with.
+
+        Raises:
+            `ValueError`: the descriptions belong to another index, or do not cover this one.
+
+        Example:
+
+        ```python
+        >>> from tsrec_hf import SIDIndex, TokenSemantics
+
+        >>> TokenSemantics([], fingerprint=sid_index.fingerprint).check_index(sid_index)
+        ```
+        """
+        if self.fingerprint is not None:
+            if not sid_index.fits(self.fingerprint):
+                raise ValueError(
+                    f"Expected descriptions of the tokens of SID index {sid_index.fingerprint}, but these belong to "
+                    f"index {self.fingerprint}, where the same tokens mean other items. Describe the tokens of this "
+                    "index with `describe_tokens`, or use the index that was described."
+                )
+            return
+        carried = {
+            level_tokens[code]: None
+            for level, level_tokens in enumerate(sid_index.tokens)
+            for code in sorted(set(sid_index.codes[:, level].tolist()))
+        }
+        missing = [token for token in carried if token not in self]
+        if missing:
+            raise ValueError(
+                f"Expected a description for each of the {len(carried)} tokens that items of SID index "
+                f"{sid_index.fingerprint} carry, but {len(missing)} have none, first {missing[0]!r}. Use the "
+                "descriptions of this index, or make them with `describe_tokens`."
+            )
+
     @classmethod
     def from_json(cls, path: str | Path) -> "TokenSemantics":
         """
@@ -119,16 +173,18 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             ) from error
         if not isinstance(rows, list):
             raise ValueError(f"Expected {path} to hold a list of entries, but found `{type(rows).__name__}`.")
-        return cls(_entry(row, number, path) for number, row in enumerate(rows))
+        entries = [_entry(row, number, path) for number, row in enumerate(rows)]
+        return cls(entries, _common_fingerprint(rows, path))
 
     def to_json(self, path: str | Path) -> None:
         """
         Writes the file that [`TokenSemantics.from_json`] reads.
 
         Each entry has its own `provenance`, where it is known: other readers of this format pass over a field that
-        they do not know. A file written here and one of MiniOneRec's come back byte for byte.
+        they do not know. So is the fingerprint of the index. A file written here and one of MiniOneRec's come back byte for byte.
         """
         rows = [asdict(entry) for entry in self._entries.values()]
+        rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         Path(path).write_text(
             json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
@@ -160,6 +216,16 @@ def _teacher_name(provenance: Mapping[str, Any]) -> str:
     return f"{teacher} ({model})" if model else teacher
 
 
+def _common_fingerprint(rows: list[dict[str, Any]], path: Path) -> str | None:
+    found = {row.get(FINGERPRINT_KEY) for row in rows}
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected one `{FINGERPRINT_KEY}` in {path}, but found {sorted(map(str, found))}: descriptions of several "
+            "indexes in one file. Describe the tokens of one index with `describe_tokens`."
+        )
+    return found.pop() if found else None
+
+
 def _entry(row: object, number: int, path: Path) -> TokenDescription:
     fields = {"token": str, "description": str, "keywords": list}
     if not isinstance(row, dict) or any(not isinstance(row.get(name), kind) for name, kind in fields.items()):
@@ -176,5 +242,10 @@ def _entry(row: object, number: int, path: Path) -> TokenDescription:
     if provenance is not None and not isinstance(provenance, dict):
         raise ValueError(
             f"Expected `provenance` of {row['token']!r} in {path} to be a dictionary, but found {provenance!r}."
+        )
+    if not isinstance(row.get(FINGERPRINT_KEY), str | None):
+        raise ValueError(
+            f"Expected `{FINGERPRINT_KEY}` of {row['token']!r} in {path} to be a string, but found "
+            f"{row[FINGERPRINT_KEY]!r}."
         )
     return TokenDescription(row["token"], row["description"], list(row["keywords"]), provenance)
