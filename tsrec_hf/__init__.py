@@ -17,7 +17,6 @@ _ROOM_OF = {
     "items": [
         "InteractionLog",
         "LogSummary",
-        "RecBoleData",
         "RecommendationDataset",
         "chronological_split",
         "clean_text",

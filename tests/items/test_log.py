@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from tsrec_hf.items import InteractionLog, RecBoleData, chronological_split, leave_one_out_split
+from tsrec_hf.items import InteractionLog, chronological_split, leave_one_out_split
 
 
 ITEMS = {"item_id": ["1", "2"], "title": ["Nut", "Bolt"], "description": ["", ""]}
@@ -18,7 +18,6 @@ def test_unpacks_and_counts(log):
     assert items is log.items and interactions is log.interactions
     assert repr(log) == "InteractionLog(items=2, users=1, interactions=4)"
     assert log.summary.stages == (("given", 2, 1, 4),)
-    assert RecBoleData is InteractionLog
 
 
 def test_both_splits_make_a_recommendation_dataset(log):

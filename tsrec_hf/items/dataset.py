@@ -11,11 +11,11 @@ from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 
+from .columns import checked_columns
 from .layout import read_dataset, write_dataset
 
 
 SPLITS = ("train", "valid", "test")
-ARROW_TYPES = {"a string": pa.string(), "a list of strings": pa.list_(pa.string())}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +71,7 @@ class RecommendationDataset:
                 f"Expected `max_history` of at least 1, but found {self.max_history}. `None` says that histories are "
                 "whole."
             )
-        catalogue = _read_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
+        catalogue = checked_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
         duplicated = pc.value_counts(catalogue)
         duplicated = duplicated.filter(pc.greater(duplicated.field("counts"), 1))
         if len(duplicated):
@@ -81,7 +81,7 @@ class RecommendationDataset:
             )
         for split in SPLITS:
             columns = {"user_id": "a string", "history": "a list of strings", "target": "a string"}
-            table = _read_columns(getattr(self, split), split, columns)
+            table = checked_columns(getattr(self, split), split, columns)
             history = table["history"]
             _check_known(pc.list_flatten(history), pc.list_parent_indices(history), catalogue, split, "history")
             _check_known(table["target"], None, catalogue, split, "target")
@@ -149,50 +149,9 @@ class RecommendationDataset:
 
 
 def _with_training_counts(sid_index: SIDIndex, train: Dataset) -> SIDIndex:
-    targets = _read_columns(train, "train", {"target": "a string"})["target"]
+    targets = checked_columns(train, "train", {"target": "a string"})["target"]
     positions = pc.index_in(targets, value_set=pa.array(sid_index.item_ids, pa.string())).to_numpy()
     return sid_index.with_counts(np.bincount(positions, minlength=len(sid_index)))
-
-
-def _read_columns(dataset: Dataset, name: str, expected: dict[str, str]) -> dict[str, pa.Array]:
-    """Columns of a table as Arrow arrays, after checking that they exist, have the expected type and no nulls."""
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
-            "`datasets.Dataset.from_dict` or `datasets.Dataset.from_pandas`."
-        )
-    missing = [column for column in expected if column not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"Expected `{name}` to have the columns {list(expected)}, but {missing} are missing from "
-            f"{dataset.column_names}. Rename your columns with `rename_column`."
-        )
-    # The Arrow format applies a pending `select` or `filter`, which the underlying table would not show.
-    table = dataset.select_columns(list(expected)).with_format("arrow")[:]
-    return {
-        column: _as_strings(table[column].combine_chunks(), column, name, kind) for column, kind in expected.items()
-    }
-
-
-def _as_strings(array: pa.Array, column: str, name: str, kind: str) -> pa.Array:
-    # A table without rows may not know its types (`null`), and has nothing that could be wrong.
-    if len(array) == 0:
-        return array.cast(ARROW_TYPES[kind])
-    is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
-    value_type = array.type.value_type if is_list else array.type
-    is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
-    if not is_string or is_list != pa.types.is_list(ARROW_TYPES[kind]):
-        raise TypeError(
-            f"Expected column {column!r} of `{name}` to be {kind}, but found {array.type}. Ids are strings "
-            "everywhere: convert them with `cast_column`."
-        )
-    absent = array.null_count + (pc.list_flatten(array).null_count if is_list else 0)
-    if absent:
-        raise ValueError(
-            f"Expected column {column!r} of `{name}` without missing values, but found {absent} of them. Drop or fill "
-            "these rows."
-        )
-    return array.cast(ARROW_TYPES[kind])
 
 
 def _check_known(ids: pa.Array, rows: pa.Array | None, catalogue: pa.Array, split: str, column: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .dataset import RecommendationDataset
 from .layout import FACTS_NAME, MINIONEREC_INDEX_NAME
-from .minionerec import load_minionerec
+from .readers.minionerec import load_minionerec
 
 
 def open_dataset(directory: str | Path) -> RecommendationDataset:

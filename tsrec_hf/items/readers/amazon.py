@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .cleaning import clean_text
+from ..cleaning import clean_text
 from .json_lines import first_json_line, read_json_lines
-from .log import InteractionLog, no_interactions
-from .tidying import tidy
+from ..log import InteractionLog, no_interactions
+from ..tidying import tidy
 
 
 class Version(NamedTuple):

@@ -13,8 +13,9 @@ from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 
-from .dataset import SPLITS, RecommendationDataset
-from .layout import FACTS_NAME
+from ..columns import require_columns
+from ..dataset import SPLITS, RecommendationDataset
+from ..layout import FACTS_NAME
 
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
@@ -201,14 +202,10 @@ def _read_split(path: Path, sid_of: dict[str, str]) -> Dataset:
         raise ValueError(
             f"{path} is not a whole CSV file ({error}). The file may be truncated: fetch or write it again."
         ) from error
-    missing = [column for column in CSV_COLUMNS if column not in frame.columns]
-    if missing:
+    if not set(CSV_COLUMNS) <= set(frame.columns):
         with path.open(encoding="utf-8", newline="") as file:
             found = next(csv.reader(file))
-        raise ValueError(
-            f"Expected {path} to have the columns {list(CSV_COLUMNS)}, but {missing} are missing from {found}. "
-            "Rename the columns or write the file again."
-        )
+        require_columns(found, CSV_COLUMNS, str(path), "Rename the columns or write the file again.")
     history = [_parse_history(literal, path, row) for row, literal in enumerate(frame["history_item_id"].tolist())]
     expected = frame["item_id"].map(sid_of)
     wrong = (expected != frame["item_sid"]).to_numpy()
