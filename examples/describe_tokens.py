@@ -29,7 +29,7 @@ import pandas as pd
 from datasets import Dataset
 from trl import TrlParser
 
-from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, load_minionerec
+from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, open_dataset
 from tsrec_hf.semantics import InferenceClientTeacher, TransformersTeacher
 
 
@@ -40,7 +40,9 @@ TEACHERS = ("keywords", "transformers", "inference")
 class ScriptArguments:
     """What to describe, and who does it."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "Folder in MiniOneRec's layout."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of a data set, such as `build_sids.py` makes."}
+    )
     items_file: str | None = field(
         default=None, metadata={"help": "Instead of `data_dir`: items as .csv, .jsonl or .parquet."}
     )
@@ -125,7 +127,7 @@ def make_teacher(args: ScriptArguments):
 
 def main(args: ScriptArguments) -> None:
     if args.data_dir is not None:
-        dataset = load_minionerec(args.data_dir)
+        dataset = open_dataset(args.data_dir)
         items, sid_index = dataset.items, dataset.sid_index
     else:
         items = read_items(args.items_file)

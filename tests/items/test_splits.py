@@ -117,7 +117,9 @@ def test_columns_of_the_wrong_type(columns, message):
     ],
 )
 def test_missing_values_are_refused(columns):
-    with pytest.raises(ValueError, match=f"{next(iter(columns))!r} of `interactions` without missing values, but found 1"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(columns))!r} of `interactions` without missing values, but found 1"
+    ):
         chronological_split(make_log(**columns))
 
 

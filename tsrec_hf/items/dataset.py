@@ -1,7 +1,6 @@
 """The one form in which every other room receives a catalogue and its interactions."""
 
 from dataclasses import dataclass
-
 from pathlib import Path
 
 import numpy as np

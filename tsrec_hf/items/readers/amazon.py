@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from ..cleaning import clean_text
-from .json_lines import first_json_line, read_json_lines
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
+from .json_lines import first_json_line, read_json_lines
 
 
 class Version(NamedTuple):
