@@ -31,6 +31,7 @@ from trl import TrlParser
 
 from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, open_dataset
 from tsrec_hf.semantics import InferenceClientTeacher, TransformersTeacher
+from tsrec_hf.sids.catalogue import load_embeddings
 
 
 TEACHERS = ("keywords", "transformers", "inference")
@@ -136,7 +137,11 @@ def main(args: ScriptArguments) -> None:
     print(sid_index)
     embeddings = None
     if args.embeddings_file is not None:
-        embeddings = np.load(args.embeddings_file, mmap_mode="r", allow_pickle=False)
+        path = Path(args.embeddings_file)
+        if path.name == "embeddings.npy" and path.with_suffix(".json").is_file():
+            embeddings = load_embeddings(path.parent, sid_index)  # those of `build_sids.py`, which know their index
+        else:
+            embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     teacher = make_teacher(args)
     semantics = describe_tokens(items, sid_index, teacher, embeddings=embeddings)
 

@@ -27,8 +27,8 @@ from tsrec_hf import (
     NextItemRecommender,
     PopularityRecommender,
     RecommendationEvaluator,
-    load_minionerec,
     metrics_table,
+    open_dataset,
 )
 from tsrec_hf.hub import add_evaluation
 from tsrec_hf.trainers import load_recommender
@@ -39,7 +39,7 @@ class ScriptArguments:
     """What to evaluate, on what, and how to search."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
-    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     split: Literal["train", "valid", "test"] = field(default="test", metadata={"help": "What to evaluate on."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of that draw."})
@@ -73,7 +73,7 @@ def main(args: ScriptArguments) -> None:
     # By itself it joins processes on CPUs only where `ACCELERATE_USE_CPU` is set, and `accelerate launch` does not set
     # it for several: each would evaluate every row.
     state = Accelerator(cpu=not torch.accelerator.is_available()).state
-    dataset = load_minionerec(args.data_dir)
+    dataset = open_dataset(args.data_dir)
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()

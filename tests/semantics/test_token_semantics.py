@@ -158,7 +158,7 @@ def test_semantics_of_a_rebuilt_folder_are_refused(tmp_path: Path) -> None:
     semantics.check_index(tools.with_items(["3"], codes=[[0, 1]]).without_items(["1"]))
     # The folder was rebuilt: `<a_0>` now means shampoo.
     shampoo = SIDIndex(["7", "8"], [[0, 0], [0, 1]])
-    with pytest.raises(ValueError, match=f"index {shampoo.fingerprint}, but these belong to index {tools.fingerprint}"):
+    with pytest.raises(ValueError, match=f"{shampoo.fingerprint}, but these belong to index {tools.fingerprint}"):
         semantics.check_index(shampoo)
 
 

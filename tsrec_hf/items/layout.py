@@ -1,4 +1,4 @@
-"""The native layout of a prepared data set: Parquet tables, the SID index, and a JSON of facts that is written last."""
+"""The native layout of a prepared data set: Parquet tables, the SID index, and a JSON of facts, written last."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ def write_dataset(dataset: "RecommendationDataset", directory: Path) -> Path:
     """Writes the files beside the folder first, then moves them into it, the facts last."""
     if (directory / MINIONEREC_INDEX_NAME).exists():
         raise ValueError(
-            f"Expected {directory} without a data set in MiniOneRec's layout, but found {MINIONEREC_INDEX_NAME} there, "
-            "and one folder holds one SID index. Save to another folder."
+            f"Expected {directory} without a data set in MiniOneRec's layout, but found {MINIONEREC_INDEX_NAME} "
+            "there, and one folder holds one SID index. Save to another folder."
         )
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def open_dataset(directory: str | Path) -> RecommendationDataset:
     is_minionerec = (directory / MINIONEREC_INDEX_NAME).is_file()
     if is_minionerec and (directory / FACTS_NAME).is_file():
         raise ValueError(
-            f"Expected one layout in {directory}, but found {FACTS_NAME} and {MINIONEREC_INDEX_NAME}, two SID indexes. "
-            "Move one of the two data sets to a folder of its own."
+            f"Expected one layout in {directory}, but found {FACTS_NAME} and {MINIONEREC_INDEX_NAME}, two SID "
+            "indexes. Move one of the two data sets to a folder of its own."
         )
     return load_minionerec(directory) if is_minionerec else RecommendationDataset.load(directory)

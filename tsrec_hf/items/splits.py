@@ -155,7 +155,8 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[Fraction, Fraction]:
             f"{tuple(ratios)}. Pass, for example, `ratios=(0.8, 0.1, 0.1)`."
         )
     # As floats, 0.7 + 0.1 falls short of 0.8, and the cut could move by a row.
-    return tuple(Fraction(ratio).limit_denominator(1_000_000) for ratio in ratios[:2])
+    train, valid = (Fraction(ratio).limit_denominator(1_000_000) for ratio in ratios[:2])
+    return train, valid
 
 
 def _read_log(interactions: Dataset) -> tuple[pa.Array, pa.Array, np.ndarray]:

@@ -181,7 +181,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         Writes the file that [`TokenSemantics.from_json`] reads.
 
         Each entry has its own `provenance`, where it is known: other readers of this format pass over a field that
-        they do not know. So is the fingerprint of the index. A file written here and one of MiniOneRec's come back byte for byte.
+        they do not know, and its index's fingerprint. A file written here and one of MiniOneRec's come back byte for
+        byte.
         """
         rows = [asdict(entry) for entry in self._entries.values()]
         rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
@@ -220,8 +221,8 @@ def _common_fingerprint(rows: list[dict[str, Any]], path: Path) -> str | None:
     found = {row.get(FINGERPRINT_KEY) for row in rows}
     if len(found) > 1:
         raise ValueError(
-            f"Expected one `{FINGERPRINT_KEY}` in {path}, but found {sorted(map(str, found))}: descriptions of several "
-            "indexes in one file. Describe the tokens of one index with `describe_tokens`."
+            f"Expected one `{FINGERPRINT_KEY}` in {path}, but found {sorted(map(str, found))}: descriptions of "
+            "several indexes in one file. Describe the tokens of one index with `describe_tokens`."
         )
     return found.pop() if found else None
 
