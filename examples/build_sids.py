@@ -9,7 +9,7 @@ JSON lines or Parquet; Amazon's reviews and metadata are read by `--format amazo
 `--format recbole --items_file folder`. Without interactions the items alone get SIDs.
 
 The steps are: read and clean, embed by sentence-transformers (`--fields title=1 description=0.5`; `--image_column`
-adds images), quantise, part the items that share a SID, report. The folder is in MiniOneRec's layout, ready as
+adds images), quantise, part the items that share a SID, report. The folder is what `open_dataset` opens, ready as
 `--data_dir` of `describe_tokens.py`, `sft.py`, `evaluate.py` and `grpo.py`, and holds besides the quantiser, the
 embeddings and the report. A killed run goes on where it stopped: every vector is in the cache.
 
@@ -18,10 +18,9 @@ Items that come later get codes of the same quantiser, while the others keep the
     python examples/build_sids.py --items_file items.csv --extend_dir data/shop --output_dir data/shop_june
 """
 
-import importlib.util
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,15 +40,21 @@ from tsrec_hf import (
     load_amazon,
     load_recbole,
     load_table,
+    open_dataset,
     resolve_collisions,
     save_minionerec,
     sid_report,
     tidy,
 )
 from tsrec_hf.items import leave_one_out_split
+from tsrec_hf.sids.catalogue import (
+    default_level_sizes,
+    extend_index,
+    load_embeddings,
+    save_embeddings,
+    write_report,
+)
 
-
-logger = logging.getLogger(__name__)
 
 SPLITTERS = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
@@ -95,7 +100,7 @@ class ScriptArguments:
         default=None, metadata={"help": "Column of images, or of their file names beside the file of items."}
     )
     image_encoder: str | None = field(default=None, metadata={"help": "CLIP-type model; default: `encoder`."})
-    image_weight: float = field(default=1.0, metadata={"help": "What images count against texts, which count 1."})
+    image_weight: float = field(default=1.0, metadata={"help": "Image weight relative to text."})
     batch_size: int = field(default=32, metadata={"help": "Texts or images embedded together."})
     cache_dir: str | None = field(default=None, metadata={"help": "Folder of vectors; default: in `output_dir`."})
     quantizer: str = field(default="residual_kmeans", metadata={"help": f"One of {', '.join(QUANTIZERS)}."})
@@ -108,6 +113,9 @@ class ScriptArguments:
     )
     extend_dir: str | None = field(
         default=None, metadata={"help": "Folder of an earlier run: its quantiser is used, its items keep their SIDs."}
+    )
+    export_dir: str | None = field(
+        default=None, metadata={"help": "Another folder, for a copy of the data set in MiniOneRec's layout."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the quantiser."})
 
@@ -190,14 +198,6 @@ def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
     )
 
 
-def default_level_sizes(num_items: int) -> list[int]:
-    """Three levels of about 16 items a code, a power of two from 4 to 256, with twice as many SIDs as items."""
-    size = 4
-    while size < 256 and (size * 16 < num_items or size**3 < 2 * num_items):
-        size *= 2
-    return [size] * 3
-
-
 def quantise(args: ScriptArguments, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:
     """A new quantiser and the codes of all items."""
     sizes = args.level_sizes or default_level_sizes(len(embeddings))
@@ -206,10 +206,8 @@ def quantise(args: ScriptArguments, embeddings: np.ndarray) -> tuple[ResidualKMe
     return quantizer, resolve_collisions(quantizer.encode(embeddings), embeddings, quantizer, args.collisions)
 
 
-def extend(
-    args: ScriptArguments, item_ids: list[str], embeddings: np.ndarray
-) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:
-    """The quantiser of an earlier run, and codes: those of known items as they were, those of new ones beside them."""
+def extend(args: ScriptArguments, items: Dataset, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, SIDIndex]:
+    """The quantiser of an earlier run, and its index with the items of now."""
     earlier = json.loads(Path(args.extend_dir, SETTINGS_NAME).read_text())
     mine = asdict(args)
     other = {name: (earlier[name], mine[name]) for name in EMBEDDING_SETTINGS if earlier[name] != mine[name]}
@@ -218,23 +216,13 @@ def extend(
             f"Expected the settings of {args.extend_dir!r}, but these differ (there, here): {other}. Vectors and "
             "codes of other settings mean something else: repeat the settings, or make all SIDs anew."
         )
-    quantizer, index = QUANTIZERS[args.quantizer].load(args.extend_dir), SIDIndex.load(args.extend_dir)
-    is_known = np.array([item_id in index for item_id in item_ids])
-    codes = np.empty((len(item_ids), index.num_levels), dtype=np.int32)
-    codes[is_known] = index.codes[index.positions_of([one for one in item_ids if one in index])]
-    new = embeddings[~is_known]
-    if len(new):
-        # Also the SIDs of items that are gone stay theirs.
-        found = resolve_collisions(quantizer.encode(new), new, quantizer, args.collisions, taken=index.codes)
-        too_high = found.max(axis=0) >= index.level_sizes
-        if too_high.any():
-            raise ValueError(
-                f"Expected the new items to fit into the levels {index.level_sizes} of {args.extend_dir!r}, but the "
-                f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
-            )
-        codes[~is_known] = found
-    print(f"{int(is_known.sum()):,} items keep their SIDs, {len(new):,} are new.")
-    return quantizer, codes
+    before = open_dataset(args.extend_dir).sid_index
+    load_embeddings(args.extend_dir, before)  # refuses a folder whose files are of several runs
+    quantizer, item_ids = QUANTIZERS[args.quantizer].load(args.extend_dir), items["item_id"][:]
+    index = extend_index(before, item_ids, embeddings, quantizer, args.collisions, items["title"][:])
+    known = sum(item_id in before for item_id in item_ids)
+    print(f"{known:,} items keep their SIDs, {len(item_ids) - known:,} are new.")
+    return quantizer, index
 
 
 def split(args: ScriptArguments, log: InteractionLog, name: str) -> RecommendationDataset:
@@ -258,37 +246,30 @@ def main(args: ScriptArguments) -> None:
     summary = log.summary.with_splits(dataset)
     print(f"{summary}\n", flush=True)
 
-    item_ids = dataset.items["item_id"][:]
     embeddings = embed(args, dataset.items)
     if args.extend_dir is None:
         quantizer, codes = quantise(args, embeddings)
+        # A code that no item has would be a token that no model learns; the report counts it before it goes.
+        report = sid_report(codes, embeddings, quantizer)
+        encoded = quantizer.encode(embeddings)
+        index = SIDIndex(dataset.items["item_id"][:], quantizer.drop_unused(codes), titles=dataset.items["title"][:])
     else:
-        quantizer, codes = extend(args, item_ids, embeddings)
-    report = sid_report(codes, embeddings, quantizer)
-    before = quantizer.encode(embeddings)
-    shared = 1 - len(np.unique(before, axis=0)) / len(before)
+        quantizer, index = extend(args, dataset.items, embeddings)
+        report = sid_report(index.codes[index.positions_of(dataset.items["item_id"][:])], embeddings, quantizer)
+        encoded = quantizer.encode(embeddings)
+    shared = 1 - len(np.unique(encoded, axis=0)) / len(encoded)
     text = f"{report}\n\nBefore `{args.collisions}` the collision rate was {shared:.2%}."
     print(text, flush=True)
 
-    if args.extend_dir is None:
-        # A code that no item has would be a token that no model learns.
-        codes = quantizer.drop_unused(codes)
-        tokens = None
-    else:
-        tokens = SIDIndex.load(args.extend_dir).tokens
-    index = SIDIndex(item_ids, codes, tokens, titles=dataset.items["title"][:])
-    dataset = RecommendationDataset(dataset.items, dataset.train, dataset.valid, dataset.test, index, dataset.name)
-    save_minionerec(dataset, output)
-    index.save(output)
+    dataset = replace(dataset, sid_index=index)
+    dataset.save(output)
     quantizer.save(output)
-    np.save(output / "embeddings.npy", embeddings)
+    row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"][:])}
+    save_embeddings(output, embeddings[[row_of[item_id] for item_id in index.item_ids]], index)
     (output / SETTINGS_NAME).write_text(json.dumps(asdict(args), indent=1), encoding="utf-8")
-    (output / "report.md").write_text(f"{summary}\n\n{text}\n", encoding="utf-8")
-    (output / "report.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('No plot: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
-    else:
-        report.plot(output / "report.png")
+    write_report(output, report, f"{summary}\n\n{text}")
+    if args.export_dir is not None:
+        save_minionerec(dataset, args.export_dir)
     print(f"\n{output}: {dataset}")
 
 

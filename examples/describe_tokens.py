@@ -29,8 +29,9 @@ import pandas as pd
 from datasets import Dataset
 from trl import TrlParser
 
-from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, load_minionerec
+from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, open_dataset
 from tsrec_hf.semantics import InferenceClientTeacher, TransformersTeacher
+from tsrec_hf.sids.catalogue import load_embeddings
 
 
 TEACHERS = ("keywords", "transformers", "inference")
@@ -40,7 +41,9 @@ TEACHERS = ("keywords", "transformers", "inference")
 class ScriptArguments:
     """What to describe, and who does it."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "Folder in MiniOneRec's layout."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of a data set, such as `build_sids.py` makes."}
+    )
     items_file: str | None = field(
         default=None, metadata={"help": "Instead of `data_dir`: items as .csv, .jsonl or .parquet."}
     )
@@ -125,7 +128,7 @@ def make_teacher(args: ScriptArguments):
 
 def main(args: ScriptArguments) -> None:
     if args.data_dir is not None:
-        dataset = load_minionerec(args.data_dir)
+        dataset = open_dataset(args.data_dir)
         items, sid_index = dataset.items, dataset.sid_index
     else:
         items = read_items(args.items_file)
@@ -134,7 +137,11 @@ def main(args: ScriptArguments) -> None:
     print(sid_index)
     embeddings = None
     if args.embeddings_file is not None:
-        embeddings = np.load(args.embeddings_file, mmap_mode="r", allow_pickle=False)
+        path = Path(args.embeddings_file)
+        if path.name == "embeddings.npy" and path.with_suffix(".json").is_file():
+            embeddings = load_embeddings(path.parent, sid_index)  # those of `build_sids.py`, which know their index
+        else:
+            embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     teacher = make_teacher(args)
     semantics = describe_tokens(items, sid_index, teacher, embeddings=embeddings)
 

@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from tsrec_hf import RecommendationEvaluator, baseline_results, load_minionerec, metrics_table
+from tsrec_hf import RecommendationEvaluator, baseline_results, metrics_table, open_dataset
 from tsrec_hf.hub import add_evaluation
 from tsrec_hf.trainers import load_recommender
 
@@ -65,7 +65,7 @@ def main(args: ScriptArguments) -> None:
         )
     # Without an accelerator, processes find each other only where the state is told that they run on CPUs.
     state = PartialState(cpu=not torch.accelerator.is_available())
-    dataset = load_minionerec(args.data_dir)
+    dataset = open_dataset(args.data_dir)
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()

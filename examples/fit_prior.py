@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from tsrec_hf import NextItemPrior, PopularityPrior, fit_prior, load_minionerec
+from tsrec_hf import NextItemPrior, PopularityPrior, fit_prior, open_dataset
 from tsrec_hf.trainers import load_recommender
 
 
@@ -36,7 +36,7 @@ class ScriptArguments:
 
 def main(args: ScriptArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
-    dataset = load_minionerec(args.data_dir)
+    dataset = open_dataset(args.data_dir)
     model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
     model.to(state.device)
     index = tokenizer.sid_index

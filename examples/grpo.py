@@ -1,5 +1,5 @@
 """
-Reinforcement learning of a fine-tuned recommender on a catalogue in MiniOneRec's layout.
+Reinforcement learning of a fine-tuned recommender on a prepared catalogue.
 
 On two CPU cores, from a checkpoint that `examples/sft.py` wrote:
 
@@ -43,7 +43,7 @@ from tsrec_hf import (
     collaborative_reward,
     description_similarities,
     exact_match_reward,
-    load_minionerec,
+    open_dataset,
     prefix_reward,
     ranking_reward,
     semantic_reward,
@@ -60,9 +60,7 @@ REWARDS = ("exact_match", "ranking", "prefix", "semantic", "collaborative")
 class ScriptArguments:
     """What to train on, and what is rewarded."""
 
-    data_dir: str = field(
-        metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
-    )
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     semantics_file: str | None = field(
         default=None,
         metadata={
@@ -166,7 +164,7 @@ def print_settings(script_args: ScriptArguments, args: TSRecGRPOConfig) -> None:
 
 def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
-    dataset = load_minionerec(script_args.data_dir)
+    dataset = open_dataset(script_args.data_dir)
     model, tokenizer = load_model(model_args, dataset)
     if training_args.process_index == 0:
         print(dataset)

@@ -1,5 +1,5 @@
 """
-Fine-tune a recommender on a catalogue in MiniOneRec's layout.
+Fine-tune a recommender on a prepared catalogue.
 
 On two CPU cores, one pass over the Industrial_and_Scientific sequences:
 
@@ -37,7 +37,7 @@ from tsrec_hf import (
     TSRecTokenizer,
     build_alignment_rows,
     build_sft_mixture,
-    load_minionerec,
+    open_dataset,
 )
 from tsrec_hf.data import BUILT_IN_TASKS, tokenize_rows
 from tsrec_hf.trainers import load_recommender, lora_config, quantize, save_base
@@ -50,9 +50,7 @@ SEMANTICS_FILE = "description_keywords.json"
 class ScriptArguments:
     """What to train on, and how the SID tokens start."""
 
-    data_dir: str = field(
-        metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
-    )
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     semantics_file: str | None = field(
         default=None,
         metadata={
@@ -163,7 +161,7 @@ def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_a
 
 def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
-    dataset = load_minionerec(script_args.data_dir)
+    dataset = open_dataset(script_args.data_dir)
     print(f"{dataset}\nseed: {training_args.seed}")
     semantics = load_semantics(script_args)
     model, tokenizer = load_model(script_args, model_args, dataset.sid_index, semantics)

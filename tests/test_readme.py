@@ -85,7 +85,7 @@ def shop(save_backbone, tmp_path, monkeypatch):
 def check_shop(folder: Path) -> None:
     """What the five commands leave."""
     assert "collision rate 0.00%" in (folder / "data/shop/report.md").read_text()
-    dataset = tsrec_hf.load_minionerec(folder / "data/shop")
+    dataset = tsrec_hf.open_dataset(folder / "data/shop")
     assert len(dataset.items) == len(dataset.sid_index) == 40
     semantics = tsrec_hf.TokenSemantics.from_json(folder / "data/shop/description_keywords.json")
     assert set(semantics) == {token for level in dataset.sid_index.tokens for token in level}

@@ -17,7 +17,6 @@ _ROOM_OF = {
     "items": [
         "InteractionLog",
         "LogSummary",
-        "RecBoleData",
         "RecommendationDataset",
         "chronological_split",
         "clean_text",
@@ -27,6 +26,7 @@ _ROOM_OF = {
         "load_minionerec",
         "load_recbole",
         "load_table",
+        "open_dataset",
         "save_minionerec",
         "tidy",
     ],

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from trl import TrlParser
 
-from tsrec_hf.items import load_minionerec
+from tsrec_hf.items import load_minionerec, open_dataset
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.sids import ResidualKMeans
+from tsrec_hf.sids.catalogue import default_level_sizes
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
@@ -63,18 +64,21 @@ def shop(tmp_path: Path, encoder: Path) -> dict:
 
 
 def test_from_tables_to_a_folder_of_the_other_scripts(shop, tmp_path: Path, monkeypatch, capsys) -> None:
-    run_here(monkeypatch, **shop)
+    run_here(monkeypatch, **shop, export_dir=tmp_path / "export")
     printed = capsys.readouterr().out
     assert "| items without a title dropped | 24 (-1) | 12 | 121 |" in printed
     assert "| interactions with unknown items dropped | 24 | 12 | 120 (-1) |" in printed
     assert "collision rate 0.00%" in printed and "Before `reassign` the collision rate was " in printed
-    dataset = load_minionerec(tmp_path / "shop")
+    dataset = open_dataset(tmp_path / "shop")
     assert len(dataset.items) == 24 and dataset.items[0]["title"] == "red hammer"
     index = dataset.sid_index
     # The embeddings' order is that of the items and of the index, as `describe_tokens.py --embeddings_file` takes it.
     assert index.item_ids == dataset.items["item_id"][:] == [f"{number:03}" for number in range(24)]
     assert np.load(tmp_path / "shop" / "embeddings.npy").shape == (24, 11)
     assert len(np.unique(index.codes, axis=0)) == 24 and len(dataset.train) > len(dataset.test) > 0
+    # MiniOneRec's layout is another folder: one folder holds one index.
+    assert not (tmp_path / "shop" / "index.json").exists()
+    assert load_minionerec(tmp_path / "export").train.to_dict() == dataset.train.to_dict()
     # No token is left without items.
     assert (index.codes.max(axis=0) + 1 == index.level_sizes).all()
     files = {path.name for path in (tmp_path / "shop").iterdir()}
@@ -102,6 +106,7 @@ def test_new_items_get_codes_of_the_same_quantiser(shop, tmp_path: Path, monkeyp
     run_here(monkeypatch, **later)
     assert "24 items keep their SIDs, 2 are new." in capsys.readouterr().out
     after = SIDIndex.load(tmp_path / "june")
+    assert after.fits(before.fingerprint) and after.fingerprint != before.fingerprint
     assert len(after) == 26 and after.tokens == before.tokens
     assert [after.sid_of(one) for one in before.item_ids] == [before.sid_of(one) for one in before.item_ids]
     embeddings = np.load(tmp_path / "june" / "embeddings.npy")
@@ -130,7 +135,7 @@ def test_images_beside_the_items(shop, clip_dir, tmp_path: Path, monkeypatch) ->
     np.testing.assert_allclose(lengths[1], [0, *[0.75] * 11], atol=1e-5)
     index = SIDIndex.load(tmp_path / "photos")
     assert len(np.unique(index.codes, axis=0)) == 12
-    assert not len(load_minionerec(tmp_path / "photos").train)  # the items alone
+    assert not len(open_dataset(tmp_path / "photos").train)  # the items alone
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_configurations_are_read(config: Path) -> None:
 
 
 def test_level_sizes_follow_the_number_of_items() -> None:
-    sizes = runpy.run_path(str(EXAMPLES / "build_sids.py"))["default_level_sizes"]
+    sizes = default_level_sizes
     # At least twice as many SIDs as items, and at least a code for 16 items.
     assert sizes(20) == [4] * 3 and sizes(40) == [8] * 3 and sizes(3686) == [256] * 3 and sizes(10**6) == [256] * 3
 

@@ -24,7 +24,7 @@ def build(items=None, sid_index=None, **splits):
 
 
 def test_keeps_what_it_is_given_and_says_what_it_holds():
-    index = SIDIndex(["3", "1", "2"], [[0, 0], [0, 1], [1, 0]])
+    index = SIDIndex(["3", "1", "2"], [[0, 0], [0, 1], [1, 0]], counts=[0, 5, 2])
     dataset = build(sid_index=index, test=make_rows().select([1]))
     assert dataset.items["title"][:] == ["nut", "bolt", "saw"]
     assert dataset.sid_index is index
@@ -117,6 +117,33 @@ def test_large_strings_are_strings_too():
 def test_the_index_covers_exactly_the_catalogue(item_ids, found):
     with pytest.raises(ValueError, match=found):
         build(sid_index=SIDIndex(item_ids, [[0, number] for number in range(len(item_ids))]))
+
+
+def test_items_that_share_a_sid_are_ranked_by_training_count(tmp_path):
+    train = make_rows(target=["3", "2"]).select([0])
+    # Only `train` counts: the targets of `valid` and `test` are 2 and 3.
+    dataset = build(sid_index=SIDIndex(["2", "1", "3"], [[0, 0], [0, 1], [0, 0]]), train=train)
+    assert dataset.sid_index.counts.tolist() == [0, 0, 1]
+    assert dataset.sid_index.items_of("<a_0><b_0>") == ["3", "2"]
+    loaded = RecommendationDataset.load(dataset.save(tmp_path / "shop"))
+    assert loaded.sid_index.items_of("<a_0><b_0>") == ["3", "2"]
+    # Counts that are there are kept.
+    index = SIDIndex(["2", "1", "3"], [[0, 0], [0, 1], [0, 0]], counts=[9, 0, 1])
+    assert build(sid_index=index, train=train).sid_index.items_of("<a_0><b_0>") == ["2", "3"]
+
+
+def test_without_training_rows_an_index_stays_without_counts():
+    index = SIDIndex(["1", "2", "3"], [[0, 0], [0, 1], [1, 0]])
+    assert build(sid_index=index, train=make_rows().select([])).sid_index.counts is None
+
+
+def test_max_history_is_checked_against_the_rows():
+    assert build().max_history is None
+    assert RecommendationDataset(make_items(), *[make_rows()] * 3, max_history=2).max_history == 2
+    with pytest.raises(ValueError, match="at most `max_history=1` items, but `train` has one of 2"):
+        RecommendationDataset(make_items(), *[make_rows()] * 3, max_history=1)
+    with pytest.raises(ValueError, match="`max_history` of at least 1, but found 0"):
+        RecommendationDataset(make_items(), *[make_rows()] * 3, max_history=0)
 
 
 @pytest.mark.slow

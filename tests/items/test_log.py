@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from tsrec_hf.items import InteractionLog, RecBoleData, chronological_split, leave_one_out_split
+from tsrec_hf.items import InteractionLog, chronological_split, leave_one_out_split
 
 
 ITEMS = {"item_id": ["1", "2"], "title": ["Nut", "Bolt"], "description": ["", ""]}
@@ -18,15 +18,16 @@ def test_unpacks_and_counts(log):
     assert items is log.items and interactions is log.interactions
     assert repr(log) == "InteractionLog(items=2, users=1, interactions=4)"
     assert log.summary.stages == (("given", 2, 1, 4),)
-    assert RecBoleData is InteractionLog
 
 
 def test_both_splits_make_a_recommendation_dataset(log):
     dataset = log.split(ratios=(0.4, 0.3, 0.3), max_history=1, name="toy")
     expected = chronological_split(log.interactions, ratios=(0.4, 0.3, 0.3), max_history=1)
-    assert dataset.name == "toy" and dataset.items is log.items
+    assert dataset.name == "toy" and dataset.items is log.items and dataset.max_history == 1
     assert [dataset.train[:], dataset.valid[:], dataset.test[:]] == [split[:] for split in expected.values()]
     dataset = log.split(leave_one_out_split)
+    assert dataset.max_history == 10
+    assert log.split(lambda interactions: leave_one_out_split(interactions)).max_history is None
     assert dataset.test[:] == {"user_id": ["a"], "history": [["1", "2", "1"]], "target": ["2"]}
 
 

@@ -97,9 +97,9 @@ def test_a_missing_column_is_named(column):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"user_id": [1] * 7}, "`user_id` to be a string column, but found int64.*cast_column"),
-        ({"item_id": [1] * 7}, "`item_id` to be a string column, but found int64.*cast_column"),
-        ({"timestamp": ["1"] * 7}, "`timestamp` to hold numbers or dates, but found strings"),
+        ({"user_id": [1] * 7}, "'user_id' of `interactions` to be a string, but found int64.*cast_column"),
+        ({"item_id": [1] * 7}, "'item_id' of `interactions` to be a string, but found int64.*cast_column"),
+        ({"timestamp": ["1"] * 7}, "'timestamp' of `interactions` to hold numbers or dates, but found string"),
     ],
 )
 def test_columns_of_the_wrong_type(columns, message):
@@ -117,7 +117,9 @@ def test_columns_of_the_wrong_type(columns, message):
     ],
 )
 def test_missing_values_are_refused(columns):
-    with pytest.raises(ValueError, match=f"`{next(iter(columns))}` without missing values, but found 1"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(columns))!r} of `interactions` without missing values, but found 1"
+    ):
         chronological_split(make_log(**columns))
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from tsrec_hf import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, Recommendation, SIDIndex, SIDSearch
+from tsrec_hf.semantics import TokenSemantics
 
 
 KINDS = ["qwen2", "llama", "gpt2", "gemma3", "mistral"]
@@ -529,3 +530,10 @@ def test_the_files_that_are_needed_are_copied(model, tokenizer, tmp_path) -> Non
             node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.level
         ]
         assert set(siblings) <= set(copied)
+
+
+def test_semantics_of_another_index_are_refused(tokenizer) -> None:
+    semantics = TokenSemantics([], fingerprint="another")
+    # Before anything is loaded.
+    with pytest.raises(ValueError, match="but these belong to index another"):
+        TSRecForCausalLM.from_backbone("nowhere", tokenizer, semantics=semantics)

@@ -202,14 +202,9 @@ def test_describe_tokens_with_a_chat_teacher() -> None:
     assert len(semantics) == 13 and semantics["<b_0>"].provenance["num_items"] == 12
 
 
-def test_missing_sklearn_is_found_before_any_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Asked(ChatTeacher):
-        def identity(self):
-            return {"teacher": "Asked", "model": "m"}
-
-        def ask(self, conversations):
-            pytest.fail("a question was asked")
-
+def test_a_missing_package_is_seen_before_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
-    with pytest.raises(ImportError, match="needs scikit-learn"):
-        Asked().describe({"<a_0>": [{"title": "Cobalt drill"}]})
+    teacher = Scripted(lambda messages: None)
+    with pytest.raises(ImportError, match=r"needs scikit-learn.*pip install"):
+        teacher.describe(CLUSTERS)
+    assert not teacher.conversations

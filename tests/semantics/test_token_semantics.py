@@ -144,21 +144,40 @@ def test_the_industrial_teacher(tmp_path: Path) -> None:
     assert (tmp_path / "out.json").read_bytes() == (Path(INDUSTRIAL) / "description_keywords.json").read_bytes()
 
 
-def test_descriptions_of_a_rebuilt_index_are_refused(tmp_path: Path) -> None:
-    steel, shampoo = SIDIndex(["1", "2"], [[0, 0], [0, 1]]), SIDIndex(["7", "8"], [[0, 0], [0, 1]])
-    entries = [TokenDescription(token, "", ["steel"]) for token in ("<a_0>", "<b_0>", "<b_1>")]
-    TokenSemantics(entries, steel.fingerprint).to_json(tmp_path / "semantics.json")
-    semantics = TokenSemantics.from_json(tmp_path / "semantics.json")
-    assert semantics.fingerprint == steel.fingerprint and dict(semantics) == dict(TokenSemantics(entries))
-    semantics.check_index(steel)
-    semantics.check_index(steel.with_items(["3"], codes=[[0, 1]]))
-    with pytest.raises(ValueError, match="index was rebuilt"):
+def describe(index: SIDIndex, *keywords: str) -> TokenSemantics:
+    tokens = [token for level_tokens in index.tokens for token in level_tokens]
+    return TokenSemantics([TokenDescription(token, "", list(keywords)) for token in tokens], index.fingerprint)
+
+
+def test_semantics_of_a_rebuilt_folder_are_refused(tmp_path: Path) -> None:
+    tools = SIDIndex(["1", "2"], [[0, 0], [0, 1]])
+    describe(tools, "steel", "brush").to_json(tmp_path / "keywords.json")
+    semantics = TokenSemantics.from_json(tmp_path / "keywords.json")
+    assert semantics.fingerprint == tools.fingerprint
+    semantics.check_index(tools)
+    semantics.check_index(tools.with_items(["3"], codes=[[0, 1]]).without_items(["1"]))
+    # The folder was rebuilt: `<a_0>` now means shampoo.
+    shampoo = SIDIndex(["7", "8"], [[0, 0], [0, 1]])
+    with pytest.raises(ValueError, match=f"{shampoo.fingerprint}, but these belong to index {tools.fingerprint}"):
         semantics.check_index(shampoo)
 
 
-def test_descriptions_of_an_unknown_index_must_cover_its_tokens() -> None:
-    index = SIDIndex(["1", "2"], [[0, 0], [0, 1]])
-    entries = [TokenDescription(token, "", []) for token in ("<a_0>", "<b_0>", "<b_1>")]
+def test_semantics_without_a_fingerprint_must_cover_the_tokens_that_items_carry() -> None:
+    index = SIDIndex(["1", "2"], [[0, 0], [0, 2]])  # nobody carries `<b_1>`
+    entries = [TokenDescription(token, "", []) for token in ("<a_0>", "<b_0>", "<b_2>")]
     TokenSemantics(entries).check_index(index)
-    with pytest.raises(ValueError, match="first '<b_1>'"):
+    with pytest.raises(ValueError, match="1 have none, first '<b_2>'"):
         TokenSemantics(entries[:2]).check_index(index)
+
+
+def test_the_fingerprint_is_a_field_of_each_entry(tmp_path: Path) -> None:
+    describe(SIDIndex(["1", "2"], [[0, 0], [0, 1]]), "nut").to_json(tmp_path / "a.json")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    # As MiniOneRec's readers want it: a list of entries with the three fields.
+    assert isinstance(rows, list) and all(row.keys() >= {"token", "description", "keywords"} for row in rows)
+    rows[0]["index_fingerprint"] = "other"
+    with pytest.raises(ValueError, match="one `index_fingerprint` in .*b.json, but found .*'other'"):
+        TokenSemantics.from_json(write(tmp_path / "b.json", rows))
+    rows[0]["index_fingerprint"] = 7
+    with pytest.raises(ValueError, match="`index_fingerprint` of '<a_0>' in .* to be a string, but found 7"):
+        TokenSemantics.from_json(write(tmp_path / "b.json", rows))

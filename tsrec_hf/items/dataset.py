@@ -1,16 +1,20 @@
 """The one form in which every other room receives a catalogue and its interactions."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 
+from .columns import checked_columns
+from .layout import read_dataset, write_dataset
+
 
 SPLITS = ("train", "valid", "test")
-ARROW_TYPES = {"a string": pa.string(), "a list of strings": pa.list_(pa.string())}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,9 +36,12 @@ class RecommendationDataset:
         test (`datasets.Dataset`):
             Rows of the same form, later in time than `valid`.
         sid_index ([`SIDIndex`], *optional*):
-            Semantic IDs of the items.
+            Semantic IDs of the items. An index without training counts gets those of `train`, by which items that
+            share a SID are ranked.
         name (`str`, *optional*, defaults to `""`):
             Name that cards and logs show.
+        max_history (`int`, *optional*):
+            Length to which the splits truncated histories; `None` where they are whole.
 
     Example:
 
@@ -55,9 +62,15 @@ class RecommendationDataset:
     test: Dataset
     sid_index: SIDIndex | None = None
     name: str = ""
+    max_history: int | None = None
 
     def __post_init__(self) -> None:
-        catalogue = _read_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
+        if self.max_history is not None and self.max_history < 1:
+            raise ValueError(
+                f"Expected `max_history` of at least 1, but found {self.max_history}. `None` says that histories are "
+                "whole."
+            )
+        catalogue = checked_columns(self.items, "items", {"item_id": "a string", "title": "a string"})["item_id"]
         duplicated = pc.value_counts(catalogue)
         duplicated = duplicated.filter(pc.greater(duplicated.field("counts"), 1))
         if len(duplicated):
@@ -67,58 +80,77 @@ class RecommendationDataset:
             )
         for split in SPLITS:
             columns = {"user_id": "a string", "history": "a list of strings", "target": "a string"}
-            table = _read_columns(getattr(self, split), split, columns)
+            table = checked_columns(getattr(self, split), split, columns)
             history = table["history"]
             _check_known(pc.list_flatten(history), pc.list_parent_indices(history), catalogue, split, "history")
             _check_known(table["target"], None, catalogue, split, "target")
+            longest = pc.max(pc.list_value_length(history)).as_py() or 0
+            if self.max_history is not None and longest > self.max_history:
+                raise ValueError(
+                    f"Expected histories of at most `max_history={self.max_history}` items, but `{split}` has one of "
+                    f"{longest}. Pass the length that the splits were made with."
+                )
         if self.sid_index is not None:
             _check_index(self.sid_index, catalogue)
+            if self.sid_index.counts is None and len(self.train):
+                # The class is frozen for its users; the index of a loaded data set always ranks by training counts.
+                object.__setattr__(self, "sid_index", _with_training_counts(self.sid_index, self.train))
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(getattr(self, name)):,}" for name in ("items", *SPLITS))
         index = self.sid_index and f"{len(self.sid_index):,} items on {self.sid_index.num_levels} levels"
         return f"{type(self).__name__}(name={self.name!r}, {counts}, sid_index={index})"
 
+    def save(self, directory: str | Path) -> Path:
+        """
+        Writes the data set to a folder: Parquet tables, the SID index and `dataset.json`, which is written last.
 
-def _read_columns(dataset: Dataset, name: str, expected: dict[str, str]) -> dict[str, pa.Array]:
-    """Columns of a table as Arrow arrays, after checking that they exist, have the expected type and no nulls."""
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
-            "`datasets.Dataset.from_dict` or `datasets.Dataset.from_pandas`."
-        )
-    missing = [column for column in expected if column not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"Expected `{name}` to have the columns {list(expected)}, but {missing} are missing from "
-            f"{dataset.column_names}. Rename your columns with `rename_column`."
-        )
-    # The Arrow format applies a pending `select` or `filter`, which the underlying table would not show.
-    table = dataset.select_columns(list(expected)).with_format("arrow")[:]
-    return {
-        column: _as_strings(table[column].combine_chunks(), column, name, kind) for column, kind in expected.items()
-    }
+        A save that is killed leaves a folder that [`RecommendationDataset.load`] refuses, never a mixture of two data
+        sets that passes for one. Other files of the folder stay.
+
+        Args:
+            directory (`str` or `Path`):
+                The folder; made if missing.
+
+        Returns:
+            `Path`: The folder.
+
+        Raises:
+            `ValueError`: the folder holds a data set in MiniOneRec's layout.
+
+        Example:
+
+        ```python
+        >>> import tempfile
+        >>> from tsrec_hf import RecommendationDataset
+
+        >>> folder = dataset.save(tempfile.mkdtemp())
+        >>> RecommendationDataset.load(folder).sid_index == dataset.sid_index
+        True
+        ```
+        """
+        return write_dataset(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "RecommendationDataset":
+        """
+        Reads a data set that [`RecommendationDataset.save`] wrote.
+
+        Args:
+            directory (`str` or `Path`):
+                The folder.
+
+        Raises:
+            `FileNotFoundError`: no such folder, or one without `dataset.json`. `ValueError`: a file that is not the
+            one that was saved with the others; the message names it.
+        """
+        return cls(**read_dataset(Path(directory)))
 
 
-def _as_strings(array: pa.Array, column: str, name: str, kind: str) -> pa.Array:
-    # A table without rows may not know its types (`null`), and has nothing that could be wrong.
-    if len(array) == 0:
-        return array.cast(ARROW_TYPES[kind])
-    is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
-    value_type = array.type.value_type if is_list else array.type
-    is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
-    if not is_string or is_list != pa.types.is_list(ARROW_TYPES[kind]):
-        raise TypeError(
-            f"Expected column {column!r} of `{name}` to be {kind}, but found {array.type}. Ids are strings "
-            "everywhere: convert them with `cast_column`."
-        )
-    absent = array.null_count + (pc.list_flatten(array).null_count if is_list else 0)
-    if absent:
-        raise ValueError(
-            f"Expected column {column!r} of `{name}` without missing values, but found {absent} of them. Drop or fill "
-            "these rows."
-        )
-    return array.cast(ARROW_TYPES[kind])
+def _with_training_counts(sid_index: SIDIndex, train: Dataset) -> SIDIndex:
+    targets = checked_columns(train, "train", {"target": "a string"})["target"]
+    positions = pc.index_in(targets, value_set=pa.array(sid_index.item_ids, pa.string())).to_numpy()
+    return sid_index.with_counts(np.bincount(positions, minlength=len(sid_index)))
 
 
 def _check_known(ids: pa.Array, rows: pa.Array | None, catalogue: pa.Array, split: str, column: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
+from .columns import arrow_table, is_text
 from .dataset import RecommendationDataset
 from .splits import chronological_split
 from .summary import LogSummary
@@ -48,6 +50,23 @@ class InteractionLog:
     >>> log.split(leave_one_out_split, name="toy")
     RecommendationDataset(name='toy', items=2, train=1, valid=1, test=1, sid_index=None)
     ```
+
+    A reader of another format is a function that gives these two tables as they are. It drops and corrects nothing:
+    unknown items, repeated rows, missing times and HTML are left to [`~items.tidy`], which counts them.
+
+    ```python
+    >>> from tsrec_hf import tidy
+
+    >>> def load_plays(lines):
+    ...     rows = [line.split("|") for line in lines]  # listener|song|title|seconds
+    ...     users, songs, titles, seconds = (list(column) for column in zip(*rows))
+    ...     items = {"item_id": songs, "title": titles, "description": [""] * len(rows)}
+    ...     plays = {"user_id": users, "item_id": songs, "timestamp": list(map(float, seconds))}
+    ...     return InteractionLog(Dataset.from_dict(items), Dataset.from_dict(plays))
+
+    >>> tidy(load_plays(["ann|7|Blue &amp; Green|3", "bob|7|Blue &amp; Green|4", "bob|8|So What|5"]))
+    InteractionLog(items=2, users=2, interactions=3)
+    ```
     """
 
     items: Dataset
@@ -85,10 +104,19 @@ class InteractionLog:
                 Settings of the splitter, such as `ratios` and `max_history`.
 
         Returns:
-            [`RecommendationDataset`]: All items, and the three splits.
+            [`RecommendationDataset`]: All items, the three splits, and the `max_history` that the splitter used.
         """
         splits = splitter(self.interactions, **kwargs)
-        return RecommendationDataset(self.items, splits["train"], splits["valid"], splits["test"], name=name)
+        parameter = inspect.signature(splitter).parameters.get("max_history")
+        default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+        return RecommendationDataset(
+            self.items,
+            splits["train"],
+            splits["valid"],
+            splits["test"],
+            name=name,
+            max_history=kwargs.get("max_history", default),
+        )
 
 
 def no_interactions() -> Dataset:
@@ -98,21 +126,11 @@ def no_interactions() -> Dataset:
 
 
 def _as_table(dataset: Dataset, name: str, required: tuple[str, ...]) -> pa.Table:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
-            "`datasets.Dataset.from_dict` or `datasets.Dataset.from_pandas`."
-        )
-    missing = [column for column in required if column not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"Expected `{name}` to have the columns {list(required)}, but {missing} are missing from "
-            f"{dataset.column_names}. Rename your columns with `rename_column`, or read them with `load_table`."
-        )
-    table = dataset.with_format("arrow")[:]
+    advice = "Rename your columns with `rename_column`, or read them with `load_table`."
+    table = arrow_table(dataset, name, required, advice)
     for column in required:
         kind = table[column].type
-        if (pa.types.is_string(kind) or pa.types.is_large_string(kind)) == (column == "timestamp"):
+        if is_text(kind) == (column == "timestamp"):
             raise TypeError(
                 f"Expected column {column!r} of `{name}` to hold {'numbers' if column == 'timestamp' else 'strings'}, "
                 f"but found {kind}. Convert it with `cast_column`, or read it with `load_table`."

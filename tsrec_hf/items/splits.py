@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
+from .columns import checked_columns
 from .dataset import SPLITS
 
 
@@ -154,29 +155,11 @@ def _check_ratios(ratios: Sequence[float]) -> tuple[Fraction, Fraction]:
             f"{tuple(ratios)}. Pass, for example, `ratios=(0.8, 0.1, 0.1)`."
         )
     # As floats, 0.7 + 0.1 falls short of 0.8, and the cut could move by a row.
-    return tuple(Fraction(ratio).limit_denominator(1_000_000) for ratio in ratios[:2])
+    train, valid = (Fraction(ratio).limit_denominator(1_000_000) for ratio in ratios[:2])
+    return train, valid
 
 
 def _read_log(interactions: Dataset) -> tuple[pa.Array, pa.Array, np.ndarray]:
-    required = ("user_id", "item_id", "timestamp")
-    missing = [name for name in required if name not in interactions.column_names]
-    if missing:
-        raise ValueError(
-            f"Expected `interactions` to have the columns {list(required)}, but {missing} are missing from "
-            f"{interactions.column_names}. Rename your columns with `rename_column`."
-        )
-    table = interactions.select_columns(list(required)).with_format("arrow")[:]
-    users, items, timestamps = (table[name].combine_chunks() for name in required)
-    for name, ids in (("user_id", users), ("item_id", items)):
-        if not pa.types.is_string(ids.type):
-            raise TypeError(
-                f"Expected `{name}` to be a string column, but found {ids.type}. Convert it with "
-                f'`interactions.cast_column("{name}", Value("string"))`.'
-            )
-    if pa.types.is_string(timestamps.type):
-        raise TypeError("Expected `timestamp` to hold numbers or dates, but found strings. Convert them first.")
-    for name, column in (("user_id", users), ("item_id", items), ("timestamp", timestamps)):
-        absent = pc.sum(pc.is_null(column, nan_is_null=True)).as_py()
-        if absent:
-            raise ValueError(f"Expected `{name}` without missing values, but found {absent} of them. Drop these rows.")
-    return users, items, timestamps.to_numpy(zero_copy_only=False)
+    kinds = {"user_id": "a string", "item_id": "a string", "timestamp": "a time"}
+    columns = checked_columns(interactions, "interactions", kinds)
+    return columns["user_id"], columns["item_id"], columns["timestamp"].to_numpy(zero_copy_only=False)

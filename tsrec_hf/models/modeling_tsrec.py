@@ -157,7 +157,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token
-            without keywords, `sa_init_kwargs` without `semantics`.
+            without keywords, semantics of another SID index, `sa_init_kwargs` without `semantics`.
         """
         _check_has_sids(tokenizer)
         if semantics is None and sa_init_kwargs:
@@ -165,6 +165,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "Expected `semantics` with `sa_init_kwargs`: SA-Init needs the keywords of every SID token. Pass "
                 "`TokenSemantics`, or leave out `sa_init_kwargs`."
             )
+        # Tokens without keywords are for `missing` to decide, where the semantics do not say which index they describe.
+        check = getattr(semantics, "check_index", None)
+        if check is not None and getattr(semantics, "fingerprint", None) is not None:
+            check(tokenizer.sid_index)
         backbone = AutoModelForCausalLM.from_pretrained(name_or_path, **from_pretrained_kwargs)
         if "gguf_file" in from_pretrained_kwargs:
             # A model read from GGUF refuses to be saved, and its configuration would call the dequantised weights

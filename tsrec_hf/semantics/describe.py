@@ -51,7 +51,8 @@ def describe_tokens(
             they read the first items in the order of the index.
 
     Returns:
-        [`TokenSemantics`]: One entry for every token with at least one item; levels in order.
+        [`TokenSemantics`]: One entry for every token with at least one item; levels in order. It knows the index's
+        fingerprint.
 
     Example:
 

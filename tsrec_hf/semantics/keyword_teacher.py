@@ -185,10 +185,10 @@ def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
     return weights
 
 
-def require_sklearn() -> None:
-    """Raises `ImportError` with the way to install scikit-learn, where [`KeywordTeacher`] cannot run without it."""
+def check_sklearn() -> None:
+    """Raises `ImportError` where scikit-learn, without which [`KeywordTeacher`] cannot describe, is missing."""
     try:
-        from sklearn.feature_extraction.text import CountVectorizer  # noqa: F401
+        import sklearn.feature_extraction.text  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "`KeywordTeacher` needs scikit-learn, which is not installed. "
@@ -198,7 +198,7 @@ def require_sklearn() -> None:
 
 def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
     """Terms of `texts`, then which text and which title uses them: 0 or 1, each of shape `(texts, terms)`."""
-    require_sklearn()
+    check_sklearn()
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
 

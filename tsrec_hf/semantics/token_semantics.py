@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsrec_hf.models import SIDIndex
 
+# Part of each entry: the file stays a list, whose readers pass over a field that they do not know.
+FINGERPRINT_KEY = "index_fingerprint"
+
 
 @dataclass(frozen=True)
 class TokenDescription:
@@ -56,8 +59,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         entries (`Iterable[TokenDescription]`):
             One entry per token.
         fingerprint (`str`, *optional*):
-            Fingerprint of the [`SIDIndex`] that the tokens belong to. `None` where it is not known, as in files of
-            MiniOneRec.
+            Fingerprint of the [`SIDIndex`] whose tokens are described. `None` where a file does not say.
 
     Raises:
         `TypeError`: entries that are not [`TokenDescription`]. `ValueError`: a token that occurs twice.
@@ -111,37 +113,52 @@ class TokenSemantics(Mapping[str, TokenDescription]):
 
     def check_index(self, sid_index: "SIDIndex") -> None:
         """
-        Checks that these descriptions belong to `sid_index` or to one of its ancestors.
+        Checks that the descriptions belong to an index: to itself or to one that it grew out of.
 
-        Two indexes name their tokens alike, so descriptions of another index would be trained on without an error.
-        Without a fingerprint only the tokens can be compared: every token that an item carries needs an entry.
+        Every index spells its tokens `<a_0>`, `<a_1>`, ..., so the descriptions of another one would pass unnoticed
+        and teach a model that shampoo is made of steel. Where the fingerprint is unknown, as in MiniOneRec's files,
+        every token that an item carries needs a description.
+
+        Args:
+            sid_index ([`SIDIndex`]):
+                The index that the descriptions are to be used with.
 
         Raises:
-            `ValueError`: descriptions of another index, or tokens without a description where the index is not known.
+            `ValueError`: the descriptions belong to another index, or do not cover this one.
+
+        Example:
+
+        ```python
+        >>> from tsrec_hf import SIDIndex, TokenSemantics
+
+        >>> TokenSemantics([], fingerprint=sid_index.fingerprint).check_index(sid_index)
+        ```
         """
-        if self.fingerprint is None:
-            carried = (
-                tokens[code]
-                for level, tokens in enumerate(sid_index.tokens)
-                for code in sorted(set(sid_index.codes[:, level].tolist()))
-            )
-            missing = [token for token in carried if token not in self]
-            if missing:
+        if self.fingerprint is not None:
+            if not sid_index.fits(self.fingerprint):
                 raise ValueError(
-                    f"Expected a description of every token of the SID index, found none for {len(missing)} of them, "
-                    f"first {missing[0]!r}. Describe the tokens of this index with `describe_tokens`."
+                    f"Expected descriptions of the tokens of SID index {sid_index.fingerprint}, but these belong to "
+                    f"index {self.fingerprint}, where the same tokens mean other items. Describe the tokens of this "
+                    "index with `describe_tokens`, or use the index that was described."
                 )
-        elif not sid_index.fits(self.fingerprint):
+            return
+        carried = {
+            level_tokens[code]: None
+            for level, level_tokens in enumerate(sid_index.tokens)
+            for code in sorted(set(sid_index.codes[:, level].tolist()))
+        }
+        missing = [token for token in carried if token not in self]
+        if missing:
             raise ValueError(
-                f"Expected descriptions of the SID index {sid_index.fingerprint}, found descriptions of the index "
-                f"{self.fingerprint}. The index was rebuilt since: run `describe_tokens` again."
+                f"Expected a description for each of the {len(carried)} tokens that items of SID index "
+                f"{sid_index.fingerprint} carry, but {len(missing)} have none, first {missing[0]!r}. Use the "
+                "descriptions of this index, or make them with `describe_tokens`."
             )
 
     @classmethod
     def from_json(cls, path: str | Path) -> "TokenSemantics":
         """
-        Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`,
-        or the same list under `entries`, beside the `fingerprint` of the index.
+        Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`.
 
         Raises:
             `ValueError`: a truncated file, an entry without one of the three fields or with another type, a token that
@@ -154,25 +171,24 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             raise ValueError(
                 f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
             ) from error
-        fingerprint = None
-        if isinstance(rows, dict) and isinstance(rows.get("fingerprint"), str):
-            fingerprint, rows = rows["fingerprint"], rows.get("entries")
         if not isinstance(rows, list):
             raise ValueError(f"Expected {path} to hold a list of entries, but found `{type(rows).__name__}`.")
-        return cls((_entry(row, number, path) for number, row in enumerate(rows)), fingerprint)
+        entries = [_entry(row, number, path) for number, row in enumerate(rows)]
+        return cls(entries, _common_fingerprint(rows, path))
 
     def to_json(self, path: str | Path) -> None:
         """
         Writes the file that [`TokenSemantics.from_json`] reads.
 
         Each entry has its own `provenance`, where it is known: other readers of this format pass over a field that
-        they do not know. A file written here and one of MiniOneRec's come back byte for byte.
+        they do not know, and its index's fingerprint. A file written here and one of MiniOneRec's come back byte for
+        byte.
         """
         rows = [asdict(entry) for entry in self._entries.values()]
+        rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        content = rows if self.fingerprint is None else {"fingerprint": self.fingerprint, "entries": rows}
         Path(path).write_text(
-            json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
+            json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
         )
 
     def count_teachers(self) -> dict[str, int]:
@@ -201,6 +217,16 @@ def _teacher_name(provenance: Mapping[str, Any]) -> str:
     return f"{teacher} ({model})" if model else teacher
 
 
+def _common_fingerprint(rows: list[dict[str, Any]], path: Path) -> str | None:
+    found = {row.get(FINGERPRINT_KEY) for row in rows}
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected one `{FINGERPRINT_KEY}` in {path}, but found {sorted(map(str, found))}: descriptions of "
+            "several indexes in one file. Describe the tokens of one index with `describe_tokens`."
+        )
+    return found.pop() if found else None
+
+
 def _entry(row: object, number: int, path: Path) -> TokenDescription:
     fields = {"token": str, "description": str, "keywords": list}
     if not isinstance(row, dict) or any(not isinstance(row.get(name), kind) for name, kind in fields.items()):
@@ -217,5 +243,10 @@ def _entry(row: object, number: int, path: Path) -> TokenDescription:
     if provenance is not None and not isinstance(provenance, dict):
         raise ValueError(
             f"Expected `provenance` of {row['token']!r} in {path} to be a dictionary, but found {provenance!r}."
+        )
+    if not isinstance(row.get(FINGERPRINT_KEY), str | None):
+        raise ValueError(
+            f"Expected `{FINGERPRINT_KEY}` of {row['token']!r} in {path} to be a string, but found "
+            f"{row[FINGERPRINT_KEY]!r}."
         )
     return TokenDescription(row["token"], row["description"], list(row["keywords"]), provenance)

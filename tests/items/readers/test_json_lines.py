@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from tsrec_hf.items import json_lines
-from tsrec_hf.items.json_lines import first_json_line, read_json_lines
+from tsrec_hf.items.readers import json_lines
+from tsrec_hf.items.readers.json_lines import first_json_line, read_json_lines
 
 
 FIELDS = {"id": "id", "title": "text", "about": "texts", "rating": "number", "time": "time"}

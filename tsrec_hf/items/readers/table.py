@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
+from ..log import InteractionLog, no_interactions
+from ..tidying import tidy
 from .json_lines import seconds_of
-from .log import InteractionLog, no_interactions
 from .sources import read_columns
-from .tidying import tidy
 
 
 # Kinds as in `json_lines`. Columns that are not here are further ones: they stay what they are.

@@ -13,7 +13,9 @@ from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 
-from .dataset import SPLITS, RecommendationDataset
+from ..columns import require_columns
+from ..dataset import SPLITS, RecommendationDataset
+from ..layout import FACTS_NAME
 
 
 ITEM_FIELDS = ("title", "description", "brand", "categories")
@@ -83,7 +85,15 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     title_of = dict(zip(items["item_id"][:], items["title"][:]))
     titles = [title_of.get(item_id, "") for item_id in sid_index.item_ids]
     sid_index = SIDIndex(sid_index.item_ids, sid_index.codes, sid_index.tokens, titles)
-    return RecommendationDataset(items=items, **splits, sid_index=sid_index, name=path.resolve().name)
+    longest = max((len(history) for rows in splits.values() for history in rows["history"][:]), default=0)
+    return RecommendationDataset(
+        items=items,
+        **splits,
+        sid_index=sid_index,
+        name=path.resolve().name,
+        # The layout does not say: MiniOneRec's own files truncate at 10, also where no user has as many.
+        max_history=max(10, longest),
+    )
 
 
 def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
@@ -100,7 +110,8 @@ def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
             Folder to write to; made if missing. Its name becomes the name of what is read from it.
 
     Raises:
-        `ValueError`: the data set has no SID index, or a row without a history.
+        `ValueError`: the data set has no SID index, or a row without a history, or the folder holds a data set in the
+        native layout.
 
     Example:
 
@@ -120,6 +131,11 @@ def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
             "`dataclasses.replace(dataset, sid_index=...)`."
         )
     path = Path(path)
+    if (path / FACTS_NAME).exists():
+        raise ValueError(
+            f"Expected {path} without a data set of `RecommendationDataset.save`, but found {FACTS_NAME} there, and "
+            "one folder holds one SID index. Write to another folder."
+        )
     fields = [field for field in ITEM_FIELDS if field in dataset.items.column_names]
     items = dataset.items.select_columns(["item_id", *fields]).to_dict()
     texts = zip(*([_escape(text or "") for text in items[field]] for field in fields))
@@ -186,14 +202,10 @@ def _read_split(path: Path, sid_of: dict[str, str]) -> Dataset:
         raise ValueError(
             f"{path} is not a whole CSV file ({error}). The file may be truncated: fetch or write it again."
         ) from error
-    missing = [column for column in CSV_COLUMNS if column not in frame.columns]
-    if missing:
+    if not set(CSV_COLUMNS) <= set(frame.columns):
         with path.open(encoding="utf-8", newline="") as file:
             found = next(csv.reader(file))
-        raise ValueError(
-            f"Expected {path} to have the columns {list(CSV_COLUMNS)}, but {missing} are missing from {found}. "
-            "Rename the columns or write the file again."
-        )
+        require_columns(found, CSV_COLUMNS, str(path), "Rename the columns or write the file again.")
     history = [_parse_history(literal, path, row) for row, literal in enumerate(frame["history_item_id"].tolist())]
     expected = frame["item_id"].map(sid_of)
     wrong = (expected != frame["item_sid"]).to_numpy()

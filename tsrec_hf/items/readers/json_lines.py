@@ -57,7 +57,7 @@ def read_json_lines(path: str | Path, fields: Mapping[str, str]) -> pa.Table:
     ```python
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from tsrec_hf.items.json_lines import read_json_lines
+    >>> from tsrec_hf.items.readers.json_lines import read_json_lines
 
     >>> path = Path(tempfile.mkdtemp(), "items.jsonl")
     >>> _ = path.write_text('{"sku": "7", "about": ["Strong", "green"], "price": 3}\n{"sku": 8, "about": "A tape"}\n')

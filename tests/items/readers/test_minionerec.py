@@ -55,6 +55,12 @@ def test_reads_ids_as_strings_in_the_order_of_the_file(folder):
     }
     assert dataset.sid_index.sid_of("2") == "<a_7><b_1>"
     assert dataset.sid_index.titles == ["Nuts & bolts", "Hand saw", "Glue"]
+    assert dataset.sid_index.counts.tolist() == [1, 0, 1] and dataset.max_history == 10
+
+
+def test_longer_histories_than_minionerecs_own_are_told(folder):
+    (folder / "valid.csv").write_text(HEADER + ROWS[0].replace("[1],2", f'"{[1] * 12}",2'))
+    assert load_minionerec(folder).max_history == 12
 
 
 def test_texts_are_plain(folder):

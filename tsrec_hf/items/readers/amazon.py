@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .cleaning import clean_text
+from ..cleaning import clean_text
+from ..log import InteractionLog, no_interactions
+from ..tidying import tidy
 from .json_lines import first_json_line, read_json_lines
-from .log import InteractionLog, no_interactions
-from .tidying import tidy
 
 
 class Version(NamedTuple):
@@ -135,7 +135,8 @@ def load_amazon(
     items = _read(metadata_path, other.metadata)
     scripts = pc.match_substring(items["title"], SCRIPT)
     items = items.set_column(items.column_names.index("title"), "title", pc.if_else(scripts, None, items["title"]))
-    interactions = no_interactions() if reviews_path is None else _read_reviews(reviews_path, version)
+    # Both versions are the same here, where there are reviews.
+    interactions = no_interactions() if reviews_path is None else _read_reviews(reviews_path, other)
     log = InteractionLog(Dataset(items), interactions)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
 

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from datasets import Dataset
 
-from .log import InteractionLog
+from ..columns import require_columns
+from ..log import InteractionLog
 
 
 logger = logging.getLogger(__name__)
@@ -19,20 +20,19 @@ ARROW_TYPES = {
     "float": pa.float64(),
     "float_seq": pa.list_(pa.float64()),
 }
-
-
-# The name of what `load_recbole` returns, from before all readers returned the same.
-RecBoleData = InteractionLog
+NUMBER = r"(?i)^-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$|^-?(?:nan|inf|infinity)$"
 
 
 def load_recbole(path: str | Path, title_field: str | None = None, min_rating: float | None = None) -> InteractionLog:
     r"""
     Reads the atomic files `<name>.inter` and `<name>.item` of a RecBole data set.
 
-    Nothing is dropped and no text is changed: pass the result to [`~items.tidy`] and [`~items.k_core`] for that.
+    Nothing is dropped and no text is changed: pass the result to [`~items.tidy`], which counts and drops repeated
+    items, interactions with unknown items and those without a time, and to [`~items.k_core`].
 
     Fields of type `token` become strings, `float` becomes `float64`, and the `_seq` types become lists, split at
-    spaces. A title or description of type `token_seq` stays one string. Empty `float` fields become missing values.
+    spaces. A title or description of type `token_seq` stays one string. Where a `float` field is empty or no number,
+    such as a price of `-`, the value is missing.
 
     Args:
         path (`str` or `Path`):
@@ -50,8 +50,7 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
 
     Raises:
         `FileNotFoundError`: one of the two files is missing.
-        `ValueError`: a column is missing or of an unknown type, a row is malformed, an item id repeats, or
-            interactions name items that the item file does not hold.
+        `ValueError`: a column is missing or of an unknown type, or a row is malformed.
 
     Example:
 
@@ -76,13 +75,6 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
     item_path, inter_path = Path(f"{prefix}.item"), Path(f"{prefix}.inter")
     items = _read_items(item_path, title_field)
     interactions = _read_interactions(inter_path, min_rating)
-    known = pc.is_in(interactions["item_id"], value_set=items["item_id"].combine_chunks())
-    unknown = pc.unique(interactions["item_id"].filter(pc.invert(known)))
-    if len(unknown):
-        raise ValueError(
-            f"Expected every item of {inter_path} in {item_path}, but {len(unknown)} item ids have no row there, for "
-            f"example {unknown[0].as_py()!r}. Add the items, or remove their interactions."
-        )
     return InteractionLog(Dataset(items), Dataset(interactions))
 
 
@@ -145,26 +137,28 @@ def _convert(column: pa.ChunkedArray, kind: str, path: Path, name: str, keep_tex
     if kind == "token" or name in keep_text:
         return column
     column = pc.utf8_trim_whitespace(column)
-    try:
-        if kind == "float":
-            return pc.if_else(pc.equal(column, ""), None, column).cast(pa.float64())
-        filled = pc.not_equal(column, "")
-        parts = pc.if_else(filled, pc.utf8_split_whitespace(column), pa.scalar([], pa.list_(pa.string())))
-        return parts.cast(ARROW_TYPES[kind])
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"Expected numbers in field {name!r} of {path}, whose type is `{kind}`, but found text: {error}. Correct "
-            "the value, or declare the field `token` in the header."
-        ) from error
+    if kind == "float":
+        return _as_numbers(column, path, name)
+    filled = pc.not_equal(column, "")
+    parts = pc.if_else(filled, pc.utf8_split_whitespace(column), pa.scalar([], pa.list_(pa.string())))
+    if kind == "token_seq":
+        return parts
+    lists = parts.combine_chunks()
+    return pa.chunked_array([pa.ListArray.from_arrays(lists.offsets, _as_numbers(lists.values, path, name))])
+
+
+def _as_numbers(texts: pa.ChunkedArray | pa.Array, path: Path, name: str) -> pa.ChunkedArray | pa.Array:
+    """Texts as numbers. What is none, such as a price of `-`, is a missing value."""
+    texts = pc.replace_substring_regex(texts, r"^\+", "")
+    is_number = pc.match_substring_regex(texts, NUMBER)
+    junk = pc.sum(pc.and_(pc.invert(is_number), pc.not_equal(texts, ""))).as_py()
+    if junk:
+        logger.warning(f"{junk} of {len(texts)} values of field {name!r} of {path} are no numbers, and are missing.")
+    return pc.if_else(is_number, texts, None).cast(pa.float64())
 
 
 def _check_fields(table: pa.Table, expected: dict[str, str], path: Path) -> None:
-    missing = [name for name in expected if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"Expected {path} to have the fields {list(expected)}, but {missing} are missing from "
-            f"{table.column_names}. Rename the fields in the file's header."
-        )
+    require_columns(table.column_names, list(expected), str(path), "Rename the fields in the file's header.", "fields")
     for name, kind in expected.items():
         if table[name].type != ARROW_TYPES[kind]:
             raise ValueError(
@@ -192,13 +186,6 @@ def _read_items(path: Path, title_field: str | None) -> pa.Table:
     title_field = _find_title(names, title_field, path)
     table = _read_atomic(path, keep_text=(title_field, "description"))
     _check_fields(table, {"item_id": "token"}, path)
-    counts = pc.value_counts(table["item_id"])
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
-        raise ValueError(
-            f"Expected every item once in {path}, but {len(repeated)} item ids repeat, for example "
-            f"{repeated[0]['values'].as_py()!r}. Keep one row per item."
-        )
     description = table["description"] if "description" in names else pa.array([""] * len(table), pa.string())
     columns = {"item_id": table["item_id"], "title": table[title_field], "description": description}
     untitled = pc.sum(pc.equal(columns["title"], "")).as_py()
@@ -214,11 +201,6 @@ def _read_interactions(path: Path, min_rating: float | None) -> pa.Table:
     required = {"user_id": "token", "item_id": "token", "timestamp": "float"}
     table = _read_atomic(path)
     _check_fields(table, required if min_rating is None else {**required, "rating": "float"}, path)
-    if table["timestamp"].null_count:
-        raise ValueError(
-            f"Expected a `timestamp` in every row of {path}, but {table['timestamp'].null_count} have none. Without "
-            "one an interaction cannot be placed in time: drop these rows."
-        )
     if min_rating is not None:
         kept = table.filter(pc.greater_equal(table["rating"], min_rating))
         logger.info(f"Kept {len(kept)} of {len(table)} interactions with a rating of at least {min_rating}.")

@@ -1,0 +1,145 @@
+"""The native layout of a prepared data set: Parquet tables, the SID index, and a JSON of facts, written last."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet
+from datasets import Dataset
+
+from tsrec_hf.models import SIDIndex
+
+
+if TYPE_CHECKING:
+    from .dataset import RecommendationDataset
+
+
+FORMAT_VERSION = 1
+FACTS_NAME = "dataset.json"
+INDEX_NAME = "sid_index.safetensors"
+MINIONEREC_INDEX_NAME = "index.json"
+TABLES = ("items", "train", "valid", "test")
+
+
+def write_dataset(dataset: "RecommendationDataset", directory: Path) -> Path:
+    """Writes the files beside the folder first, then moves them into it, the facts last."""
+    if (directory / MINIONEREC_INDEX_NAME).exists():
+        raise ValueError(
+            f"Expected {directory} without a data set in MiniOneRec's layout, but found {MINIONEREC_INDEX_NAME} "
+            "there, and one folder holds one SID index. Save to another folder."
+        )
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that moving is renaming.
+    written = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        facts = _write_files(dataset, written)
+        # From here to the last move the folder has no facts: a killed save is then known by their absence.
+        (directory / FACTS_NAME).unlink(missing_ok=True)
+        if dataset.sid_index is None:
+            (directory / INDEX_NAME).unlink(missing_ok=True)
+        for name in (*facts["files"], FACTS_NAME):
+            os.replace(written / name, directory / name)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+    return directory
+
+
+def _write_files(dataset: "RecommendationDataset", directory: Path) -> dict[str, Any]:
+    tables: dict[str, Dataset] = {name: getattr(dataset, name) for name in TABLES}
+    for name, table in tables.items():
+        table.to_parquet(directory / f"{name}.parquet")
+    names = [f"{name}.parquet" for name in TABLES]
+    if dataset.sid_index is not None:
+        dataset.sid_index.save(directory)
+        names.append(INDEX_NAME)
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "name": dataset.name,
+        "max_history": dataset.max_history,
+        "rows": {name: len(table) for name, table in tables.items()},
+        "index_fingerprint": None if dataset.sid_index is None else dataset.sid_index.fingerprint,
+        "files": {name: _hash_of(directory / name) for name in names},
+    }
+    (directory / FACTS_NAME).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
+    return facts
+
+
+def read_dataset(directory: Path) -> dict[str, Any]:
+    """Arguments of the `RecommendationDataset` that a folder holds, after checking that its files belong together."""
+    facts = _read_facts(directory)
+    for name, expected in facts["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise ValueError(
+                f"Expected {name} in {directory}, which its {FACTS_NAME} lists, but there is none. Save the data set "
+                "again."
+            )
+        if _hash_of(path) != expected:
+            raise ValueError(
+                f"Expected {path} as it was saved with the other files of the folder, but found another content: it "
+                "is a file of another run, or damaged. Save the data set again."
+            )
+    arguments: dict[str, Any] = {"name": facts["name"], "max_history": facts["max_history"], "sid_index": None}
+    for name in TABLES:
+        path = directory / f"{name}.parquet"
+        table = Dataset(_read_parquet(path))
+        if len(table) != facts["rows"][name]:
+            raise ValueError(
+                f"Expected {facts['rows'][name]} rows in {path}, as {FACTS_NAME} says, but found {len(table)}. Save "
+                "the data set again."
+            )
+        arguments[name] = table
+    if facts["index_fingerprint"] is not None:
+        sid_index = SIDIndex.load(directory)
+        if sid_index.fingerprint != facts["index_fingerprint"]:
+            raise ValueError(
+                f"Expected the SID index {facts['index_fingerprint']} in {directory / INDEX_NAME}, as {FACTS_NAME} "
+                f"says, but found {sid_index.fingerprint}. Save the data set again."
+            )
+        arguments["sid_index"] = sid_index
+    return arguments
+
+
+def _read_facts(directory: Path) -> dict[str, Any]:
+    path = directory / FACTS_NAME
+    if not path.is_file():
+        if (directory / MINIONEREC_INDEX_NAME).is_file():
+            hint = "This is a data set in MiniOneRec's layout: read it with `load_minionerec` or `open_dataset`."
+        elif (directory / "items.parquet").is_file():
+            hint = "Tables are there: saving was interrupted. Save the data set again."
+        else:
+            hint = "Check the path."
+        raise FileNotFoundError(f"Expected {FACTS_NAME} in {directory}, but there is none. {hint}")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Save the data set again.") from error
+    version = facts.get("format_version") if isinstance(facts, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"Expected format version {FORMAT_VERSION} in {path}, but found {version!r}. Read it with the version of "
+            "tsrec_hf that wrote it, or save the data set again."
+        )
+    expected = ("name", "max_history", "rows", "index_fingerprint", "files")
+    missing = [name for name in expected if name not in facts]
+    if missing:
+        raise ValueError(f"Expected {list(expected)} in {path}, but {missing} are missing. Save the data set again.")
+    return facts
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not a whole Parquet file: {error}. Save the data set again.") from error
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

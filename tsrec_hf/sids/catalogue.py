@@ -1,0 +1,119 @@
+"""What a prepared catalogue keeps beside its data set: embeddings that know their items, a report, later items."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tsrec_hf.models import SIDIndex
+
+from .collisions import Quantizer, resolve_collisions
+from .report import SIDReport
+
+
+logger = logging.getLogger(__name__)
+
+EMBEDDINGS_NAME = "embeddings.npy"
+FACTS_NAME = "embeddings.json"
+
+
+def default_level_sizes(num_items: int) -> list[int]:
+    """Three levels of about 16 items a code, a power of two from 4 to 256, with twice as many SIDs as items."""
+    size = 4
+    while size < 256 and (size * 16 < num_items or size**3 < 2 * num_items):
+        size *= 2
+    return [size] * 3
+
+
+def extend_index(
+    earlier: SIDIndex,
+    item_ids: Sequence[str],
+    embeddings: np.ndarray,
+    quantizer: Quantizer,
+    collisions: str = "reassign",
+    titles: Sequence[str] | None = None,
+) -> SIDIndex:
+    """
+    The index of a later catalogue: known items keep their SIDs, new ones get codes of the same quantiser.
+
+    Args:
+        earlier ([`SIDIndex`]):
+            The index of the earlier catalogue, an ancestor of the result unless nothing changes.
+        item_ids (`Sequence[str]`):
+            All items of the later catalogue; those of `earlier` that are not among them go.
+        embeddings (`np.ndarray` of shape `(items, dim)`):
+            Embeddings in the order of `item_ids`.
+        quantizer ([`ResidualKMeans`] or [`RQVAE`]):
+            The quantiser of the earlier catalogue.
+        collisions (`str`, *optional*, defaults to `"reassign"`):
+            Policy of [`resolve_collisions`].
+        titles (`Sequence[str]`, *optional*):
+            Titles in the order of `item_ids`, used for the new items.
+
+    Raises:
+        `ValueError`: new items that do not fit into the levels of the earlier index.
+    """
+    rows = [row for row, item_id in enumerate(item_ids) if item_id not in earlier]
+    index = earlier
+    if rows:
+        new = embeddings[rows]
+        # The SIDs of items that are gone stay theirs: a model has learned them for these items.
+        found = resolve_collisions(quantizer.encode(new), new, quantizer, collisions, taken=earlier.codes)
+        if (found.max(axis=0) >= earlier.level_sizes).any():
+            raise ValueError(
+                f"Expected the new items to fit into the levels {earlier.level_sizes} of the earlier index, but the "
+                f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
+            )
+        new_titles = None if titles is None else [titles[row] for row in rows]
+        index = index.with_items([item_ids[row] for row in rows], codes=found, titles=new_titles)
+    kept = set(item_ids)
+    gone = [item_id for item_id in earlier.item_ids if item_id not in kept]
+    return index.without_items(gone) if gone else index
+
+
+def save_embeddings(directory: str | Path, embeddings: np.ndarray, sid_index: SIDIndex) -> None:
+    """Writes embeddings in the order of the index, and which items and index they belong to."""
+    if len(embeddings) != len(sid_index):
+        raise ValueError(f"Expected {len(sid_index)} embeddings, one an item of the index, found {len(embeddings)}.")
+    directory = Path(directory)
+    facts = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
+    # Without facts, vectors are refused: a killed run leaves no old facts with new vectors.
+    (directory / FACTS_NAME).unlink(missing_ok=True)
+    np.save(directory / EMBEDDINGS_NAME, embeddings)
+    (directory / FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
+    """Embeddings that [`save_embeddings`] wrote, mapped into memory, after checking that they are of this index."""
+    directory = Path(directory)
+    for name in (EMBEDDINGS_NAME, FACTS_NAME):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"Expected {name} in {directory}, but there is none. Build the SIDs again.")
+    facts = json.loads((directory / FACTS_NAME).read_text(encoding="utf-8"))
+    expected = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
+    embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
+    if facts != expected or len(embeddings) != len(sid_index):
+        raise ValueError(
+            f"Expected {directory / EMBEDDINGS_NAME} to hold the {len(sid_index)} items of SID index "
+            f"{sid_index.fingerprint} in its order, but found {len(embeddings)} rows of {facts}. Build the SIDs again."
+        )
+    return embeddings
+
+
+def write_report(directory: str | Path, report: SIDReport, text: str) -> None:
+    """Writes `report.md` (the text), `report.json` and, where matplotlib is installed, `report.png`."""
+    directory = Path(directory)
+    (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
+    (directory / "report.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning('No plot: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
+    else:
+        report.plot(directory / "report.png")
+
+
+def _hash_of(sid_index: SIDIndex) -> str:
+    return hashlib.sha256(json.dumps(sid_index.item_ids, ensure_ascii=False).encode()).hexdigest()[:16]
