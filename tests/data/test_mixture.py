@@ -239,14 +239,23 @@ def test_errors(dataset, semantics, tokenizer):
         build_sft_mixture(dataset, semantics, tokenizer, tasks=["title"], weights={"title": 0})
 
 
-def test_what_the_builders_say_is_not_hidden(dataset, semantics, tokenizer):
+def test_what_the_builders_say_is_not_hidden(dataset, semantics, tokenizer, backbone_dir):
     with pytest.raises(ValueError, match="'session' or 'window', but found 'windows'"):
         build_sft_mixture(dataset, semantics, tokenizer, sequence_mode="windows")
-    fewer = TokenSemantics(entry for entry in semantics.values() if entry.token != "<b_2>")
-    with pytest.raises(KeyError, match="Token '<b_2>' has no description"):
-        build_sft_mixture(dataset, fewer, tokenizer)
+    blank = TokenSemantics([TokenDescription("<a_0>", " ", ["metal"]), *list(semantics.values())[1:]])
     # A failed call leaves nothing in the cache that a later one could take for its rows.
-    with pytest.raises(KeyError, match="Token '<b_2>' has no description"):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Expected a description of '<a_0>'"):
+            build_sft_mixture(dataset, blank, tokenizer)
+    fewer = TSRecTokenizer.from_backbone(backbone_dir, dataset.sid_index.without_items(["cheese"]))
+    for _ in range(2):
+        with pytest.raises(KeyError, match="Item 'cheese' is not among the 7 items"):
+            build_sft_mixture(dataset, semantics, fewer)
+
+
+def test_tokens_without_a_description_are_refused(dataset, semantics, tokenizer):
+    fewer = TokenSemantics(entry for entry in semantics.values() if entry.token != "<b_2>")
+    with pytest.raises(ValueError, match="a description of every token .* first '<b_2>'. Describe the tokens"):
         build_sft_mixture(dataset, fewer, tokenizer)
 
 

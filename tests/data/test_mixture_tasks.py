@@ -133,7 +133,7 @@ def test_histories_of_another_length_than_the_tokenizers_are_refused(dataset, ba
 
 def test_semantics_check_the_index(dataset, semantics, tokenizer, monkeypatch):
     seen = []
-    monkeypatch.setattr(type(semantics), "check_index", lambda self, index: seen.append(index), raising=False)
+    monkeypatch.setattr(type(semantics), "check_index", lambda self, index: seen.append(index))
     build_sft_mixture(dataset, semantics, tokenizer, tasks=["sequence"])
     assert seen == [tokenizer.sid_index]
 
@@ -143,6 +143,8 @@ def test_semantics_check_the_index(dataset, semantics, tokenizer, monkeypatch):
     monkeypatch.setattr(type(semantics), "check_index", refuse)
     with pytest.raises(ValueError, match="belong to another index"):
         build_sft_mixture(dataset, semantics, tokenizer)
+    with pytest.raises(ValueError, match="belong to another index"):
+        build_sft_mixture(dataset, None, tokenizer, tasks=[AlignmentTask(semantics)])
 
 
 def test_errors(dataset, semantics, tokenizer):

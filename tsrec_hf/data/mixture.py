@@ -88,7 +88,10 @@ def build_sft_mixture(
     weight_of = _checked_weights(mixed, weights or {})
     if split not in SPLITS:
         raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}. Choose one.")
-    _check_settings(dataset, semantics, tokenizer)
+    _check_max_history(dataset, tokenizer)
+    for meanings in (semantics, *(task.semantics for task in mixed if isinstance(task, AlignmentTask))):
+        if meanings is not None:
+            meanings.check_index(tokenizer.sid_index)
     # Nobody but the task knows what its rows depend on, so that the rows themselves are the key of a user's task.
     own_rows = {
         task.name: _checked_rows(task, dataset, split, tokenizer) for task in mixed if type(task) not in BUILT_IN_TYPES
@@ -189,9 +192,7 @@ def _checked_weights(tasks: Sequence[Task], weights: Mapping[str, float]) -> dic
     return weight_of
 
 
-def _check_settings(
-    dataset: RecommendationDataset, semantics: TokenSemantics | None, tokenizer: TSRecTokenizer
-) -> None:
+def _check_max_history(dataset: RecommendationDataset, tokenizer: TSRecTokenizer) -> None:
     longest = getattr(dataset, "max_history", None)
     if longest is not None and longest != tokenizer.max_history:
         raise ValueError(
@@ -200,9 +201,6 @@ def _check_settings(
             f"`TSRecTokenizer.from_backbone(..., max_history={longest})`, or split again with "
             f"`max_history={tokenizer.max_history}`."
         )
-    check_index = getattr(semantics, "check_index", None)
-    if check_index is not None:
-        check_index(tokenizer.sid_index)
 
 
 def _tokenizer_state(tokenizer: TSRecTokenizer) -> str:
