@@ -39,7 +39,7 @@ from tsrec_hf import (
     build_sft_mixture,
     load_minionerec,
 )
-from tsrec_hf.data import TASKS, tokenize_rows
+from tsrec_hf.data import BUILT_IN_TASKS, tokenize_rows
 from tsrec_hf.trainers import load_recommender, lora_config, quantize, save_base
 
 
@@ -88,7 +88,7 @@ class ScriptArguments:
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
 
     def __post_init__(self):
-        self.tasks = list(TASKS) if self.tasks == ["all"] else self.tasks
+        self.tasks = list(BUILT_IN_TASKS) if self.tasks == ["all"] else self.tasks
         if isinstance(self.mixture_weights, str):
             self.mixture_weights = json.loads(self.mixture_weights)
 

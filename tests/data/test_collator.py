@@ -4,7 +4,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from tsrec_hf.data import TASKS, DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture
+from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_pads_on_the_right_by_hand(tokenizer):
         "input_ids": [[5, 6, 7, pad, pad], [8, 9, 5, 6, 7]],
         "attention_mask": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]],
         "labels": [[-100, 6, 7, -100, -100], [-100, -100, 5, -100, 7]],
-        "task_ids": [TASKS.index("title"), TASKS.index("sequence")],
+        "task_ids": [BUILT_IN_TASKS.index("title"), BUILT_IN_TASKS.index("sequence")],
         "loss_weights": [0.5, 1.0],
     }
     assert {values.dtype for name, values in batch.items() if name != "loss_weights"} == {torch.int64}
@@ -156,3 +156,18 @@ def test_rows_from_arrow_and_from_lists_are_alike(dataset, tokenizer):
     for form in ("torch", "numpy"):
         batch = collator(list(Dataset.from_list(rows.to_list()).with_format(form)))
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
+
+
+def test_task_names_number_the_tasks(tokenizer):
+    rows = [{"input_ids": [5, 6], "labels": [-100, 6], "task": task} for task in ("brands", "sequence", "brands")]
+    collator = DataCollatorForTSAlign(tokenizer, task_weights={"brands": 3}, task_names=["sequence", "brands"])
+    assert collator.task_names == ("sequence", "brands")
+    batch = collator(rows)
+    assert batch["task_ids"].tolist() == [1, 0, 1] and batch["loss_weights"].tolist() == [3.0, 1.0, 3.0]
+    with pytest.raises(ValueError, match=r"rows of the tasks .* but found 'brands'. Add your own tasks"):
+        DataCollatorForTSAlign(tokenizer)(rows)
+    with pytest.raises(ValueError, match=r"weights for the tasks \('brands',\), but found \['title'\]"):
+        DataCollatorForTSAlign(tokenizer, task_weights={"title": 1}, task_names=["brands"])
+    for names in (["brands", "brands"], "brands"):
+        with pytest.raises(ValueError, match="`task_names` as a list of different names, but found"):
+            DataCollatorForTSAlign(tokenizer, task_names=names)

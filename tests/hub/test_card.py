@@ -254,9 +254,7 @@ def test_finished_cards_are_of_this_template():
     """Snippets, limits and all else that no run decides stand in them as the template has them now."""
     index = SIDIndex(["0", "1"], [[0, 0, 0], [0, 0, 1]], titles=["a", "b"])
     for path in CARDS.glob("tsrec-*.md"):
-        card = build_model_card(
-            TSRecConfig(prompt_version="1", max_history=10), index, f"your-name/{path.stem}", evaluations=[]
-        )
+        card = build_model_card(TSRecConfig(max_history=10), index, f"your-name/{path.stem}", evaluations=[])
         finished = path.read_text(encoding="utf-8")
         for section in ("How to use", "Limits", "Citation"):
             [expected] = re.findall(rf"(?s)\n## {section}\n.*?(?=\n## |\Z)", str(card))

@@ -1,4 +1,4 @@
-"""The collator of every task: session rows with labels at many positions, text rows with labels on their answers."""
+"""The collator of every task: sequence rows with labels at many positions, text rows with labels on answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from .sequence import IGNORED
-
-
-TASKS = ("sequence", "title", "history_title", "alignment")
+from .rows import IGNORED
+from .tasks import BUILT_IN_TASKS
 
 
 @dataclass
 class DataCollatorForTSAlign:
     r"""
-    Pads rows of all tasks into one batch, on the right.
+    Pads rows of all tasks on the right and stacks them into one batch.
 
     Args:
         tokenizer ([`TSRecTokenizer`]):
@@ -25,16 +23,23 @@ class DataCollatorForTSAlign:
         pad_to_multiple_of (`int`, *optional*):
             Pads lengths up to a multiple of this number.
         task_weights (`dict[str, float]`, *optional*):
-            Factor of each task's loss; tasks without one count once. [`TSRecSFTTrainer`] applies them.
+            Factor of each task's loss, 1 where absent. [`TSRecSFTTrainer`] applies them.
+        task_names (`Sequence[str]`, *optional*, defaults to the four built-in tasks):
+            Names of the tasks whose rows are collated, in the order that `task_ids` counts. [`TSRecSFTTrainer`] takes
+            them from its data sets.
+
+    Attributes:
+        task_names (`tuple[str, ...]`):
+            Name of the task of each number in `task_ids`.
 
     Returns:
         `dict` of `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`; where the rows have a `task`,
-        also `task_ids` (positions in `TASKS`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the
-        column `task`, and then get the first three alone.
+        also `task_ids` (positions in `task_names`) and `loss_weights` of shape `(batch,)`. The stock trainers drop
+        the column `task`, and then get the first three alone.
 
     Raises:
         `ValueError`: rows without `labels`, labels of another length than their row, a batch whose labels are all
-        ignored, an unknown task.
+        ignored, a task that is not in `task_names`.
 
     Example:
 
@@ -51,11 +56,21 @@ class DataCollatorForTSAlign:
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
     task_weights: Mapping[str, float] | None = None
+    task_names: Sequence[str] = BUILT_IN_TASKS
 
     def __post_init__(self):
-        unknown = set(self.task_weights or {}) - set(TASKS)
+        if isinstance(self.task_names, str) or len(set(self.task_names)) != len(self.task_names):
+            raise ValueError(
+                f"Expected `task_names` as a list of different names, but found {self.task_names!r}. Name each task "
+                "once."
+            )
+        self.task_names = tuple(self.task_names)
+        unknown = set(self.task_weights or {}) - set(self.task_names)
         if unknown:
-            raise ValueError(f"Expected weights for the tasks {TASKS}, but found {sorted(unknown)}.")
+            raise ValueError(
+                f"Expected weights for the tasks {self.task_names}, but found {sorted(unknown)}. Correct the names in "
+                "`task_weights`, or add your own tasks to `task_names`."
+            )
         if self.tokenizer.pad_token_id is None:
             raise ValueError("Expected a tokenizer with a padding token. Set `tokenizer.pad_token`.")
 
@@ -83,12 +98,15 @@ class DataCollatorForTSAlign:
             )
         if "task" in rows[0]:
             names = [row.get("task") for row in rows]
-            unknown = [name for name in names if name not in TASKS]
+            unknown = [name for name in names if name not in self.task_names]
             if unknown:
-                raise ValueError(f"Expected rows of the tasks {TASKS}, but found {unknown[0]!r}.")
+                raise ValueError(
+                    f"Expected rows of the tasks {self.task_names}, but found {unknown[0]!r}. Add your own tasks to "
+                    "the collator's `task_names`."
+                )
             weights = self.task_weights or {}
-            batch["task_ids"] = torch.tensor([TASKS.index(name) for name in names])
-            batch["loss_weights"] = torch.tensor([float(weights.get(name, 1.0)) for name in names])
+            batch["task_ids"] = torch.tensor([self.task_names.index(name) for name in names])
+            batch["loss_weights"] = torch.tensor([float(weights.get(str(name), 1.0)) for name in names])
         return batch
 
 

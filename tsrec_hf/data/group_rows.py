@@ -1,4 +1,4 @@
-"""Rows for reinforcement learning: a prompt as text and the item that came next."""
+"""Rows for reinforcement learning: the prompt as text and the target item."""
 
 from datasets import Dataset
 
@@ -7,8 +7,8 @@ from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
 def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
     r"""
-    One row `{"prompt", "target"}` per interaction, as [`TSRecGRPOTrainer`] takes them. Equal prompts with different
-    targets stay rows of their own.
+    Builds one row `{"prompt", "target"}` per interaction, as [`TSRecGRPOTrainer`] takes them. Equal prompts with
+    different targets stay separate rows.
 
     Args:
         interactions (`datasets.Dataset`):

@@ -1,4 +1,4 @@
-"""Fits rows to a maximum length without ever cutting an instruction or an answer."""
+"""Shorten rows that are too long by their oldest items, never by their instruction or their answer."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from datasets import Dataset
 
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
-from .sequence import IGNORED
+from .rows import IGNORED
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """How many rows were too long, and how many items and labelled targets left with their oldest parts."""
+    """How many rows were too long, and how many items and labelled targets were dropped from them."""
 
     rows: int
     items: int
@@ -20,7 +20,7 @@ class LengthReport:
 
 def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int) -> tuple[Dataset, LengthReport]:
     r"""
-    Shortens sequence rows to `max_length` tokens by dropping their oldest whole items behind the instruction.
+    Shortens sequence rows to `max_length` tokens by dropping whole items behind the instruction, oldest first.
 
     Args:
         rows (`Dataset`):
@@ -28,13 +28,13 @@ def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int)
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer that the rows were built with.
         max_length (`int`):
-            Most tokens of a row.
+            Maximum number of tokens of a row.
 
     Returns:
-        The rows and a [`LengthReport`]. Labels of dropped targets are counted in it.
+        `tuple[Dataset, LengthReport]`: The rows, and how many of them lost how many items and targets.
 
     Raises:
-        `ValueError`: rows of text tasks that are too long, or a `max_length` under the instruction and two items.
+        `ValueError`: rows of text tasks that are too long, or a `max_length` below the instruction and two items.
     """
     lengths = [len(ids) for ids in rows["input_ids"]]
     if max(lengths, default=0) <= max_length:
@@ -44,7 +44,7 @@ def drop_oldest_items(rows: Dataset, tokenizer: TSRecTokenizer, max_length: int)
     if len(instruction) + 2 * levels > max_length:
         raise ValueError(
             f"Expected `max_length` of at least {len(instruction) + 2 * levels}, the instruction and two items, but "
-            f"found {max_length}."
+            f"found {max_length}. Raise it."
         )
     dropped_items = dropped_targets = 0
     shortened: dict[int, dict[str, list[int]]] = {}

@@ -1,8 +1,9 @@
 """The SFT mixture: rows of all tasks, tokenised, sampled by weight and shuffled."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -11,33 +12,35 @@ from datasets.fingerprint import Hasher
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.items.dataset import SPLITS
-from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, TSRecTokenizer
+from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
 
-from .collator import TASKS
-from .sequence import IGNORED, ROW_FEATURES, build_sequence_rows
-from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
+from .rows import ROW_FEATURES, tokenize_rows
+from .tasks import BUILT_IN_TASKS, AlignmentTask, HistoryTitleTask, SequenceTask, Task, TitleTask
 
 
 # Raised whenever a row builder changes, so that rows cached before are not taken for its own.
 ROWS_VERSION = 1
+# Tasks whose rows depend on the data set, the tokenizer and their own fields alone. A subclass is not one of them.
+BUILT_IN_TYPES = (SequenceTask, TitleTask, HistoryTitleTask, AlignmentTask)
 
 
 def build_sft_mixture(
     dataset: RecommendationDataset,
     semantics: TokenSemantics | None,
     tokenizer: TSRecTokenizer,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str | Task] = BUILT_IN_TASKS,
     weights: Mapping[str, float] | None = None,
     split: str = "train",
-    sequence_mode: str = "session",
+    sequence_mode: Literal["session", "window"] = "session",
     keywords: bool = False,
     seed: int = 42,
 ) -> Dataset:
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
 
-    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again.
+    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your
+    own tasks build their rows at every call, and the cache is used only if these have not changed.
 
     Args:
         dataset ([`RecommendationDataset`]):
@@ -46,22 +49,28 @@ def build_sft_mixture(
             Descriptions of the SID tokens; may be `None` without the task `"alignment"`.
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer with the SID index.
-        tasks (`Sequence[str]`, *optional*, defaults to all):
-            Among `"sequence"`, `"title"`, `"history_title"` and `"alignment"`.
+        tasks (`Sequence`, *optional*, defaults to the four built-in tasks):
+            Names among `"sequence"`, `"title"`, `"history_title"` and `"alignment"`, and tasks of your own: objects
+            with a `name`, a `weight` and a method `rows(dataset, split, tokenizer)`, as in [`~data.Task`].
         weights (`dict[str, float]`, *optional*):
-            How often each task's rows occur: `2` twice, `0.1` a tenth of them, drawn by the seed. 1 where absent. (A
-            factor of the loss instead is `TSRecSFTConfig.task_weights`.)
+            How often the rows of each task occur: `2` twice, `0.1` a tenth of them, drawn by the seed. Where absent,
+            the task's own weight, which is 1 for the built-in tasks. (A factor of the loss instead is
+            `TSRecSFTConfig.task_weights`.)
         split (`str`, *optional*, defaults to `"train"`):
             Split whose interactions make the rows of `"sequence"` and `"history_title"`.
         sequence_mode (`str`, *optional*, defaults to `"session"`):
-            As in [`build_sequence_rows`].
+            Form of the rows of `"sequence"`, as in [`build_sequence_rows`].
         keywords (`bool`, *optional*, defaults to `False`):
-            As in [`build_alignment_rows`].
+            Whether `"alignment"` has rows of keywords, as in [`build_alignment_rows`].
         seed (`int`, *optional*, defaults to `42`):
             Seed of the draws and the order.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` on prompts) and `task`.
+
+    Raises:
+        `ValueError`: unknown names, two tasks of one name, histories or semantics that do not fit the tokenizer, rows
+        without the right columns. `TypeError`: a task that is neither a name nor an object as above.
 
     Example:
 
@@ -74,53 +83,126 @@ def build_sft_mixture(
     [('alignment', 14), ('history_title', 6), ('sequence', 3), ('title', 8)]
     ```
     """
-    weights = dict(weights or {})
-    for name, found in (("tasks", tasks), ("weights", weights)):
-        unknown = set(found) - set(TASKS)
-        if unknown:
-            raise ValueError(f"Expected `{name}` among {TASKS}, but found {sorted(unknown)}.")
-    if not tasks or not all(0 <= weight < float("inf") for weight in weights.values()):
-        raise ValueError(
-            f"Expected at least one task and finite weights of at least 0, but found {list(tasks)} and {weights}."
-        )
-    if "alignment" in tasks and semantics is None:
-        raise ValueError(
-            "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the task "
-            "out."
-        )
+    makers = _built_in_makers(semantics, sequence_mode, keywords)
+    mixed = [_as_task(task, makers) for task in tasks]
+    weight_of = _checked_weights(mixed, weights or {})
     if split not in SPLITS:
-        raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}.")
+        raise ValueError(f"Expected `split` among {SPLITS}, but found {split!r}. Choose one.")
+    _check_settings(dataset, semantics, tokenizer)
+    # Nobody but the task knows what its rows depend on, so that the rows themselves are the key of a user's task.
+    own_rows = {
+        task.name: _checked_rows(task, dataset, split, tokenizer) for task in mixed if type(task) not in BUILT_IN_TYPES
+    }
     interactions = getattr(dataset, split)
     identity = (
-        [ROWS_VERSION, PROMPT_VERSION, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
-        [_tokenizer_state(tokenizer), tokenizer.sid_index.fingerprint],
+        [ROWS_VERSION, tokenizer.prompt_version, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
+        [_tokenizer_state(tokenizer), tokenizer.max_history, tokenizer.sid_index.fingerprint],
         [interactions[name][:] for name in ("user_id", "history", "target")],
         [dataset.items[name][:] for name in ("item_id", "title")],
-        None if semantics is None else list(semantics.values()),
-        [list(tasks), sorted(weights.items()), sequence_mode, keywords, seed],
+        [_contents(own_rows[task.name]) if task.name in own_rows else _settings(task) for task in mixed],
+        [list(weight_of.items()), seed],
     )
 
     def generate() -> Iterator[dict[str, Any]]:
         generator = np.random.default_rng(seed)
         num_rows = 0
-        for task in tasks:
-            rows = _task_rows(task, dataset, semantics, tokenizer, interactions, sequence_mode, keywords)
-            numbers = _drawn(len(rows), weights.get(task, 1.0), generator)
+        for task in mixed:
+            if task.name in own_rows:
+                given = own_rows[task.name]
+            else:
+                given = _checked_rows(task, dataset, split, tokenizer)
+            rows = given.to_list() if "labels" in given.column_names else tokenize_rows(given, tokenizer)
+            numbers = _drawn(len(rows), weight_of[task.name], generator)
             num_rows += len(numbers)
             for number in numbers:
                 yield rows[number]
         if num_rows == 0:
             raise ValueError(
-                f"The tasks {list(tasks)} give no rows of {split!r} with the weights {weights}. Raise a weight."
+                f"The tasks {list(weight_of)} give no rows of {split!r} with the weights {weight_of}. Raise a weight."
             )
 
     try:
         # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
         rows = Dataset.from_generator(generate, features=ROW_FEATURES, fingerprint=Hasher.hash(identity))
     except DatasetGenerationError as error:
-        # What the builders say would stand behind a message that says nothing.
-        raise error.__cause__ from None
+        # `datasets` wraps what the builders raise in an error that says nothing.
+        raise (error.__cause__ or error) from None
+    assert isinstance(rows, Dataset)  # not streamed
     return rows.shuffle(seed=seed)
+
+
+def _built_in_makers(
+    semantics: TokenSemantics | None, sequence_mode: Literal["session", "window"], keywords: bool
+) -> dict[str, Callable[[], Task]]:
+    def alignment() -> Task:
+        if semantics is None:
+            raise ValueError(
+                "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the "
+                "task out."
+            )
+        return AlignmentTask(semantics, keywords)
+
+    return {
+        "sequence": lambda: SequenceTask(sequence_mode),
+        "title": TitleTask,
+        "history_title": HistoryTitleTask,
+        "alignment": alignment,
+    }
+
+
+def _as_task(task: str | Task, makers: Mapping[str, Callable[[], Task]]) -> Task:
+    if isinstance(task, str):
+        if task not in makers:
+            raise ValueError(
+                f"Expected `tasks` among {BUILT_IN_TASKS}, or tasks of your own, but found {[task]}. Correct the "
+                "name, or pass the task itself instead of its name."
+            )
+        return makers[task]()
+    if isinstance(task, type) or not isinstance(task, Task) or not isinstance(task.name, str) or not task.name:
+        raise TypeError(
+            "Expected tasks as names, or as objects with a `name`, a `weight` and a method `rows(dataset, split, "
+            f"tokenizer)`, but found {task!r}. Pass an object of your class with these three."
+        )
+    return task
+
+
+def _checked_weights(tasks: Sequence[Task], weights: Mapping[str, float]) -> dict[str, float]:
+    """The weight of every task by name, in the order of the tasks."""
+    names = [task.name for task in tasks]
+    repeated = [name for name, number in Counter(names).items() if number > 1]
+    if repeated:
+        raise ValueError(f"Expected tasks of different names, but found {repeated} more than once. Rename your task.")
+    # Built-in tasks that are not mixed may have weights: the same ones then serve a mixture with fewer tasks.
+    known = tuple(dict.fromkeys([*names, *BUILT_IN_TASKS]))
+    unknown = set(weights) - set(known)
+    if unknown:
+        raise ValueError(
+            f"Expected `weights` among {known}, but found {sorted(unknown)}. Add the task to `tasks`, or correct its "
+            "name."
+        )
+    weight_of = {task.name: weights.get(task.name, task.weight) for task in tasks}
+    if not tasks or not all(0 <= weight < float("inf") for weight in weight_of.values()):
+        raise ValueError(
+            f"Expected at least one task and finite weights of at least 0, but found {names} and {weight_of}. Leave a "
+            "task out by weight 0."
+        )
+    return weight_of
+
+
+def _check_settings(
+    dataset: RecommendationDataset, semantics: TokenSemantics | None, tokenizer: TSRecTokenizer
+) -> None:
+    longest = getattr(dataset, "max_history", None)
+    if longest is not None and longest != tokenizer.max_history:
+        raise ValueError(
+            f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the "
+            f"data set was split with `max_history={longest}`. Make the tokenizer with "
+            f"`TSRecTokenizer.from_backbone(..., max_history={longest})`, or split again with "
+            f"`max_history={tokenizer.max_history}`."
+        )
+    check_index = getattr(semantics, "check_index", None)
+    if check_index is not None:
+        check_index(tokenizer.sid_index)
 
 
 def _tokenizer_state(tokenizer: TSRecTokenizer) -> str:
@@ -129,45 +211,46 @@ def _tokenizer_state(tokenizer: TSRecTokenizer) -> str:
     return json.dumps({name: value for name, value in state.items() if name not in ("padding", "truncation")})
 
 
-def _task_rows(
-    task: str,
-    dataset: RecommendationDataset,
-    semantics: TokenSemantics | None,
-    tokenizer: TSRecTokenizer,
-    interactions: Dataset,
-    sequence_mode: str,
-    keywords: bool,
-) -> list[dict[str, Any]]:
-    if task == "sequence":
-        return build_sequence_rows(interactions, tokenizer, mode=sequence_mode).to_list()
-    if task == "title":
-        rows = build_title_rows(dataset.items, tokenizer)
-    elif task == "history_title":
-        rows = build_history_title_rows(interactions, dataset.items, tokenizer)
-    else:
-        rows = build_alignment_rows(semantics, tokenizer, keywords=keywords)
-    return tokenize_rows(rows, tokenizer)
+def _settings(task: Task) -> list[Any]:
+    """What decides the rows of a built-in task beside the data set and the tokenizer."""
+    if isinstance(task, AlignmentTask):
+        return [task.name, task.keywords, list(task.semantics.values())]
+    if isinstance(task, SequenceTask):
+        return [task.name, task.mode, task.targets_per_stretch]
+    return [task.name]
 
 
-def tokenize_rows(rows: Dataset, tokenizer: TSRecTokenizer) -> list[dict[str, Any]]:
-    """
-    Tokenises rows of `prompt`, `completion` and `task`; labels stand on the completion alone.
+def _contents(rows: Dataset) -> dict[str, str]:
+    """The columns of a data set as JSON, which is hashed much faster than lists of numbers."""
+    return {name: json.dumps(rows[name][:]) for name in rows.column_names}
 
-    Prompt and completion are tokenised together, since a completion alone may be cut differently; it begins where the
-    tokens of the whole leave those of the prompt.
-    """
-    if len(rows) == 0:
-        return []
-    prompts = tokenizer(rows["prompt"][:], add_special_tokens=False).input_ids
-    wholes = tokenizer(
-        [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"])],
-        add_special_tokens=False,
-    ).input_ids
-    tokenized = []
-    for prompt, whole, task in zip(prompts, wholes, rows["task"]):
-        start = next((at for at, (left, right) in enumerate(zip(prompt, whole)) if left != right), len(prompt))
-        tokenized.append({"input_ids": whole, "labels": [IGNORED] * start + whole[start:], "task": task})
-    return tokenized
+
+def _checked_rows(task: Task, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
+    """The rows of a task in one of the two forms of a row, with the column `task` and no other columns."""
+    rows = task.rows(dataset, split, tokenizer)
+    columns = set(rows.column_names) if isinstance(rows, Dataset) else set()
+    form = next((form for form in (["input_ids", "labels"], ["prompt", "completion"]) if set(form) <= columns), None)
+    if form is None:
+        found = sorted(columns) if isinstance(rows, Dataset) else f"`{type(rows).__name__}`"
+        raise ValueError(
+            f"Expected the task {task.name!r} to give a `datasets.Dataset` with the columns `prompt` and "
+            f"`completion`, or `input_ids` and `labels`, but found {found}. Return one of the two, as `Task.rows` "
+            "describes."
+        )
+    rows = rows.with_format(None).select_columns(form)
+    if form[0] == "prompt" and not all(isinstance(text, str) for name in form for text in rows[name][:1]):
+        raise ValueError(
+            f"Expected prompts and completions of the task {task.name!r} as strings, but found {rows[0]}. Messages of "
+            "a chat are no prompts here: write their text."
+        )
+    if form[1] == "labels":
+        for number, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"])):
+            if len(ids) != len(labels):
+                raise ValueError(
+                    f"Expected `labels` as long as `input_ids` in the rows of the task {task.name!r}, but found "
+                    f"{len(labels)} and {len(ids)} in row {number}. Fill labels up with -100."
+                )
+    return rows.add_column("task", [task.name] * len(rows))
 
 
 def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
-from tsrec_hf.data import TASKS
+from tsrec_hf.data import BUILT_IN_TASKS
 
 from .sid_rows import check_freezing
 
@@ -88,10 +88,10 @@ class TSRecSFTConfig(SFTConfig):
 
     def _check_task_weights(self) -> None:
         weights = self.task_weights
-        if not isinstance(weights, dict) or not set(weights) <= set(TASKS) or min(weights.values()) < 0:
+        if not isinstance(weights, dict) or not set(weights) <= set(BUILT_IN_TASKS) or min(weights.values()) < 0:
             raise ValueError(
                 "Expected `task_weights` as a dict, or a string of JSON, with numbers of at least 0 for some of "
-                f"{TASKS}, but found {weights!r}."
+                f"{BUILT_IN_TASKS}, but found {weights!r}."
             )
         if self.loss_type != "nll" or self.label_smoothing_factor != 0:
             raise ValueError(

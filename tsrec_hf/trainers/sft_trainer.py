@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
-from tsrec_hf.data import TASKS, DataCollatorForTSAlign, drop_oldest_items
+from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, drop_oldest_items
 from tsrec_hf.models import TSRecTokenizer
 
 from .adapters import TrainablePartMixin
@@ -218,7 +218,7 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePartM
         losses, shares = (sums / sums[1].sum()).tolist()
         prefix = "" if mode == "train" else "eval_"
         metrics = {}
-        for task, loss, share in zip(TASKS, losses, shares):
+        for task, loss, share in zip(BUILT_IN_TASKS, losses, shares):
             if share > 0:
                 metrics[f"{prefix}loss/{task}"] = loss / share
                 metrics[f"{prefix}share/{task}"] = share
@@ -246,4 +246,4 @@ class TSRecSFTTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePartM
 
 def _no_sums() -> torch.Tensor:
     """Sums of each task's losses and of its shares of the label tokens, of shape `(2, tasks)`."""
-    return torch.zeros(2, len(TASKS), dtype=torch.float64)
+    return torch.zeros(2, len(BUILT_IN_TASKS), dtype=torch.float64)

@@ -1,22 +1,23 @@
 """
-Rows of the sequence task: a history of SIDs, then the SID of the next item.
+The sequence task: predict the SID of the next item from a history of SIDs.
 
 A *session row* holds one user's items in order behind the instruction and carries the loss of every next item at once;
 a *window row* holds one target and the items before it. Both give every target the same context, so their losses are
-equal, but a session row reads each item once instead of up to ten times.
+equal, but session rows hold each item about once and window rows once per target that it precedes: up to
+`max_history` times the tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 
+from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
-
-IGNORED = -100
-ROW_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "task": Value("string")})
+from ..rows import IGNORED, ROW_FEATURES, check_columns
 
 
 def build_sequence_rows(
@@ -39,7 +40,8 @@ def build_sequence_rows(
             counted once.
         targets_per_stretch (`int`, *optional*, defaults to `1`):
             Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer
-            tokens, and the later targets of a stretch see up to `max_history + targets_per_stretch - 1` items.
+            tokens, and the later targets of a stretch are predicted from more than `max_history` items, up to
+            `max_history + targets_per_stretch - 1`.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer
@@ -59,18 +61,19 @@ def build_sequence_rows(
     6
     ```
     """
-    missing = {"user_id", "history", "target"} - set(interactions.column_names)
-    if missing:
-        raise ValueError(
-            f"Expected interactions with the columns `user_id`, `history` and `target`, but {sorted(missing)} are "
-            f"missing from {interactions.column_names}. Load them with `load_minionerec` or `chronological_split`."
-        )
+    check_columns(
+        interactions,
+        ("user_id", "history", "target"),
+        "interactions",
+        "Load them with `load_minionerec` or `chronological_split`.",
+    )
     if targets_per_stretch < 1:
-        raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}.")
+        raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}. Raise it.")
     if mode not in ("session", "window"):
-        raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}.")
+        raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}. Choose one.")
     prompts = PromptBuilder(tokenizer)
     users, histories, targets = (interactions[name][:] for name in ("user_id", "history", "target"))
+    stretches: Iterator[tuple[list[str], int]]
     if mode == "window":
         stretches = (([*prompts.kept_history(history), target], 1) for history, target in zip(histories, targets))
     else:
@@ -88,6 +91,19 @@ def build_sequence_rows(
         labels.append(row_labels)
     columns = {"input_ids": input_ids, "labels": labels, "task": ["sequence"] * len(input_ids)}
     return Dataset.from_dict(columns, features=ROW_FEATURES)
+
+
+@dataclass(frozen=True)
+class SequenceTask:
+    """History of SIDs -> SID of the next item, with the options of [`build_sequence_rows`]."""
+
+    mode: Literal["session", "window"] = "session"
+    targets_per_stretch: int = 1
+    weight: float = 1.0
+    name: ClassVar[str] = "sequence"
+
+    def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
+        return build_sequence_rows(getattr(dataset, split), tokenizer, self.mode, self.targets_per_stretch)
 
 
 def item_token_ids(tokenizer: TSRecTokenizer) -> np.ndarray:

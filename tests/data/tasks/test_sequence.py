@@ -220,16 +220,16 @@ def test_items_taken_twice_chain_by_place_not_by_name(wide_tokenizer):
     assert Counter(read_back(build_sequence_rows(rows, wide_tokenizer), wide_tokenizer)) == Counter(plain_pairs(rows))
 
 
-def test_max_history_is_the_context_of_every_target(wide_tokenizer):
+def test_max_history_is_the_context_of_every_target(wide_tokenizer, backbone_dir):
     rows = users_rows(random_sequences([6]), longest=3)
-    sessions = build_sequence_rows(rows, wide_tokenizer, max_history=3)
+    sessions = build_sequence_rows(rows, TSRecTokenizer.from_backbone(backbone_dir, INDEX, max_history=3))
     # Items 0 to 3 in the first row, then 1 to 4 and 2 to 5.
     assert [len(ids) for ids in sessions["input_ids"]] == [len(sessions[0]["input_ids"])] * 3
     assert Counter(read_back(sessions, wide_tokenizer)) == Counter(
         (tuple(row["history"]), row["target"]) for row in rows
     )
     # Rows whose history was cut to three do not chain into longer ones.
-    assert build_sequence_rows(rows, wide_tokenizer, max_history=10).num_rows == 3
+    assert build_sequence_rows(rows, wide_tokenizer).num_rows == 3
 
 
 def test_targets_per_stretch_counts_every_target_once_with_ten_items_or_more(wide_tokenizer):
@@ -270,13 +270,15 @@ def test_errors_of_rows(tokenizer, mode):
         build_sequence_rows(interactions([("u", ["saw"], "nail"), ("u", [], "nail")]), tokenizer, mode=mode)
 
 
-def test_errors_of_arguments(dataset, tokenizer):
+def test_errors_of_arguments(dataset, tokenizer, backbone_dir):
     with pytest.raises(ValueError, match=r"\['target', 'user_id'\] are missing from \['history'\]"):
         build_sequence_rows(dataset.train.remove_columns(["user_id", "target"]), tokenizer)
     with pytest.raises(ValueError, match="'session' or 'window', but found 'windows'"):
         build_sequence_rows(dataset.train, tokenizer, mode="windows")
-    with pytest.raises(ValueError, match="`max_history` of at least 1, but found 0"):
-        build_sequence_rows(dataset.train, tokenizer, max_history=0)
+    with pytest.raises(ValueError, match="`max_history` as a whole number of at least 1, but found 0"):
+        build_sequence_rows(
+            dataset.train, TSRecTokenizer.from_backbone(backbone_dir, dataset.sid_index, max_history=0)
+        )
 
 
 @needs_data
