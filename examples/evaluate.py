@@ -29,7 +29,7 @@ from tsrec_hf.trainers import load_recommender
 
 @dataclass
 class ScriptArguments:
-    """What to evaluate, on what, and how to search."""
+    """Checkpoint, data and settings of the search."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
     data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})

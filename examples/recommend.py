@@ -1,5 +1,5 @@
 """
-Recommend items to someone who took some: the ids of the catalogue, the oldest first.
+Recommend items for one history: ids of the catalogue, oldest first.
 
     python examples/recommend.py --model_name_or_path outputs/sft --history 117 118
 """
@@ -13,13 +13,13 @@ import tsrec_hf  # noqa: F401 (makes the pipeline known)
 
 @dataclass
 class ScriptArguments:
-    """Who asks whom, and for how many."""
+    """Checkpoint, history and settings of the search."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
-    history: list[str] = field(metadata={"help": "Ids of the items that were taken, the oldest first."})
+    history: list[str] = field(metadata={"help": "Ids of the items in the history, oldest first."})
     top_k: int = field(default=10, metadata={"help": "Number of recommendations."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
-    exclude_history: bool = field(default=True, metadata={"help": "Whether to leave out what was taken."})
+    exclude_history: bool = field(default=True, metadata={"help": "Whether to leave out the items of the history."})
 
 
 def main(args: ScriptArguments) -> None:

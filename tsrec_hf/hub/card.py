@@ -1,5 +1,5 @@
 """
-Model cards: the facts of a run in, a card for the Hub out.
+Model cards of recommenders, built from the facts of their runs.
 
 Nothing in a card is asked of its author twice: what the configuration and the SID index say is read from them, what a
 training run knows it leaves in `config.run_facts`, and what an evaluation found comes as `examples/evaluate.py` writes

@@ -1,6 +1,6 @@
 """
-A recommender as a plain checkpoint, for everything that knows nothing of this package: `AutoModelForCausalLM`, vLLM,
-llama.cpp.
+Export of a recommender as a plain checkpoint, for software that does not know this package: `AutoModelForCausalLM`,
+vLLM, llama.cpp.
 
 The weights are the backbone's, bit for bit, and no custom code stands beside them. What constrained decoding needs
 goes along as text: the SIDs that exist, and which items they stand for.
@@ -42,7 +42,7 @@ def export_backbone(
     model: TSRecForCausalLM, directory: str | Path, tokenizer: TSRecTokenizer | None = None, **save_kwargs
 ) -> Path:
     r"""
-    Writes a recommender's language model as a plain checkpoint.
+    Exports a recommender's language model as a plain checkpoint.
 
     The folder holds weights, configuration, generation configuration and tokenizer of a model that
     `AutoModelForCausalLM.from_pretrained` loads without this package and without `trust_remote_code`, with equal
@@ -123,7 +123,7 @@ def export_backbone(
 
 
 def legal_sids(sid_index: SIDIndex) -> list[str]:
-    """Every SID that some item carries, spelled, once, in the order of their codes."""
+    """Lists the distinct SIDs of the catalogue, spelled, in the order of their codes."""
     return [sid_index.spell(codes) for codes in sorted(set(map(tuple, sid_index.codes.tolist())))]
 
 
