@@ -65,11 +65,15 @@ _ROOM_OF = {
     ],
     "evaluation": [
         "NextItemRecommender",
+        "PairedDifference",
         "PopularityRecommender",
         "RecommendationEvaluator",
+        "baseline_results",
         "hit_rate_at_k",
         "metrics_table",
         "ndcg_at_k",
+        "paired_bootstrap",
+        "recommend_distributed",
         "target_ranks",
     ],
     "rewards": [

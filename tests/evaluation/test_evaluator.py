@@ -48,13 +48,18 @@ def test_item_and_sid_metrics_by_hand():
             "sid_ndcg@3": (2 + second) / 4,
         }
     )
-    assert list(results) == ["all", "cold", "repeat", "new"]
+    assert list(results) == ["all", "cold", "repeat", "new", "memorised", "unmemorised"]
     assert {name: metrics["num_rows"] for name, metrics in results.items()} == {
         "all": 4,
         "cold": 2,
         "repeat": 2,
         "new": 1,
+        "memorised": 2,
+        "unmemorised": 2,
     }
+    # 3 followed 1 in training, and 6 did.
+    assert results["memorised"]["hr@2"] == 1 / 2 and results["memorised"]["hr@3"] == 1
+    assert results["unmemorised"]["hr@3"] == 0
     assert results["new"]["hr@2"] == 1 and results["new"]["hr@1"] == 0
     assert results["repeat"]["hr@3"] == 1 / 2  # Target 6 is found, target 7 is not.
     assert results["cold"]["hr@3"] == 0 and results["cold"]["sid_hr@1"] == 1 / 2
@@ -128,6 +133,15 @@ def test_malformed_rows_and_cut_offs():
             make_evaluator(ks=ks)
 
 
+def test_ranks_by_item_and_by_sid():
+    lists = [["4", "3", "6"], ["1", "2", "6"], ["1", "6", "7"], ["6", "3", "4"]]
+    evaluator = make_evaluator()
+    assert evaluator.ranks(lists).tolist() == [1, 2, -1, -1]
+    assert evaluator.ranks(lists, match="sid").tolist() == [0, 1, 0, -1]
+    with pytest.raises(ValueError, match="one of .*'item', 'sid'.*, but found 'code'"):
+        evaluator.ranks(lists, match="code")
+
+
 class RecordingModel:
     """Recommends the catalogue in one order to everyone, and remembers how it was asked."""
 
@@ -143,6 +157,14 @@ def test_a_model_is_asked_for_enough_items():
     settings = {"top_k": 6, "num_beams": 20, "batch_size": 2}
     assert model.asked == ("tokenizer", [["1"], ["1", "6"], ["3"], ["7"]], settings)
     assert results == evaluator.evaluate([list("345126")] * 4)
+    evaluator.evaluate_model(model, "tokenizer", search="exact", scoring="catalogue")
+    assert model.asked[2] == {
+        "top_k": 6,
+        "num_beams": 50,
+        "batch_size": 16,
+        "search": "exact",
+        "scoring": "catalogue",
+    }
     # SIDs B, A, C: those of targets 3, 2 and 6. D, the fourth, does not fit.
     assert results["all"]["sid_hr@3"] == 3 / 4
 
@@ -182,4 +204,6 @@ def test_slices_of_industrial():
     assert counts["all"] == 4_533
     assert round(counts["cold"] / 4_533, 3) == 0.032
     assert round(counts["repeat"] / 4_533, 3) == 0.028
+    assert counts["memorised"] + counts["unmemorised"] == 4_533
+    assert round(counts["memorised"] / 4_533, 3) == 0.35
     assert results["all"]["hr@1"] == results["cold"]["sid_ndcg@10"] == 1

@@ -1,17 +1,23 @@
-"""How good recommendations are: metrics of ranks, an evaluator over a split, and the floors any model must beat."""
+"""How good recommendations are: metrics of ranks, an evaluator over a split, and the baselines any model must beat."""
 
+from .baselines import NextItemRecommender, PopularityRecommender, baseline_results
+from .bootstrap import PairedDifference, paired_bootstrap
 from .evaluator import RecommendationEvaluator
-from .floors import NextItemRecommender, PopularityRecommender
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 from .report import metrics_table
+from .sharding import recommend_distributed
 
 
 __all__ = [
     "NextItemRecommender",
+    "PairedDifference",
     "PopularityRecommender",
     "RecommendationEvaluator",
+    "baseline_results",
     "hit_rate_at_k",
     "metrics_table",
     "ndcg_at_k",
+    "paired_bootstrap",
+    "recommend_distributed",
     "target_ranks",
 ]

@@ -1,5 +1,5 @@
 """
-Metrics of recommendations over a split, by item and by SID, for all rows and for the slices that differ.
+Metrics of recommendations over a split, by item and by SID, for all rows and for slices of them.
 
 The published tables match SID strings, which counts every item of a collision as a hit. Here the item is what counts;
 the SID metrics stand beside it for comparison.
@@ -8,6 +8,7 @@ the SID metrics stand beside it for comparison.
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,18 +17,30 @@ from datasets import Dataset
 from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
 
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
+from .report import MATCH_PREFIXES
+from .sharding import recommend_distributed
+from .slices import find_slices
 
 
 logger = logging.getLogger(__name__)
+
+# Metrics of one method: by slice, then by name.
+Results = dict[str, dict[str, float]]
 
 
 class RecommendationEvaluator:
     r"""
     Scores lists of recommendations against the targets of a split.
 
-    Results come in slices: `all` rows; `cold`, whose target occurs nowhere in `train`, neither as a target nor in a
-    history; `repeat`, whose target is in the row's own history; and `new`, which are neither. A row may be both cold
-    and repeat.
+    Results come in slices of the rows:
+
+    - `all`: every row;
+    - `cold`: the target occurs nowhere in `train`, neither as a target nor in a history;
+    - `repeat`: the target is in the row's own history;
+    - `new`: neither cold nor repeat; a row may be both of these;
+    - `memorised`: the target followed an item of the row's history in training, which is all that counting transitions
+      can know. It followed an item if a row of `train` has it as its target and the item anywhere in its history;
+    - `unmemorised`: it followed none of them, so that a model has to generalise.
 
     Each slice holds `num_rows`, `hr@k` and `ndcg@k` (the target item is in the list) and `sid_hr@k` and `sid_ndcg@k`
     (the list is read as SIDs, each at its first place; the target's SID is among them). A slice without rows holds
@@ -39,7 +52,7 @@ class RecommendationEvaluator:
         sid_index ([`SIDIndex`]):
             Semantic IDs of the catalogue.
         train (`datasets.Dataset`):
-            The rows the model was trained on, with the same columns; they decide which targets are cold.
+            The rows the model was trained on, with the same columns; they decide which rows are cold or memorised.
         ks (`Sequence[int]`, *optional*, defaults to `(1, 3, 5, 10)`):
             Cut-offs.
 
@@ -65,7 +78,7 @@ class RecommendationEvaluator:
     >>> results["all"]["hr@1"], results["all"]["sid_hr@1"]  # Items 2 and 3 share their SID.
     (0.5, 1.0)
     >>> {name: metrics["num_rows"] for name, metrics in results.items()}
-    {'all': 2, 'cold': 1, 'repeat': 1, 'new': 0}
+    {'all': 2, 'cold': 1, 'repeat': 1, 'new': 0, 'memorised': 1, 'unmemorised': 1}
     ```
     """
 
@@ -82,21 +95,14 @@ class RecommendationEvaluator:
         self._sid_of = dict(zip(sid_index.item_ids, spelled))
         self._check_known([[target] for target in self._targets], "target")
         self._target_sids = [self._sid_of[target] for target in self._targets]
-        self._slices = self._find_slices(train)
+        self._slices = find_slices(self._histories, self._targets, train)
 
         # The worst list begins with all items of the largest collisions: one more item is the next SID.
         sizes = np.sort(np.unique(sid_index.codes, axis=0, return_counts=True)[1])[::-1]
         self._num_sids = len(sizes)
         self.top_k = min(int(sizes[: self.ks[-1] - 1].sum()) + 1, len(sid_index))
 
-    def _find_slices(self, train: Dataset) -> dict[str, torch.Tensor]:
-        """Which rows belong to each slice, as masks of shape `(num_rows,)`."""
-        seen = {*train["target"][:], *chain.from_iterable(train["history"][:])}
-        cold = torch.tensor([target not in seen for target in self._targets])
-        repeat = torch.tensor([target in history for target, history in zip(self._targets, self._histories)])
-        return {"all": torch.ones_like(cold), "cold": cold, "repeat": repeat, "new": ~(cold | repeat)}
-
-    def evaluate(self, recommended: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    def evaluate(self, recommended: Sequence[Sequence[str]]) -> Results:
         """
         Scores one list of recommendations per row.
 
@@ -106,26 +112,42 @@ class RecommendationEvaluator:
                 SID metrics are exact.
 
         Returns:
-            `dict[str, dict[str, float]]`: Metrics by slice: `all`, `cold`, `repeat` and `new`.
+            `dict[str, dict[str, float]]`: Metrics by slice.
         """
-        item_ranks = target_ranks(recommended, self._targets)
-        self._check_known(recommended, "recommended")
-        repeated = next((row for row, items in enumerate(recommended) if len(set(items)) != len(items)), None)
-        if repeated is not None:
-            raise ValueError(
-                f"Expected lists without repeats, but the list of row {repeated} names an item twice: "
-                f"{list(recommended[repeated])}. Keep the first of each."
-            )
-        sids = [list(dict.fromkeys(self._sid_of[item] for item in items)) for items in recommended]
-        self._warn_if_cut_short(recommended, sids)
-        sid_ranks = target_ranks(sids, self._target_sids)
+        item_ranks, sid_ranks = self._item_and_sid_ranks(recommended)
         return {name: self._score(item_ranks[rows], sid_ranks[rows]) for name, rows in self._slices.items()}
 
+    def ranks(self, recommended: Sequence[Sequence[str]], match: Literal["item", "sid"] = "item") -> torch.Tensor:
+        """
+        Position of each row's target in its list, which [`paired_bootstrap`] compares between two recommenders.
+
+        Args:
+            recommended (`Sequence[Sequence[str]]`):
+                Item ids per row, as [`RecommendationEvaluator.evaluate`] takes them.
+            match (`str`, *optional*, defaults to `"item"`):
+                What counts as a hit: `"item"` for the item itself, `"sid"` for its SID.
+
+        Returns:
+            `torch.Tensor` of shape `(num_rows,)`: 0-based position of the target; `-1` when it is absent.
+        """
+        if match not in MATCH_PREFIXES:
+            raise ValueError(f"Expected `match` to be one of {list(MATCH_PREFIXES)}, but found {match!r}.")
+        item_ranks, sid_ranks = self._item_and_sid_ranks(recommended)
+        return item_ranks if match == "item" else sid_ranks
+
     def evaluate_model(
-        self, model: TSRecForCausalLM, tokenizer: TSRecTokenizer, num_beams: int = 50, batch_size: int = 16
-    ) -> dict[str, dict[str, float]]:
+        self,
+        model: TSRecForCausalLM,
+        tokenizer: TSRecTokenizer,
+        num_beams: int = 50,
+        batch_size: int = 16,
+        **search: Any,
+    ) -> Results:
         """
         Lets a model recommend for every row, and scores its lists.
+
+        In a distributed run every process calls this: each searches for a share of the rows, and all return the
+        same results.
 
         Args:
             model ([`TSRecForCausalLM`]):
@@ -137,6 +159,8 @@ class RecommendationEvaluator:
                 warning says so.
             batch_size (`int`, *optional*, defaults to `16`):
                 Rows that are searched together.
+            search (*optional*):
+                Other arguments of [`TSRecForCausalLM.recommend`]: `search`, `scoring`, `progress`, ...
 
         Returns:
             `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
@@ -147,11 +171,27 @@ class RecommendationEvaluator:
                 f"`num_beams={self.ks[-1]}` or more."
             )
         # The model gives no more items than it has beams.
-        top_k = min(self.top_k, num_beams)
-        recommendations = model.recommend(
-            tokenizer, self._histories, top_k=top_k, num_beams=num_beams, batch_size=batch_size
-        )
-        return self.evaluate([[recommendation.item_id for recommendation in items] for items in recommendations])
+        settings = {"top_k": min(self.top_k, num_beams), "num_beams": num_beams, "batch_size": batch_size, **search}
+
+        def recommend(share: list[Sequence[str]]) -> list[list[str]]:
+            lists = model.recommend(tokenizer, share, **settings)
+            return [[recommendation.item_id for recommendation in items] for items in lists]
+
+        return self.evaluate(recommend_distributed(recommend, self._histories))
+
+    def _item_and_sid_ranks(self, recommended: Sequence[Sequence[str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Checks the lists, and finds each row's target in them by item and by SID; both of shape `(num_rows,)`."""
+        item_ranks = target_ranks(recommended, self._targets)
+        self._check_known(recommended, "recommended")
+        repeated = next((row for row, items in enumerate(recommended) if len(set(items)) != len(items)), None)
+        if repeated is not None:
+            raise ValueError(
+                f"Expected lists without repeats, but the list of row {repeated} names an item twice: "
+                f"{list(recommended[repeated])}. Keep the first of each."
+            )
+        sids = [list(dict.fromkeys(self._sid_of[item] for item in items)) for items in recommended]
+        self._warn_if_cut_short(recommended, sids)
+        return item_ranks, target_ranks(sids, self._target_sids)
 
     def _check_known(self, lists: Sequence[Sequence[str]], kind: str) -> None:
         unknown = set(chain.from_iterable(lists)).difference(self._sid_of)

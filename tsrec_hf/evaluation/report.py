@@ -19,7 +19,7 @@ def metrics_table(
         results (`Mapping[str, Mapping[str, Mapping[str, float]]]`):
             What [`RecommendationEvaluator.evaluate`] returned, by name of the method, in the order of the table.
         slice (`str`, *optional*, defaults to `"all"`):
-            Rows to report: `"all"`, `"cold"`, `"repeat"` or `"new"`.
+            Rows to report: a slice of [`RecommendationEvaluator`].
         match (`str`, *optional*, defaults to `"item"`):
             What counts as a hit: `"item"` for the item itself, `"sid"` for its SID, as in the published tables.
 

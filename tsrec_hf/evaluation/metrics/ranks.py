@@ -59,7 +59,7 @@ def hit_rate_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
     tensor(0.3333)
     ```
     """
-    return _hits(ranks, k).float().mean()
+    return hits_at_k(ranks, k).mean()
 
 
 def ndcg_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
@@ -87,13 +87,22 @@ def ndcg_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
     tensor(0.5436)
     ```
     """
-    hit = _hits(ranks, k)
-    gain = 1.0 / torch.log2(ranks.clamp(min=0) + 2.0)
-    return torch.where(hit, gain, 0.0).mean()
+    return gains_at_k(ranks, k).mean()
 
 
-def _hits(ranks: torch.Tensor, k: int) -> torch.Tensor:
-    """Which ranks are within the cut-off."""
+def hits_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
+    """Per row, `1` where the target is among the first `k`, else `0`; shape `(num_rows,)`."""
+    return _within(ranks, k).float()
+
+
+def gains_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
+    """Per row, `1 / log2(rank + 2)` where the target is among the first `k`, else `0`; shape `(num_rows,)`."""
+    gains = 1.0 / torch.log2(ranks.clamp(min=0) + 2.0)
+    return torch.where(_within(ranks, k), gains, 0.0)
+
+
+def _within(ranks: torch.Tensor, k: int) -> torch.Tensor:
+    """Which ranks are within the cut-off, as a mask of shape `(num_rows,)`."""
     if k < 1:
         raise ValueError(f"Expected a cut-off of at least 1, but found k={k}.")
     if ranks.ndim != 1 or ranks.numel() == 0:

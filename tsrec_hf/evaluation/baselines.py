@@ -1,5 +1,5 @@
 """
-Floors: recommenders that learn nothing but counts. A model is worth its cost only above them.
+Baselines that only count: a model is worth its cost only where it beats them.
 
 Ties go to the lower id: shorter ids first, ids of one length in alphabetical order, so that numbers stand in numerical
 order whatever the order of the rows.
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 from datasets import Dataset
+
+from .evaluator import RecommendationEvaluator, Results
 
 
 class PopularityRecommender:
@@ -108,6 +110,42 @@ class NextItemRecommender:
                 break
             chosen[item] = None
         return list(chosen)
+
+
+def baseline_results(
+    evaluator: RecommendationEvaluator, train: Dataset, histories: Sequence[Sequence[str]]
+) -> dict[str, Results]:
+    r"""
+    Evaluates the baselines on the rows that a model is evaluated on.
+
+    Args:
+        evaluator ([`RecommendationEvaluator`]):
+            Knows the targets of these rows.
+        train (`datasets.Dataset`):
+            Rows to count, with the columns `history` and `target`.
+        histories (`Sequence[Sequence[str]]`):
+            The histories of the evaluator's rows, in their order.
+
+    Returns:
+        `dict[str, dict[str, dict[str, float]]]`: What [`RecommendationEvaluator.evaluate`] returns, for
+        `"popularity"` and for `"next-item counts"`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results
+
+    >>> evaluator = RecommendationEvaluator(dataset.test, dataset.sid_index, dataset.train, ks=(1, 5))
+    >>> results = baseline_results(evaluator, dataset.train, dataset.test["history"][:])
+    >>> {name: slices["all"]["hr@5"] for name, slices in results.items()}
+    {'popularity': 0.5, 'next-item counts': 0.5}
+    ```
+    """
+    baselines = {"popularity": PopularityRecommender(train), "next-item counts": NextItemRecommender(train)}
+    return {
+        name: evaluator.evaluate(baseline.recommend(histories, evaluator.top_k))
+        for name, baseline in baselines.items()
+    }
 
 
 def _by_count(counts: Counter[str]) -> list[str]:

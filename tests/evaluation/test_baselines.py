@@ -3,8 +3,14 @@ import os
 import pytest
 from datasets import Dataset
 
-from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, RecommendationEvaluator
+from tsrec_hf.evaluation import (
+    NextItemRecommender,
+    PopularityRecommender,
+    RecommendationEvaluator,
+    baseline_results,
+)
 from tsrec_hf.items import load_minionerec
+from tsrec_hf.models import SIDIndex
 
 
 INDUSTRIAL = os.environ.get("TSREC_DATA")
@@ -41,8 +47,8 @@ def test_next_item_by_hand():
 def test_ties_do_not_depend_on_the_order_of_the_rows():
     turned = TRAIN.select(reversed(range(len(TRAIN))))
     histories = [["1"], ["4"], ["2", "3"], []]
-    for floor in (PopularityRecommender, NextItemRecommender):
-        assert floor(turned).recommend(histories) == floor(TRAIN).recommend(histories)
+    for baseline in (PopularityRecommender, NextItemRecommender):
+        assert baseline(turned).recommend(histories) == baseline(TRAIN).recommend(histories)
 
 
 def test_rows_without_history_count_for_popularity():
@@ -50,9 +56,20 @@ def test_rows_without_history_count_for_popularity():
     assert NextItemRecommender(train).recommend([["1"], ["2"]]) == [["2", "3"], ["3", "2"]]
 
 
+def test_results_of_both_baselines_by_hand():
+    index = SIDIndex(["1", "2", "9", "10", "30"], [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]])
+    rows = Dataset.from_dict({"history": [["1"], ["3"]], "target": ["9", "10"]})
+    evaluator = RecommendationEvaluator(rows, index, TRAIN, ks=(1, 2))
+    results = baseline_results(evaluator, TRAIN, rows["history"][:])
+    assert list(results) == ["popularity", "next-item counts"]
+    # Popularity names 10, 2 to both; after 1 comes 9; after 3 comes 30, then the most popular, 10.
+    found = {name: (slices["all"]["hr@1"], slices["all"]["hr@2"]) for name, slices in results.items()}
+    assert found == {"popularity": (0.5, 0.5), "next-item counts": (0.5, 1.0)}
+
+
 @pytest.mark.skipif(not INDUSTRIAL, reason="TSREC_DATA does not name the folder of Industrial_and_Scientific")
 @pytest.mark.parametrize(
-    ("floor", "prefix", "expected"),
+    ("baseline", "prefix", "expected"),
     [
         (
             PopularityRecommender,
@@ -68,9 +85,9 @@ def test_rows_without_history_count_for_popularity():
         ),
     ],
 )
-def test_floors_of_industrial(floor, prefix, expected):
+def test_baselines_of_industrial(baseline, prefix, expected):
     dataset = load_minionerec(INDUSTRIAL)
     evaluator = RecommendationEvaluator(dataset.test, dataset.sid_index, dataset.train)
-    lists = floor(dataset.train).recommend(dataset.test["history"][:], top_k=evaluator.top_k)
+    lists = baseline(dataset.train).recommend(dataset.test["history"][:], top_k=evaluator.top_k)
     metrics = evaluator.evaluate(lists)["all"]
     assert {name: round(metrics[prefix + name], 4) for name in expected} == expected
