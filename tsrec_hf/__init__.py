@@ -169,6 +169,7 @@ class _WhenPipelinesAreImported(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
+        assert spec is not None and spec.loader is not None  # transformers has the module
         execute = spec.loader.exec_module
 
         def execute_and_go_on(module: ModuleType) -> None:
@@ -176,7 +177,7 @@ class _WhenPipelinesAreImported(MetaPathFinder):
             # Ours may be what imports theirs: then it is underway, and this does nothing.
             import_module(self.OURS)
 
-        spec.loader.exec_module = execute_and_go_on
+        spec.loader.exec_module = execute_and_go_on  # type: ignore[method-assign]
         return spec
 
 

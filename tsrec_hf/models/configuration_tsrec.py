@@ -32,7 +32,7 @@ class TSRecConfig(PreTrainedConfig):
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
         run_facts (`dict`, *optional*):
-            How the checkpoint came about, for its model card: backbone, data, SID method, stages of training.
+            Facts about the training of the checkpoint, for its model card: backbone, data, SID method, stages of training.
 
     Example:
 
@@ -80,6 +80,7 @@ class TSRecConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration, so that `generate` and resized embeddings use the right sizes."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # the parent's `__post_init__` made it one
         return self.backbone_config
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the Hub says when a checkpoint cannot be read, in its own words."""
+"""Raises the Hub's own error when a checkpoint cannot be downloaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +22,8 @@ HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "toke
 
 def read_checkpoint(read: Callable[..., Any], name_or_path: str | Path, file_name: str, *args, **kwargs) -> Any:
     """
-    Calls `read(name_or_path, *args, **kwargs)`, a `from_pretrained`: a gated repository, an unknown revision or a file
-    that is not in the cache of a machine without the Hub reach the caller as the Hub's own errors, whatever
-    transformers made of them.
+    Calls `read(name_or_path, *args, **kwargs)`, a `from_pretrained`, and raises the Hub's own error where a repository
+    is gated, a revision is unknown, or a file is neither cached nor reachable.
 
     Transformers keeps the Hub's error as the cause of its own, or drops it: for a tokenizer that is not in the cache
     it asks to install sentencepiece. In that case the Hub is asked again, for the file `file_name`.

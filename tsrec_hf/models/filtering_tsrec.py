@@ -1,5 +1,5 @@
 """
-Business rules inside the trie: which items a user may be given.
+Business rules inside the trie: constrain a search to the items that a user may be recommended.
 
 A rule removes leaves, and with them every prefix that leads to removed leaves only, so that beams never spend a place
 on what could not be returned. Rules that all users share are one mask over the nodes, made once. Rules of single users
@@ -7,6 +7,7 @@ are short lists of nodes, looked up in sorted order, so that a step costs nothin
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .trie_tsrec import SIDTrie
 
 class ItemFilter:
     r"""
-    The items that users may be given, and the prefixes that lead to them.
+    Compiles `allowed_items`, `exclude_items` and excluded histories into rules over the trie.
 
     Args:
         index ([`SIDIndex`]):
@@ -85,7 +86,7 @@ class ItemFilter:
             )
 
     def _left(self, user: int) -> int:
-        """How many items the rules leave a user."""
+        """Number of items that the rules leave to a user."""
         if self._allowed_by_user is not None:
             return len(self._allowed_rows(user))
         assert self._excluded_by_user is not None  # the user has rules of their own
@@ -110,7 +111,9 @@ class ItemFilter:
         keys, counts = torch.unique(rows * trie.num_nodes + nodes, return_counts=True)
         # A prefix is closed to a user when all that the shared rules leave below it is excluded.
         closed = (
-            counts == self._counts[keys % trie.num_nodes] if len(keys) else torch.zeros(0, dtype=bool, device=device)
+            counts == self._counts[keys % trie.num_nodes]
+            if len(keys)
+            else torch.zeros(0, dtype=torch.bool, device=device)
         )
         return NodeFilter(self._shared, keys[closed], False, trie.num_nodes)
 
@@ -133,7 +136,7 @@ class ItemFilter:
 
 class NodeFilter:
     """
-    The rules of one batch over the trie's nodes.
+    The rules of one batch of users, as a test of the trie's nodes.
 
     Args:
         shared (`torch.Tensor` of shape `(num_nodes,)`, *optional*):
@@ -154,8 +157,10 @@ class NodeFilter:
 
     def __call__(self, nodes: torch.Tensor, legal: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """
-        What of `legal` stays, for nodes of shape `(batch, ...)`, or `(n, ...)` with `rows` of the batch, `(n,)`. Makes
-        no device synchronisation.
+        Masks out the nodes that the rules close.
+
+        Takes nodes of shape `(batch, ...)`, or `(n, ...)` with the `rows` of the batch that they belong to, `(n,)`, and
+        returns `legal` narrowed to those that stay. Makes no device synchronisation.
         """
         if self.shared is not None:
             legal = legal & self.shared[nodes]
@@ -170,9 +175,7 @@ class NodeFilter:
         return legal & (listed if self.listed_are_legal else ~listed)
 
 
-def _rows(
-    index: SIDIndex, items: Iterable[str] | Sequence[Iterable[str]] | None, num_users: int, name: str
-) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+def _rows(index: SIDIndex, items: Any, num_users: int, name: str) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
     """Rows of the index for a set that all users share, or for one set per user."""
     if items is None:
         return None, None

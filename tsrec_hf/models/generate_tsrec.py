@@ -1,17 +1,20 @@
 """Constrained search in the form of transformers' `generate`."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from transformers import PreTrainedModel
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 from .session_tsrec import SearchSession
 
 
+if TYPE_CHECKING:
+    from .modeling_tsrec import TSRecForCausalLM
+
+
 @torch.no_grad()
 def tsrec_generate(
-    model: PreTrainedModel,
+    model: "TSRecForCausalLM",
     input_ids: torch.Tensor,
     sid_tokenizer=None,
     num_sids: int = 10,

@@ -22,6 +22,8 @@ WITHHELD = {"batch_size", "max_batch_tokens", "progress"}
 
 class EndpointHandler:
     """
+    Loads a recommender and answers requests with it.
+
     Args:
         path (`str`, *optional*, defaults to `""`):
             Folder of the checkpoint.
@@ -31,12 +33,15 @@ class EndpointHandler:
         # The endpoint's owner chose to run the code of this repository, of which this file is a part.
         self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=True)
         model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=True, dtype="auto")
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
         options = set(signature(self.model.recommend).parameters) - {"tokenizer", "histories"}
         self.parameters = sorted(options - WITHHELD)
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
+        Recommends for one user or several.
+
         Args:
             data (`dict`):
                 `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some

@@ -1,4 +1,4 @@
-"""What the parts of a SID index must be, and the errors that say so."""
+"""Checks of the parts of a SID index, with the errors that users see."""
 
 import re
 from collections.abc import Sequence

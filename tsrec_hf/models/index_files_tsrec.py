@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 
 def write_index(
-    directory: str | Path, arrays: dict[str, np.ndarray], strings: dict[str, Sequence[str]], facts: dict[str, Any]
+    directory: str | Path, arrays: dict[str, np.ndarray], strings: Mapping[str, Sequence[str]], facts: dict[str, Any]
 ) -> Path:
     """Writes arrays, columns of strings and facts to `directory/sid_index.safetensors`; returns the file's path."""
     directory = Path(directory)

@@ -313,7 +313,7 @@ class SIDIndex:
 
     def mask_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """
-        Which items of the index are among some: what `recommend(allowed_items=...)` takes.
+        Boolean mask over the index of some items, as `recommend(allowed_items=...)` takes it.
 
         Looking up ids is what costs where they are many. A mask of what is in stock is made once and serves every
         call until the stock or the index changes.

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import ModelCard
@@ -95,7 +95,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, *args, **kwargs) -> dict[str, Any]:
         """As the backbone's."""
-        return self.backbone.prepare_inputs_for_generation(*args, **kwargs)
+        return cast(GenerationMixin, self.backbone).prepare_inputs_for_generation(*args, **kwargs)
 
     def forward(
         self,
@@ -111,7 +111,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs) -> "TSRecForCausalLM":
+    def from_pretrained(  # type: ignore[override]  # all else is passed on
+        cls, pretrained_model_name_or_path: str | Path | None, *args, **kwargs
+    ) -> "TSRecForCausalLM":
         """
         As [`~transformers.PreTrainedModel.from_pretrained`]. What the Hub says of a gated repository, an unknown
         revision or a missing connection comes as it is.
@@ -170,7 +172,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             fresh.generation_config = backbone.generation_config
             backbone = fresh.eval()
         token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
-        rows = backbone.get_input_embeddings().weight.shape[0]
+        rows = cast(torch.Tensor, backbone.get_input_embeddings().weight).shape[0]
         if int(token_ids.min()) > rows:
             raise ValueError(
                 f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows "
@@ -192,7 +194,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             dtype=backbone.dtype,
             # A composite configuration sets its parts' attention too, and would unset the one the backbone was loaded
             # with.
-            attn_implementation=backbone.config._attn_implementation,
+            attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]  # an attribute
         )
         model = cls(config, backbone=backbone).eval()
         if semantics is not None:
@@ -200,7 +202,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             model.config.sid_initialization = report.to_dict()
         return model
 
-    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(  # type: ignore[override]  # all else is passed on
+        self, save_directory: str | Path, is_main_process: bool = True, **kwargs
+    ) -> None:
         """As the parent's; writes the files of an Inference Endpoint as well."""
         # Before the parent's, which may push the folder. Without the package there is no such file to copy.
         handler = Path(__file__).with_name(HANDLER_FILE)
@@ -217,15 +221,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _write_model_card(self, path: Path, repo_id: str) -> None:
         """Puts the model's card in the place of one that nobody wrote by hand."""
-        text, origin = self.model_card, Path(self.name_or_path, "README.md")
+        text, origin = self.model_card, Path(self.name_or_path or "", "README.md")
         if text is None and self.name_or_path and origin.is_file():
             text = origin.read_text(encoding="utf-8")
         there = path.read_text(encoding="utf-8") if path.is_file() else GENERATED_CARDS[0]
         if text is None or not any(mark in there for mark in GENERATED_CARDS):
             return
         card = ModelCard(text.replace(UNNAMED_REPO, repo_id), ignore_metadata_errors=True)
-        asked = (ModelCard(there, ignore_metadata_errors=True).data.tags if path.is_file() else None) or []
-        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *asked])) or None
+        asked = ModelCard(there, ignore_metadata_errors=True).data.get("tags") if path.is_file() else None
+        card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *(asked or [])])) or None
         card.save(path)
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:

@@ -1,14 +1,19 @@
 """`pipeline("recommendation")`: item ids in, ranked items as dictionaries out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from inspect import signature
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+
+
+if TYPE_CHECKING:
+    from .modeling_tsrec import TSRecForCausalLM
+    from .tokenization_tsrec import TSRecTokenizer
 
 
 TASK = "recommendation"
@@ -47,10 +52,13 @@ class RecommendationPipeline(Pipeline):
     ```
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    model: "TSRecForCausalLM"
+    tokenizer: "TSRecTokenizer"  # type: ignore[assignment]  # of this task always there
+    # The base class annotates these by their defaults.
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = True  # type: ignore[assignment]
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
         # The pipeline itself takes these two.
@@ -62,7 +70,7 @@ class RecommendationPipeline(Pipeline):
         settings = {name: list(value) if isinstance(value, Iterator) else value for name, value in settings.items()}
         return {}, settings, {}
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # as every task's, for its own inputs
         self,
         histories: Sequence[str] | Sequence[Sequence[str]] | Iterable[Sequence[str]],
         batch_size: int | None = None,
@@ -120,7 +128,7 @@ class RecommendationPipeline(Pipeline):
         return self.run_single(histories, {}, {**settings, "progress": progress}, {}) if len(histories) else []
 
     def _stream(self, histories: Iterable[Sequence[str]], settings, progress: bool) -> Iterator[list[dict[str, Any]]]:
-        total = len(histories) if hasattr(histories, "__len__") else None
+        total = len(histories) if isinstance(histories, Sized) else None
         rows, start = iter(histories), 0
         with tqdm(total=total, desc="Recommending", disable=not progress) as bar:
             while chunk := list(islice(rows, settings["batch_size"] * BATCHES_IN_A_CHUNK)):
@@ -133,15 +141,15 @@ class RecommendationPipeline(Pipeline):
                 start += len(chunk)
                 bar.update(len(chunk))
 
-    def preprocess(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:
+    def preprocess(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:  # type: ignore[override]
         """Wraps histories."""
         return {"histories": list(histories)}
 
-    def _forward(self, inputs: dict[str, Any], **settings) -> dict[str, Any]:
+    def _forward(self, inputs: dict[str, Any], **settings) -> dict[str, Any]:  # type: ignore[override]
         rows = self.model.recommend(self.tokenizer, inputs["histories"], **settings)
         return {"rows": [[item._asdict() for item in row] for row in rows]}
 
-    def postprocess(self, outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    def postprocess(self, outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:  # type: ignore[override]
         """The lists themselves."""
         return outputs["rows"]
 
@@ -151,7 +159,7 @@ def _options_of(recommend: Callable) -> set[str]:
     return set(signature(recommend).parameters) - {"tokenizer", "histories"}
 
 
-def _column_of(histories: Iterable, column: str) -> Iterable:
+def _column_of(histories: Any, column: str) -> Iterable:
     """The histories of a `datasets.Dataset`, without importing that library; anything else as it is."""
     names = getattr(histories, "column_names", None)
     if names is None:

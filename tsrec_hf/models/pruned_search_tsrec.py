@@ -46,7 +46,7 @@ class _Level:
         self.places = torch.nn.functional.pad(self.places, (0, columns[0].shape[1]), value=-1)
 
     def best(self, width: int, alive_above: torch.Tensor | None) -> torch.Tensor:
-        """Which slots are among the best `width` of those whose parents are; NaN counts as best."""
+        """Mask of the best `width` slots among those with a parent that is kept too; NaN counts as best."""
         scores = self.scores
         if alive_above is not None:
             scores = scores.masked_fill(~alive_above.gather(1, self.parents), -torch.inf)

@@ -1,12 +1,12 @@
 """
-Recommendations for histories: the one way from item ids to ranked items.
+Turns histories of item ids into ranked items.
 
 A history is checked, encoded, padded, searched and turned into items, each once and in this order. The options are
 those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -30,8 +30,8 @@ ItemSet = Iterable[str] | Sequence[Iterable[str]]
 
 class Recommendation(NamedTuple):
     """
-    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's title
-    where the index has titles.
+    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's
+    title where the index has titles.
 
     Example:
 
@@ -64,7 +64,7 @@ def recommend_items(
     scoring: str,
     max_batch_tokens: int,
 ) -> list[list[Recommendation]]:
-    """Does what [`TSRecForCausalLM.recommend`] documents."""
+    """Implements [`TSRecForCausalLM.recommend`], which documents the arguments."""
     session = SearchSession(model, tokenizer, scoring)
     index, prompts = session.index, session.prompts
     num_beams = model.config.recommend_num_beams if num_beams is None else num_beams
@@ -140,7 +140,7 @@ def _check_options(top_k: int, num_beams: int, batch_size: int, max_tokens: int,
         )
 
 
-def _check_histories(histories: object) -> None:
+def _check_histories(histories: Any) -> None:
     if hasattr(histories, "column_names") or isinstance(histories, Mapping) or not hasattr(histories, "__len__"):
         raise TypeError(
             "Expected `histories` as a list of lists of item ids, or a column of a data set, but found "

@@ -25,7 +25,7 @@ PUBLISHED_SA_INIT = {"pooling": "mean", "center": False, "norm": "vocab_mean"}
 @dataclass
 class SAInitReport:
     """
-    What [`initialize_sid_embeddings`] did: its arguments, and figures of the rows of each matrix and level.
+    Report of [`initialize_sid_embeddings`]: its arguments, and statistics of the rows of each matrix and level.
 
     Attributes:
         settings (`dict`): Arguments that decided the rows.
@@ -85,7 +85,7 @@ def resize_default_rows(model: PreTrainedModel, token_ids: torch.Tensor) -> None
     """
     for module in _matrices(model).values():
         for parameter in (module.weight, getattr(module, "bias", None)):
-            if parameter is not None:
+            if isinstance(parameter, torch.Tensor):
                 mean = parameter[: int(token_ids.min())].float().mean(dim=0)
                 parameter[token_ids] = mean.to(parameter.dtype)
 
@@ -103,7 +103,7 @@ def initialize_sid_embeddings(
     missing: Literal["error", "resize"] = "error",
 ) -> SAInitReport:
     r"""
-    Starts the embedding of every SID token from the keywords of its cluster, in place.
+    Initialises the embedding of every SID token from the keywords of its cluster, in place.
 
     The defaults are the form that did best in `benchmarks/sa_init_study.py`; the published one is `PUBLISHED_SA_INIT`,
     to be passed as `**PUBLISHED_SA_INIT` here or as `sa_init_kwargs=PUBLISHED_SA_INIT` to `from_backbone`.
@@ -170,14 +170,16 @@ def initialize_sid_embeddings(
     weights = _subtoken_weights(tokenizer, tokens, keywords, pooling, first_sid)
     report = []
     for name, module in _matrices(model).items():
-        vocabulary = module.weight[:first_sid].float()  # (vocabulary, width)
+        matrix = module.weight
+        assert isinstance(matrix, torch.Tensor)  # an embedding's, or a linear layer's
+        vocabulary = matrix[:first_sid].float()  # (vocabulary, width)
         rows = torch.sparse.mm(weights.to(vocabulary.device), vocabulary)  # (tokens, width)
         if center:
             rows = _centred(rows, tokens)
         target = _target_norm(norm, vocabulary)
         if target is not None:
             rows = rows * (target / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12))
-        module.weight[token_ids.to(module.weight.device)] = rows.to(module.weight.dtype)
+        matrix[token_ids.to(matrix.device)] = rows.to(matrix.dtype)
         for level in range(levels):
             chosen = torch.tensor(level_of) == level
             if chosen.any():
@@ -266,7 +268,7 @@ def _subtoken_weights(
     for row, words in enumerate(keywords):
         if pooling == "mean":
             shares = [(word, 1.0) for word in words]
-            total = sum(len(pieces[word]) for word in words)
+            total = float(sum(len(pieces[word]) for word in words))
         else:
             idf = torch.log(torch.tensor([len(tokens) / frequency[word] for word in words], dtype=torch.float64))
             # Keywords that every token has carry no weight; when there are no others, all count alike.
@@ -290,6 +292,7 @@ def _target_norm(norm: str | float | None, vocabulary: torch.Tensor) -> torch.Te
         return vocabulary.norm(dim=-1).mean()
     if norm == "match_resize":
         return vocabulary.mean(dim=0).norm()
+    assert not isinstance(norm, str)  # checked before
     return norm
 
 

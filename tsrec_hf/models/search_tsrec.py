@@ -63,7 +63,7 @@ def catalogue_log_probs(logits: torch.Tensor, legal: torch.Tensor) -> torch.Tens
 
 class SIDSearch:
     """
-    Searches the SIDs of a catalogue with a language model.
+    Ranks the SIDs of a catalogue with a language model, by beam search, exact search or sampling.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):

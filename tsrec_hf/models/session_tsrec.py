@@ -1,4 +1,4 @@
-"""Search sessions: all that searches over one catalogue with one model need, gathered once."""
+"""Search sessions: one owner of what a search needs, from the index to the head's rows."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class SearchSession:
     r"""
-    A snapshot of a model and of a tokenizer's catalogue, to search with.
+    Owns everything that searches over one catalogue with one model need.
 
     The session holds the SID index as it was at the start, its trie on the model's device, the rows of the output
     head, the keys and values of the instruction, and a view of the model in evaluation mode. It changes nothing of the

@@ -111,7 +111,9 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         return tokenizer
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs) -> "TSRecTokenizer":
+    def from_pretrained(  # type: ignore[override]  # all else is passed on
+        cls, pretrained_model_name_or_path: str | Path, *args, **kwargs
+    ) -> "TSRecTokenizer":
         """
         As [`~transformers.PreTrainedTokenizerBase.from_pretrained`]; reads the SID index as well.
 

@@ -15,6 +15,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +25,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and gives logits.
-Forward = Callable[..., torch.Tensor]
+# Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and returns logits; with
+# `return_cache=True` logits and the cache.
+Forward = Callable[..., Any]
 
 
 def cache_argument(module: nn.Module) -> str:
@@ -61,7 +63,8 @@ class SharedPrefix:
         cache = DynamicCache()
         decoder = self._backbone.base_model
         decoder(input_ids=self.input_ids.unsqueeze(0), use_cache=True, **{cache_argument(decoder): cache})
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        # All layers are filled, and of attention.
+        return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, misc]
 
     def cache(self, batch_size: int) -> DynamicCache:
         """A cache of the prefix for a batch. Rows share their memory until something is appended."""
@@ -76,7 +79,7 @@ def tree_attention_mask(
     dtype: torch.dtype,
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """
-    The additive mask that says who sees whom.
+    Builds the additive attention mask of a tree of continuations.
 
     Args:
         visible (`torch.Tensor` of shape `(batch, queries, keys)`):
@@ -246,7 +249,7 @@ class PackedPasses:
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are; the next one has this number."""
+        """Number of nodes so far, which is the number of the next one."""
         return len(self._seen)
 
     def prompt_logits(self) -> torch.Tensor:
@@ -316,7 +319,7 @@ class ExpandedPasses:
         # Tokens of the path to each node, filled up on the right, and how many there are. Node 0 has none.
         self._paths = input_ids.new_zeros(len(input_ids), 1, 0)
         self._depths = input_ids.new_zeros(len(input_ids), 1)
-        self._cache = None
+        self._cache: DynamicCache | None = None
 
     def prompt_logits(self) -> torch.Tensor:
         """Logits of the prompts' last position: `(batch, 1, vocabulary)`."""
@@ -340,13 +343,14 @@ class ExpandedPasses:
         prompt = self._attention_mask.repeat_interleave(width, dim=0)
         positions = self._prompt_lengths.repeat_interleave(width).unsqueeze(-1) + steps
         cache = copy.deepcopy(self._cache)
+        assert cache is not None  # the prompt is prefilled first
         cache.batch_repeat_interleave(width)
         mask = torch.cat([prompt, own.to(prompt.dtype)], dim=1)
         logits, _ = self._run(paths[:, :, :longest].flatten(0, 1), mask, positions, cache)
         last = (depths.flatten() - 1).view(-1, 1, 1).expand(-1, 1, logits.shape[-1])
         return logits.gather(1, last).view(batch_size, width, -1)
 
-    def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, object]:
+    def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, DynamicCache]:
         kwargs = {"position_ids": positions} if self._takes_positions else {}
         return self._forward(
             input_ids=input_ids,
@@ -361,7 +365,7 @@ class ExpandedPasses:
 def _put_in_front(
     prefix_ids: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts with a prefix, left-padded again."""
+    """Prepends a prefix to left-padded prompts; the result is left-padded as well."""
     batch_size, width = input_ids.shape
     padding = width - attention_mask.sum(-1, keepdim=True)  # (batch, 1)
     columns = torch.arange(width + len(prefix_ids), device=input_ids.device)
