@@ -28,10 +28,10 @@ from tsrec_hf import (
     PopularityRecommender,
     RecommendationEvaluator,
     load_minionerec,
+    load_recommender,
     metrics_table,
 )
 from tsrec_hf.hub import add_evaluation
-from tsrec_hf.trainers import load_recommender
 
 
 @dataclass

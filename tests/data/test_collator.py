@@ -4,7 +4,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from tsrec_hf.data import TASKS, DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture
+from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_pads_on_the_right_by_hand(tokenizer):
         "input_ids": [[5, 6, 7, pad, pad], [8, 9, 5, 6, 7]],
         "attention_mask": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]],
         "labels": [[-100, 6, 7, -100, -100], [-100, -100, 5, -100, 7]],
-        "task_ids": [TASKS.index("title"), TASKS.index("sequence")],
+        "task_ids": [BUILT_IN_TASKS.index("title"), BUILT_IN_TASKS.index("sequence")],
         "loss_weights": [0.5, 1.0],
     }
     assert {values.dtype for name, values in batch.items() if name != "loss_weights"} == {torch.int64}

@@ -15,8 +15,9 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from trl import ModelConfig, TrlParser
 
+from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.trainers import TSRecGRPOConfig, load_recommender, lora_config
+from tsrec_hf.trainers import TSRecGRPOConfig, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -2,7 +2,7 @@
 
 from tsrec_hf.models import PromptBuilder
 
-from .collator import TASKS, DataCollatorForTSAlign
+from .collator import BUILT_IN_TASKS, DataCollatorForTSAlign
 from .group_rows import build_grpo_rows
 from .length import LengthReport, drop_oldest_items
 from .mixture import build_sft_mixture, tokenize_rows
@@ -11,7 +11,7 @@ from .text_tasks import build_alignment_rows, build_history_title_rows, build_ti
 
 
 __all__ = [
-    "TASKS",
+    "BUILT_IN_TASKS",
     "DataCollatorForTSAlign",
     "LengthReport",
     "PromptBuilder",

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from .sequence import IGNORED
 
 
-TASKS = ("sequence", "title", "history_title", "alignment")
+BUILT_IN_TASKS = ("sequence", "title", "history_title", "alignment")
 
 
 @dataclass
@@ -26,10 +26,12 @@ class DataCollatorForTSAlign:
             Pads lengths up to a multiple of this number.
         task_weights (`dict[str, float]`, *optional*):
             Factor of each task's loss; tasks without one count once. [`TSRecSFTTrainer`] applies them.
+        task_names (`tuple[str, ...]`, *optional*, defaults to the built-in tasks):
+            The tasks of the rows.
 
     Returns:
         `dict` of `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`; where the rows have a `task`,
-        also `task_ids` (positions in `TASKS`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the
+        also `task_ids` (positions in `task_names`) and `loss_weights` of shape `(batch,)`. The stock trainers drop the
         column `task`, and then get the first three alone.
 
     Raises:
@@ -51,11 +53,12 @@ class DataCollatorForTSAlign:
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
     task_weights: Mapping[str, float] | None = None
+    task_names: tuple[str, ...] = BUILT_IN_TASKS
 
     def __post_init__(self):
-        unknown = set(self.task_weights or {}) - set(TASKS)
+        unknown = set(self.task_weights or {}) - set(self.task_names)
         if unknown:
-            raise ValueError(f"Expected weights for the tasks {TASKS}, but found {sorted(unknown)}.")
+            raise ValueError(f"Expected weights for the tasks {self.task_names}, but found {sorted(unknown)}.")
         if self.tokenizer.pad_token_id is None:
             raise ValueError("Expected a tokenizer with a padding token. Set `tokenizer.pad_token`.")
 
@@ -83,11 +86,11 @@ class DataCollatorForTSAlign:
             )
         if "task" in rows[0]:
             names = [row.get("task") for row in rows]
-            unknown = [name for name in names if name not in TASKS]
+            unknown = [name for name in names if name not in self.task_names]
             if unknown:
-                raise ValueError(f"Expected rows of the tasks {TASKS}, but found {unknown[0]!r}.")
+                raise ValueError(f"Expected rows of the tasks {self.task_names}, but found {unknown[0]!r}.")
             weights = self.task_weights or {}
-            batch["task_ids"] = torch.tensor([TASKS.index(name) for name in names])
+            batch["task_ids"] = torch.tensor([self.task_names.index(name) for name in names])
             batch["loss_weights"] = torch.tensor([float(weights.get(name, 1.0)) for name in names])
         return batch
 

@@ -14,7 +14,7 @@ from tsrec_hf.items.dataset import SPLITS
 from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
 
-from .collator import TASKS
+from .collator import BUILT_IN_TASKS
 from .sequence import IGNORED, ROW_FEATURES, build_sequence_rows
 from .text_tasks import build_alignment_rows, build_history_title_rows, build_title_rows
 
@@ -27,7 +27,7 @@ def build_sft_mixture(
     dataset: RecommendationDataset,
     semantics: TokenSemantics | None,
     tokenizer: TSRecTokenizer,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = BUILT_IN_TASKS,
     weights: Mapping[str, float] | None = None,
     split: str = "train",
     sequence_mode: str = "session",
@@ -76,9 +76,9 @@ def build_sft_mixture(
     """
     weights = dict(weights or {})
     for name, found in (("tasks", tasks), ("weights", weights)):
-        unknown = set(found) - set(TASKS)
+        unknown = set(found) - set(BUILT_IN_TASKS)
         if unknown:
-            raise ValueError(f"Expected `{name}` among {TASKS}, but found {sorted(unknown)}.")
+            raise ValueError(f"Expected `{name}` among {BUILT_IN_TASKS}, but found {sorted(unknown)}.")
     if not tasks or not all(0 <= weight < float("inf") for weight in weights.values()):
         raise ValueError(
             f"Expected at least one task and finite weights of at least 0, but found {list(tasks)} and {weights}."

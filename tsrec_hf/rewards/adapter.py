@@ -108,7 +108,7 @@ class RewardOnCodes:
                 f"{sorted(columns)}. Add the column, and set `remove_unused_columns=False` in a stock trainer."
             )
         codes = self.reader.codes_of(completion_ids)
-        is_sid = (codes >= 0).all(axis=1)  # (completions,)
+        is_sid: np.ndarray = np.all(codes >= 0, axis=1)  # (completions,)
         codes[~is_sid] = -1
         ranks = "num_generations" in self._parameters
         seen = np.ones_like(is_sid) if ranks else is_sid  # what the function is shown

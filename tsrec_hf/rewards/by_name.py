@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -62,7 +63,7 @@ def rewards_by_name(
     """
     if not names or len(set(names)) < len(names) or not set(names) <= set(REWARDS):
         raise ValueError(f"Expected `rewards` among {REWARDS}, each once, but found {list(names)}.")
-    levels = {"level_weights": level_weights, "per_level": per_level}
+    levels: dict[str, Any] = {"level_weights": level_weights, "per_level": per_level}
     functions: dict[str, Callable] = {
         "exact_match": exact_match_reward,
         "ranking": ranking_reward,
@@ -70,7 +71,9 @@ def rewards_by_name(
     }
     if "semantic" in names:
         if sid_index is None or semantics is None or embed is None:
-            raise ValueError("Expected `sid_index`, `semantics` and `embed` for the reward 'semantic'. Pass all three.")
+            raise ValueError(
+                "Expected `sid_index`, `semantics` and `embed` for the reward 'semantic'. Pass all three."
+            )
         similarities = description_similarities(semantics, sid_index, embed)
         functions["semantic"] = partial(semantic_reward, similarities=similarities, **levels)
     if "collaborative" in names:

@@ -1,8 +1,8 @@
 """TRL's trainers for recommenders."""
 
-from .adapters import load_recommender, lora_config, quantize, save_base
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
+from .lora import lora_config, quantize, save_base
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 
@@ -12,7 +12,6 @@ __all__ = [
     "TSRecGRPOTrainer",
     "TSRecSFTConfig",
     "TSRecSFTTrainer",
-    "load_recommender",
     "lora_config",
     "quantize",
     "save_base",
