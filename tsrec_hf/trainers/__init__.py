@@ -1,5 +1,6 @@
 """TRL's trainers for recommenders."""
 
+from .grounding import ground_sid_rows
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
 from .lora import lora_config, quantize, save_base
@@ -12,6 +13,7 @@ __all__ = [
     "TSRecGRPOTrainer",
     "TSRecSFTConfig",
     "TSRecSFTTrainer",
+    "ground_sid_rows",
     "lora_config",
     "quantize",
     "save_base",
