@@ -40,7 +40,10 @@ def test_a_language_model_is_no_recommender(backbone_dir, checkpoint):
 def test_another_catalogue_is_refused(checkpoint, sid_index):
     assert load_recommender(checkpoint, sid_index=sid_index)[1].sid_index.fingerprint == sid_index.fingerprint
     other = SIDIndex(["a", "b"], [[0, 1], [1, 0]])
-    for load in (lambda: load_recommender(checkpoint, sid_index=other), lambda: load_or_start_recommender(checkpoint, other)):
+    for load in (
+        lambda: load_recommender(checkpoint, sid_index=other),
+        lambda: load_or_start_recommender(checkpoint, other),
+    ):
         with pytest.raises(ValueError, match="the data have another index"):
             load()
 

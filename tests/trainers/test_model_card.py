@@ -171,7 +171,9 @@ def test_adapters_of_a_checkpoint_on_the_hub_name_it(model, tokenizer, dataset, 
 def test_the_card_is_built_once_a_save(sft, tmp_path, monkeypatch):
     built = []
     build = model_card.build_model_card
-    monkeypatch.setattr(model_card, "build_model_card", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
+    monkeypatch.setattr(
+        model_card, "build_model_card", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs)
+    )
     trainer = sft(save_strategy="steps", save_steps=1, max_steps=2)
     trainer.save_model(tmp_path / "saved")
     assert len(built) == 1
