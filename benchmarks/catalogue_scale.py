@@ -5,8 +5,8 @@ What does a catalogue of ten million items cost?
 
 Synthetic catalogues of ten thousand to ten million items with three and four levels of 256 codes, each in a process of
 its own: building the trie, saving and loading the index, looking items up, preparing a filter that allows half of the
-items, and what is added to one decoding step of 50 beams. That step is timed at every depth, since what it costs
-should follow the children of the beams and not the catalogue.
+items, and the constraint's share of one decoding step of 50 beams. That step is timed at every depth, since its cost
+should grow with the children of the beams and not with the catalogue.
 
 Times are those of one processor core (`time.process_time`), so that other jobs of the machine do not count; nor does
 waiting for a disk. Memory is read from `/proc` (Linux).
@@ -14,18 +14,17 @@ waiting for a disk. Memory is read from `/proc` (Linux).
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
-from transformers import HfArgumentParser
+from common import in_new_process, markdown_table, resident_bytes, run_script, settings_line, write_report
 
 from tsrec_hf import SIDIndex, SIDTrie
 from tsrec_hf.models.filtering_tsrec import ItemFilter, NodeFilter
@@ -33,6 +32,8 @@ from tsrec_hf.models.filtering_tsrec import ItemFilter, NodeFilter
 
 CODES = 256
 VOCABULARY = 50_000
+# Times are those of one processor core, so that other jobs of the machine do not count.
+timed = partial(common.timed, clock=time.process_time)
 # What a million items may cost at most.
 BARS = {"trie s": 5.0, "trie MB": 100.0, "load s": 5.0, "filter by mask ms": 50.0}
 BAR_ITEMS = 1_000_000
@@ -47,31 +48,20 @@ class ScriptArguments:
     )
     levels: list[int] = field(default_factory=lambda: [3, 4], metadata={"help": "Numbers of levels."})
     beams: int = field(default=50, metadata={"help": "Beams of the step."})
-    repeats: int = field(default=200, metadata={"help": "Steps of which the median counts, after a tenth as many."})
+    repeats: int = field(
+        default=200, metadata={"help": "Timed steps, after a tenth as many to warm up; the median counts."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the codes."})
     output_dir: str = field(default="outputs/catalogue_scale", metadata={"help": "Folder of the results."})
     quick: bool = field(default=False, metadata={"help": "Up to a hundred thousand items."})
-    case: bool = field(default=False, metadata={"help": "Measure the one case here and print JSON; used by itself."})
+    case: bool = field(default=False, metadata={"help": "Internal: this process measures one case."})
 
     def __post_init__(self):
         self.items = [items for items in self.items if items <= 100_000] if self.quick else self.items
 
 
-def resident(name: str = "VmRSS") -> float:
-    """Megabytes of memory that this process holds (`VmRSS`), or held at most (`VmHWM`)."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) / 1000
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """What a function gives, and its seconds on the processor."""
-    start = time.process_time()
-    result = function()
-    return result, time.process_time() - start
-
-
 def steps(trie: SIDTrie, rules: NodeFilter, args: ScriptArguments) -> list[dict[str, float]]:
-    """For each depth: what is added to one decoding step, and how many children it looks at."""
+    """Times the constraint's share of one decoding step at each depth, and counts the children of the beams."""
     generator = torch.Generator().manual_seed(args.seed)
     logits = torch.randn(args.beams, VOCABULARY, generator=generator)
     token_ids = torch.randperm(VOCABULARY, generator=generator)[: trie.num_levels * CODES].view(-1, CODES)
@@ -87,7 +77,7 @@ def steps(trie: SIDTrie, rules: NodeFilter, args: ScriptArguments) -> list[dict[
         start, stop = trie.depth_starts[depth], trie.depth_starts[depth + 1]
         seconds, filtered, real = [], [], []
         for _ in range(args.repeats + args.repeats // 10):
-            # Other nodes each time: those of the step before would lie in the processor's cache.
+            # Other nodes each time, since those of the step before would be in the processor's cache.
             nodes = torch.randint(start, stop, (min(args.beams, stop - start),), generator=generator)
             scores, elapsed = timed(lambda: step(nodes, depth))
             seconds.append(elapsed)
@@ -107,22 +97,22 @@ def steps(trie: SIDTrie, rules: NodeFilter, args: ScriptArguments) -> list[dict[
 
 
 def save_index(codes: np.ndarray, folder: str) -> dict[str, float]:
-    """Writes an index with these codes to a folder, and says what that cost."""
+    """Writes an index with these codes to a folder; returns what that cost."""
     tokens = [[f"<{'abcdefgh'[level]}_{code}>" for code in range(CODES)] for level in range(codes.shape[1])]
     item_ids = [f"B{number:09d}" for number in range(len(codes))]
-    before = resident()
+    before = resident_bytes()
     index, seconds = timed(lambda: SIDIndex(item_ids, codes, tokens=tokens))
-    held = resident() - before
+    held = (resident_bytes() - before) / 1e6
     path, save_seconds = timed(lambda: index.save(folder))
     return {"index s": seconds, "index MB": held, "save s": save_seconds, "file MB": path.stat().st_size / 1e6}
 
 
 def measure(items: int, levels: int, args: ScriptArguments) -> dict[str, Any]:
-    """All figures of one catalogue."""
+    """Measures one catalogue."""
     generator = np.random.default_rng(args.seed)
     codes = generator.integers(0, CODES, size=(items, levels), dtype=np.int32)
-    SIDTrie(codes[:100])  # What is done on first use is not the catalogue's cost.
-    before = resident()
+    SIDTrie(codes[:100])  # Warms up.
+    before = resident_bytes()
     trie, trie_seconds = timed(lambda: SIDTrie(codes))
     figures: dict[str, Any] = {
         "items": items,
@@ -130,7 +120,7 @@ def measure(items: int, levels: int, args: ScriptArguments) -> dict[str, Any]:
         "sids": trie.num_leaves,
         "trie s": trie_seconds,
         "trie MB": sum(part.nbytes for part in vars(trie).values() if isinstance(part, torch.Tensor)) / 1e6,
-        "trie peak MB": resident("VmHWM") - before,
+        "trie peak MB": (resident_bytes(peak=True) - before) / 1e6,
     }
     del trie
     with tempfile.TemporaryDirectory() as folder:
@@ -154,16 +144,11 @@ def measure(items: int, levels: int, args: ScriptArguments) -> dict[str, Any]:
     figures["filter by mask ms"] = 1e3 * statistics.median(
         [timed(lambda: ItemFilter(index, trie, 1, allowed_items=mask))[1] for _ in range(5)]
     )
-    return figures | {"steps": steps(trie, item_filter.batch([0]), args), "peak MB": resident("VmHWM")}
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+    return figures | {"steps": steps(trie, item_filter.batch([0]), args), "peak MB": resident_bytes(peak=True) / 1e6}
 
 
 def report(cases: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The tables, and whether the bars are met."""
+    """The results as Markdown, and whether the bars are met."""
     columns = {
         "trie built, s": ("trie s", ".3f"),
         "trie, MB": ("trie MB", ".1f"),
@@ -199,14 +184,14 @@ def report(cases: list[dict[str, Any]], settings: dict[str, Any]) -> str:
                 ]
             )
     lines = [
-        "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()) + ".",
+        settings_line(settings),
         "",
-        table(["items", "levels", "SIDs", *columns], rows),
+        markdown_table(["items", "levels", "SIDs", *columns], rows),
         "",
-        "One decoding step: children looked up, their scores gathered, padding closed. Slots: for every beam, as many "
+        "One decoding step: children looked up, their scores gathered, padding masked. Slots: for every beam, as many "
         "as the widest prefix of the depth has children.",
         "",
-        table(
+        markdown_table(
             [
                 "items",
                 "levels",
@@ -239,10 +224,15 @@ def main(args: ScriptArguments) -> None:
     cases = []
     for items in args.items:
         for levels in args.levels:
-            command = [sys.executable, __file__, "--case", "--items", str(items), "--levels", str(levels)]
-            command += ["--beams", str(args.beams), "--repeats", str(args.repeats), "--seed", str(args.seed)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            cases.append(json.loads(done.stdout.splitlines()[-1]))
+            options = {
+                "items": items,
+                "levels": levels,
+                "beams": args.beams,
+                "repeats": args.repeats,
+                "seed": args.seed,
+            }
+            line = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+            cases.append(in_new_process(__file__, "--case", *line)[1])
             print({name: value for name, value in cases[-1].items() if name != "steps"}, flush=True)
     settings = {
         "codes a level": CODES,
@@ -253,13 +243,8 @@ def main(args: ScriptArguments) -> None:
     }
     text = report(cases, settings)
     print(text)
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "catalogue_scale.md").write_text(text, encoding="utf-8")
-    (folder / "catalogue_scale.json").write_text(
-        json.dumps({"settings": settings, "cases": cases}, indent=1), encoding="utf-8"
-    )
+    write_report(Path(args.output_dir, "catalogue_scale.md"), text, {"settings": settings, "cases": cases})
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(ScriptArguments).parse_args_into_dataclasses())
+    run_script(main, ScriptArguments)

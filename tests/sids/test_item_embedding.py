@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, Image
 from PIL import Image as Picture
 
-from tsrec_hf.sids import embed_items
+from tsrec_hf.sids import embed_items, encoder
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
@@ -150,6 +150,26 @@ def test_other_weights_and_settings_are_another_model(counting, clip, clip_dir, 
     assert len(encoded) == 3
     embed_items(items, counting, cache_dir=tmp_path)
     assert len(encoded) == len(list(tmp_path.iterdir())) == 4
+
+
+def test_weights_are_hashed_once_a_call(counting, clip, monkeypatch, tmp_path) -> None:
+    hashed, identity = [], encoder._identity
+    monkeypatch.setattr(encoder, "_identity", lambda model: hashed.append(model) or identity(model))
+    items = [{"title": "red nail", "description": "apple", "photo": picture("red")}]
+    for image_model in (None, clip):
+        hashed.clear()
+        embed_items(items, clip, image_column="photo", image_model=image_model, cache_dir=tmp_path)
+        assert hashed == [clip]
+    # Another model of images has a cache of its own; without a cache, or without texts, nothing need be known.
+    hashed.clear()
+    items = [{"title": "steel nail", "description": "nail", "photo": picture("red")}]
+    embed_items(items, counting, image_column="photo", image_model=clip, cache_dir=tmp_path)
+    assert hashed == [counting, clip]
+    hashed.clear()
+    embed_items(items, counting, image_column="photo", image_model=clip)
+    assert hashed == []
+    embed_items(items, counting, fields={}, image_column="photo", image_model=clip, cache_dir=tmp_path)
+    assert hashed == [clip]
 
 
 def test_a_killed_run_goes_on_where_it_stopped(counting, monkeypatch, encoded, tmp_path) -> None:

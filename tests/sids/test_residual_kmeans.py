@@ -204,7 +204,9 @@ def test_balanced_codes_are_used_alike(lopsided: np.ndarray) -> None:
         assert 85 < counts.min() and counts.max() < 175, counts
     unbalanced = np.bincount(plain.encode(lopsided)[:, 0])
     assert unbalanced.min() < 60 and unbalanced.max() > 200, unbalanced
-    assert not any(prices.any() for prices in plain.prices) and all(prices.any() for prices in balanced.prices)
+    assert not any(penalties.any() for penalties in plain.penalties) and all(
+        penalties.any() for penalties in balanced.penalties
+    )
 
 
 def test_balance_holds_for_new_items_one_by_one(lopsided: np.ndarray) -> None:
@@ -213,8 +215,8 @@ def test_balance_holds_for_new_items_one_by_one(lopsided: np.ndarray) -> None:
     assert np.bincount(codes[:, 0], minlength=16).max() < 125  # 62.5 would be even
     one_by_one = np.concatenate([quantizer.encode(row[None]) for row in lopsided[1000:1100]])
     np.testing.assert_array_equal(codes[:100], one_by_one)
-    # Codes are the least sums of squared distance and price.
-    distances = ((lopsided[:9, None] - quantizer.centroids[0][None]) ** 2).sum(axis=-1) + quantizer.prices[0]
+    # Codes are the least sums of squared distance and penalty.
+    distances = ((lopsided[:9, None] - quantizer.centroids[0][None]) ** 2).sum(axis=-1) + quantizer.penalties[0]
     np.testing.assert_array_equal(quantizer.encode(lopsided[:9])[:, 0], distances.argmin(axis=1))
 
 
@@ -242,7 +244,7 @@ def test_distances_are_what_encode_minimises(embeddings: np.ndarray, balanced: b
         distances = quantizer.distances(embeddings, codes[:, :level])
         np.testing.assert_array_equal(distances.argmin(axis=1), codes[:, level])
     residual = embeddings - quantizer.decode(codes[:, :2])
-    left_over = np.square(residual[:, None] - quantizer.centroids[2]).sum(axis=-1) + quantizer.prices[2]
+    left_over = np.square(residual[:, None] - quantizer.centroids[2]).sum(axis=-1) + quantizer.penalties[2]
     np.testing.assert_allclose(distances, left_over, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tsrec_hf.sids import RQVAE, sid_report
 
@@ -53,6 +54,65 @@ def test_seed_decides_and_nothing_else(embeddings: np.ndarray, quantizer: RQVAE)
     assert (other.encode(embeddings) != quantizer.encode(embeddings)).any()
 
 
+def test_the_random_state_of_the_caller_is_left_alone(embeddings: np.ndarray, monkeypatch) -> None:
+    # `torch.manual_seed` reseeds the CUDA generators too, and forking the CPU's state does not bring them back.
+    reseeded = []
+    for module, name in ((torch, "manual_seed"), (torch.random, "manual_seed"), (torch.cuda, "manual_seed_all")):
+        monkeypatch.setattr(module, name, lambda seed, name=name: reseeded.append(name))
+    before = torch.get_rng_state()
+    RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=2, warmup_epochs=2).fit(embeddings)
+    assert not reseeded and torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_start_as_those_of_linear_layers_do() -> None:
+    torch.manual_seed(5)
+    expected = [torch.nn.Linear(6, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 4), torch.nn.Linear(4, 6)]
+    quantizer = RQVAE([2], latent_dim=2, hidden_sizes=(4,), device="cpu")
+    model = quantizer._new_autoencoder(6, torch.Generator().manual_seed(5))
+    layers = [layer for layer in (*model.encoder, *model.decoder) if isinstance(layer, torch.nn.Linear)]
+    for layer, linear in zip(layers, expected, strict=True):
+        assert torch.equal(layer.weight, linear.weight) and torch.equal(layer.bias, linear.bias)
+
+
+class ReadsOfTheDevice(TorchDispatchMode):
+    """Counts numbers taken out of tensors: on a GPU each waits for all work that was queued before it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device(embeddings: np.ndarray, quantizer: RQVAE) -> None:
+    codebooks = [torch.nn.Parameter(torch.from_numpy(level.copy())) for level in quantizer.centroids]
+    # SGD, because AdamW on a CPU reads its own counter of steps.
+    optimizer = torch.optim.SGD([*quantizer._autoencoder.parameters(), *codebooks], lr=0.0)
+    points = quantizer._autoencoder.standardize(torch.from_numpy(embeddings))
+    with ReadsOfTheDevice() as reads:
+        losses = quantizer._step(points, codebooks, optimizer)
+    assert reads.count == 0 and losses.shape == (3,)
+    with ReadsOfTheDevice() as reads:  # the counter does count
+        losses[0].item()
+    assert reads.count == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for_nor_reseeded(embeddings: np.ndarray) -> None:
+    quantizer = RQVAE([16, 8], **SETTINGS, device="cuda")
+    before = torch.cuda.get_rng_state()
+    quantizer.fit(embeddings)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    codebooks = [torch.nn.Parameter(torch.from_numpy(level).cuda()) for level in quantizer.centroids]
+    optimizer, _ = quantizer._optimizer(codebooks, 10)
+    points = quantizer._autoencoder.standardize(torch.from_numpy(embeddings).cuda())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        quantizer._step(points, codebooks, optimizer)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_the_scale_of_the_embeddings_does_not_matter(embeddings: np.ndarray, quantizer: RQVAE) -> None:
     # A power of two: floats keep all their digits.
     scaled = RQVAE([16, 8], **SETTINGS).fit(embeddings * 1024)
@@ -65,14 +125,14 @@ def test_dead_codes_are_revived(embeddings: np.ndarray) -> None:
     quantizer = RQVAE([64, 8], **SETTINGS)
     quantizer.fit(embeddings)
     generator = torch.Generator().manual_seed(0)
-    points = (torch.from_numpy(embeddings) - quantizer._mean) / quantizer._scale
-    codebooks = [torch.nn.Parameter(torch.from_numpy(level.copy())) for level in quantizer._levels.centroids]
+    points = quantizer._autoencoder.standardize(torch.from_numpy(embeddings))
+    codebooks = [torch.nn.Parameter(torch.from_numpy(level.copy())) for level in quantizer.centroids]
     codebooks[0].data[10:] = 1e6  # nobody comes here
     optimizer, _ = quantizer._optimizer(codebooks, 10)
     for codebook in codebooks:
         optimizer.state[codebook] = {"step": torch.tensor(3.0), "exp_avg": torch.ones_like(codebook)}
     assert quantizer._revive(codebooks, points, optimizer, generator)[0] == 54
-    latents = quantizer._encoder(points)
+    latents = quantizer._autoencoder.encoder(points)
     chosen = torch.cdist(latents, codebooks[0]).argmin(dim=1)
     assert len(chosen.unique()) >= 54
     memory = optimizer.state[codebooks[0]]["exp_avg"]
@@ -90,7 +150,7 @@ def test_save_and_load(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> No
     quantizer.save(tmp_path / "quantizer")
     assert [path.name for path in (tmp_path / "quantizer").iterdir()] == ["rqvae.safetensors"]
     loaded = RQVAE.load(tmp_path / "quantizer")
-    assert loaded._settings() == quantizer._settings()
+    assert loaded.settings() == quantizer.settings()
     codes = quantizer.encode(embeddings)
     np.testing.assert_array_equal(loaded.encode(embeddings), codes)
     np.testing.assert_array_equal(loaded.decode(codes), quantizer.decode(codes))

@@ -4,6 +4,7 @@ from .baselines import NextItemRecommender, PopularityRecommender, baseline_resu
 from .bootstrap import PairedDifference, paired_bootstrap
 from .evaluator import RecommendationEvaluator
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
+from .prior_fitting import PriorFit, fit_prior
 from .report import metrics_table
 from .sharding import recommend_distributed
 
@@ -12,8 +13,10 @@ __all__ = [
     "NextItemRecommender",
     "PairedDifference",
     "PopularityRecommender",
+    "PriorFit",
     "RecommendationEvaluator",
     "baseline_results",
+    "fit_prior",
     "hit_rate_at_k",
     "metrics_table",
     "ndcg_at_k",

@@ -1,8 +1,8 @@
 """
 Baselines that only count: a model is worth its cost only where it beats them.
 
-Ties go to the lower id: shorter ids first, ids of one length in alphabetical order, so that numbers stand in numerical
-order whatever the order of the rows.
+Ties are broken by id: shorter ids first, ids of one length in alphabetical order. Numeric ids are then in numerical
+order, and the ranking does not depend on the order of the rows.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from .evaluator import RecommendationEvaluator, Results
 
 class PopularityRecommender:
     r"""
-    Recommends the items that are most often a target, the same to everyone.
+    Recommends the most frequent targets, the same list to every user.
 
     Args:
         train (`datasets.Dataset`):
@@ -55,11 +55,11 @@ class PopularityRecommender:
 
 class NextItemRecommender:
     r"""
-    Recommends what most often followed the user's last item.
+    Recommends the items that most often followed the user's last item in training.
 
-    For each item, the targets of the training rows whose history ends with it are ranked by count. A list begins with
-    the ranking of the last item of the history, goes on with that of the item before it, and so on, and is filled up
-    with the most popular targets.
+    For each item, the targets of the training rows whose history ends with it are ranked by count. A list starts with
+    the ranking of the history's last item, continues with those of the items before it, and is filled up with the most
+    popular targets.
 
     Args:
         train (`datasets.Dataset`):
@@ -141,7 +141,10 @@ def baseline_results(
     {'popularity': 0.5, 'next-item counts': 0.5}
     ```
     """
-    baselines = {"popularity": PopularityRecommender(train), "next-item counts": NextItemRecommender(train)}
+    baselines: dict[str, PopularityRecommender | NextItemRecommender] = {
+        "popularity": PopularityRecommender(train),
+        "next-item counts": NextItemRecommender(train),
+    }
     return {
         name: evaluator.evaluate(baseline.recommend(histories, evaluator.top_k))
         for name, baseline in baselines.items()
@@ -149,5 +152,5 @@ def baseline_results(
 
 
 def _by_count(counts: Counter[str]) -> list[str]:
-    """Items by falling count; ties go to the lower id."""
+    """Items by decreasing count; ties go to the lower id."""
     return sorted(counts, key=lambda item: (-counts[item], len(item), item))

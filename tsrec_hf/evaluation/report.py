@@ -1,4 +1,4 @@
-"""Results side by side, as text."""
+"""Tables of results as text."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,7 +13,7 @@ def metrics_table(
     match: Literal["item", "sid"] = "item",
 ) -> str:
     r"""
-    Sets the metrics of several methods side by side, as a GitHub-flavoured markdown table.
+    Formats the metrics of several methods as one Markdown table.
 
     Args:
         results (`Mapping[str, Mapping[str, Mapping[str, float]]]`):
@@ -65,8 +65,8 @@ def metrics_table(
 
 
 def _select(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """The metrics of one kind of match under their column names: HR at rising cut-offs, then NDCG."""
-    selected = {}
+    """The metrics of one kind of match under their column names: HR at increasing cut-offs, then NDCG."""
+    selected: dict[str, float] = {}
     for kind in ("hr", "ndcg"):
         start = f"{prefix}{kind}@"
         cut_offs = sorted(int(name.removeprefix(start)) for name in metrics if name.startswith(start))

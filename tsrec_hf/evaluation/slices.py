@@ -1,4 +1,4 @@
-"""Rows of a split by what training showed of their target: where counts suffice, and where a model has to generalise."""
+"""Slices of a split, by what training showed of a row's target: known or cold, repeated, memorised or not."""
 
 from collections.abc import Sequence
 from itertools import chain

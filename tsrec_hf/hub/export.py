@@ -9,6 +9,7 @@ goes along as text: the SIDs that exist, and which items they stand for.
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -175,7 +176,7 @@ def _save_plain_tokenizer(tokenizer: TSRecTokenizer, directory: Path) -> None:
 
 def _write_items(sid_index: SIDIndex, directory: Path) -> None:
     (directory / SIDS_FILE).write_text("\n".join(legal_sids(sid_index)) + "\n", encoding="utf-8")
-    titles = sid_index.titles or [None] * len(sid_index)
+    titles: Sequence[str | None] = sid_index.titles or [None] * len(sid_index)
     with (directory / ITEMS_FILE).open("w", encoding="utf-8") as file:
         for item_id, codes, title in zip(sid_index.item_ids, sid_index.codes.tolist(), titles):
             row = {"item_id": item_id, "sid": sid_index.spell(codes), "title": title}

@@ -81,7 +81,8 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     sid_of = {item_id: sid_index.spell(codes) for item_id, codes in zip(sid_index.item_ids, sid_index.codes.tolist())}
     splits = {split: _read_split(files[f"{split}.csv"], sid_of) for split in SPLITS}
     title_of = dict(zip(items["item_id"][:], items["title"][:]))
-    sid_index.titles = [title_of.get(item_id, "") for item_id in sid_index.item_ids]
+    titles = [title_of.get(item_id, "") for item_id in sid_index.item_ids]
+    sid_index = SIDIndex(sid_index.item_ids, sid_index.codes, sid_index.tokens, titles)
     return RecommendationDataset(items=items, **splits, sid_index=sid_index, name=path.resolve().name)
 
 

@@ -4,7 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .configuration_tsrec import TSRecConfig
+from .given_priors_tsrec import MixedPrior
 from .indexing_tsrec import SIDIndex
+from .item_prior_tsrec import ItemPrior, PriorWeights
+from .priors_tsrec import NextItemPrior, PopularityPrior, SimilarityPrior
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .tokenization_tsrec import TSRecTokenizer
 from .trie_tsrec import SIDTrie
@@ -34,6 +37,11 @@ _MODULE_OF = {
 __all__ = [
     "PROMPT_VERSION",
     "PUBLISHED_SA_INIT",
+    "ItemPrior",
+    "MixedPrior",
+    "NextItemPrior",
+    "PopularityPrior",
+    "PriorWeights",
     "PromptBuilder",
     "Recommendation",
     "SAInitReport",
@@ -41,6 +49,7 @@ __all__ = [
     "SIDSearch",
     "SIDTrie",
     "SearchSession",
+    "SimilarityPrior",
     "TSRecConfig",
     "TSRecForCausalLM",
     "TSRecTokenizer",

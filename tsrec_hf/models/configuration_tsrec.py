@@ -23,7 +23,7 @@ class TSRecConfig(PreTrainedConfig):
             `SIDIndex.fingerprint` of the catalogue the checkpoint was made for. A tokenizer of another index is
             refused.
         prompt_version (`str`, *optional*):
-            Version of the prompts' wording that the checkpoint was made with. A tokenizer of another one is refused.
+            Version of the prompts' wording at training. A tokenizer of another version is refused.
         max_history (`int`, *optional*):
             Items of a history that prompts held, as the tokenizer said when the checkpoint was made. A record: prompts
             follow the tokenizer, and a tokenizer that says otherwise is refused.
@@ -32,7 +32,7 @@ class TSRecConfig(PreTrainedConfig):
         sid_initialization (`dict`, *optional*):
             How the SID rows were initialised: the arguments and figures of the SA-Init report.
         run_facts (`dict`, *optional*):
-            Facts about the training of the checkpoint, for its model card: backbone, data, SID method, stages of training.
+            Facts about the checkpoint's training, for its model card: backbone, data, SID method, stages.
 
     Example:
 

@@ -85,6 +85,30 @@ class ItemFilter:
                 f"{self._num_items}. Widen `allowed_items`, or exclude less."
             )
 
+    @property
+    def item_mask(self) -> np.ndarray | None:
+        """Items that the rules of all users leave, `(num_items,)`; `None` without such rules."""
+        return self._item_mask
+
+    @property
+    def has_own_sets(self) -> bool:
+        """Whether users have allowed items of their own."""
+        return self._allowed_by_user is not None
+
+    def excluded_rows(self, user: int) -> np.ndarray:
+        """Rows of the items that are closed to this user alone."""
+        return np.empty(0, dtype=np.int64) if self._excluded_by_user is None else self._excluded_by_user[user]
+
+    def mask_of_user(self, user: int) -> np.ndarray:
+        """Items that a user may be recommended, `(num_items,)`."""
+        if self._allowed_by_user is not None:
+            mask = np.zeros(self._num_items, dtype=bool)
+            mask[self._allowed_rows(user)] = True
+            return mask
+        mask = np.ones(self._num_items, dtype=bool) if self._item_mask is None else self._item_mask.copy()
+        mask[self.excluded_rows(user)] = False
+        return mask
+
     def _left(self, user: int) -> int:
         """Number of items that the rules leave to a user."""
         if self._allowed_by_user is not None:
@@ -159,8 +183,8 @@ class NodeFilter:
         """
         Masks out the nodes that the rules close.
 
-        Takes nodes of shape `(batch, ...)`, or `(n, ...)` with the `rows` of the batch that they belong to, `(n,)`, and
-        returns `legal` narrowed to those that stay. Makes no device synchronisation.
+        Takes nodes of shape `(batch, ...)`, or `(n, ...)` with the `rows` of the batch that they belong to, `(n,)`,
+        and returns `legal` narrowed to those that stay. Makes no device synchronisation.
         """
         if self.shared is not None:
             legal = legal & self.shared[nodes]

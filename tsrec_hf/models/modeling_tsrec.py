@@ -266,6 +266,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         search: str = "beam",
         scoring: str = "vocabulary",
         max_batch_tokens: int = 16_384,
+        prior: Any = "fitted",
+        prior_form: str | None = None,
+        prior_weight: float | None = None,
     ) -> list[list[Recommendation]]:
         """
         Ranks the catalogue's items for each history by constrained search.
@@ -300,6 +303,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 renormalises them over the tokens that continue a SID that exists, which is faster.
             max_batch_tokens (`int`, *optional*, defaults to `16384`):
                 Tokens of a batch, prompts and beams together, above which it takes fewer users.
+            prior ([`ItemPrior`], array, `dict` or `Callable`, *optional*, defaults to `"fitted"`):
+                Weights over items that are combined with the model inside the search. `"fitted"` is the checkpoint's
+                own, from `fit_prior`, if it has one; `None` searches without. Weights are at least 0: an array
+                `(num_items,)` or `(users, num_items)` in the order of `sid_index.item_ids`; a mapping from item ids
+                to weights, 1 for all others (2 boosts an item, 0 mutes it), or a list of such mappings, one per user;
+                a function from a batch of histories to an array `(batch, num_items)`.
+            prior_form (`str`, *optional*):
+                `"log_linear"`, `log p + weight * log prior`, or `"mixture"`, `log(p + weight * prior)`. Defaults to
+                the fitted one, or else `"log_linear"`.
+            prior_weight (`float`, *optional*):
+                Weight of the prior. Defaults to the fitted one, or else 1.
 
         Returns:
             `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
@@ -334,6 +348,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             search=search,
             scoring=scoring,
             max_batch_tokens=max_batch_tokens,
+            prior=prior,
+            prior_form=prior_form,
+            prior_weight=prior_weight,
         )
 
 

@@ -44,7 +44,7 @@ class RecommendationPipeline(Pipeline):
     >>> recommend = pipeline("recommendation", model=model, tokenizer=tokenizer, device="cpu")
     >>> first, second = recommend(["hammer", "nail"], top_k=2)
     >>> sorted(first)
-    ['item_id', 'score', 'sid', 'title']
+    ['item_id', 'log_prior', 'log_prob', 'score', 'sid', 'title']
     >>> [len(items) for items in recommend([["hammer"], ["apple", "pear"]], top_k=3)]
     [3, 3]
     >>> [len(items) for items in recommend(dataset.test, top_k=3)]  # one after the other, from its column `history`
@@ -95,9 +95,9 @@ class RecommendationPipeline(Pipeline):
                 `top_k`, `num_beams`, ...
 
         Returns:
-            `list[dict]`: For one history, items best first as `{"item_id", "title", "sid", "score"}`; the title is
-            `None` where the index has none. For several, a list of these. For a stream, an iterator over these that
-            holds a few batches at a time.
+            `list[dict]`: For one history, items best first as `{"item_id", "sid", "score", "title", "log_prob",
+            "log_prior"}`, the fields of [`Recommendation`]. For several, a list of these. For a stream, an iterator
+            over these that holds a few batches at a time.
 
         Raises:
             `TypeError`: a string, an unknown setting. `ValueError`: a data set without the column, rules per user for

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from .filtering_tsrec import NodeFilter
+from .prior_search_tsrec import NodePrior
 from .tree_passes_tsrec import PackedPasses
 from .trie_tsrec import SIDTrie
 
@@ -28,7 +29,8 @@ ScoreChildren = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
 class _Level:
     """Prefixes of one length, a row of slots for each user; slots of score `-inf` are empty."""
 
-    scores: torch.Tensor
+    scores: torch.Tensor  # bounds of what is below, by which prefixes are ranked
+    log_probs: torch.Tensor
     nodes: torch.Tensor
     tokens: torch.Tensor
     parents: torch.Tensor  # slots of the level above
@@ -37,10 +39,10 @@ class _Level:
     @classmethod
     def empty(cls, num_users: int, device: torch.device) -> "_Level":
         none = torch.empty(num_users, 0, dtype=torch.long, device=device)
-        return cls(none.float(), none, none, none, none)
+        return cls(none.float(), none.float(), none, none, none, none)
 
     def append(self, *columns: torch.Tensor) -> None:
-        names = ("scores", "nodes", "tokens", "parents")
+        names = ("scores", "log_probs", "nodes", "tokens", "parents")
         for name, column in zip(names, columns):
             setattr(self, name, torch.cat([getattr(self, name), column], dim=1))
         self.places = torch.nn.functional.pad(self.places, (0, columns[0].shape[1]), value=-1)
@@ -63,7 +65,8 @@ def prune_beams(
     node_filter: NodeFilter | None = None,
     first_user: int = 0,
     temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    prior: NodePrior | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The best `top_k` SIDs of a beam search with `num_beams` beams.
 
@@ -85,30 +88,40 @@ def prune_beams(
             The batch's row that the first user of the passes has in these rules.
         temperature (`float`, *optional*, defaults to `1.0`):
             Divides the logits.
+        prior ([`NodePrior`], *optional*):
+            Prior of the batch's users.
 
     Returns:
-        `tuple` of three `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
-        where the search found fewer, and how many prefixes were expanded `(users,)`, the empty one included.
+        `tuple` of four `torch.Tensor`: nodes of the leaves `(users, top_k)`, their scores `(users, top_k)`, `-inf`
+        where the search found fewer, their log-probabilities, and how many prefixes were expanded `(users,)`, the
+        empty one included.
     """
     logits = passes.prompt_logits()  # (users, vocabulary)
     num_users, device = len(logits), logits.device
     # levels[0] are the prefixes of one code, levels[-1] the whole SIDs.
     levels = [_Level.empty(num_users, device) for _ in range(trie.num_levels)]
 
-    def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores, logits) -> None:
+    def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores_above, logits) -> None:
         """Puts the children of some prefixes into their level."""
         children, tokens, legal, log_probs = (
             part[0] for part in score_children(nodes.unsqueeze(0), logits.unsqueeze(0), level, temperature)
         )
         if node_filter is not None:
             legal = node_filter(children, legal, first_user + users)
-        scores = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+        log_probs = (scores_above.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
+        scores = log_probs if prior is None else prior(children, log_probs, first_user + users)
         # A block of slots for every prefix of a user, as many for all users; `users` is in order.
         counts = torch.bincount(users, minlength=num_users)
         blocks = torch.arange(len(users), device=device) - (counts.cumsum(0) - counts)[users]
         shape = (num_users, int(counts.max()), children.shape[1])
         columns = []
-        for values, empty in ((scores, -torch.inf), (children, 0), (tokens, 0), (slots.unsqueeze(-1), 0)):
+        for values, empty in (
+            (scores, -torch.inf),
+            (log_probs, -torch.inf),
+            (children, 0),
+            (tokens, 0),
+            (slots.unsqueeze(-1), 0),
+        ):
             column = values.new_full(shape, empty)
             column[users, blocks] = values.expand(-1, shape[2])
             columns.append(column.flatten(1))
@@ -140,7 +153,7 @@ def prune_beams(
             logits = passes.extend(parents, level.tokens[picked])
             level.places[picked] = torch.arange(start, passes.num_nodes, device=device)
             num_expanded += torch.bincount(users, minlength=num_users)
-            add_children(depth + 1, users, slots, level.nodes[picked], level.scores[picked], logits)
+            add_children(depth + 1, users, slots, level.nodes[picked], level.log_probs[picked], logits)
         if not found_more:
             break
         scores = levels[-1].scores
@@ -151,4 +164,6 @@ def prune_beams(
         worst, first = best[:, -1:], False
     nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
     leaves = torch.where(best == -torch.inf, trie.depth_starts[-2], nodes.gather(1, chosen))
-    return leaves, best, num_expanded
+    missing = max(top_k - levels[-1].log_probs.shape[1], 0)
+    found_log_probs = torch.nn.functional.pad(levels[-1].log_probs, (0, missing))
+    return leaves, best, found_log_probs.gather(1, chosen), num_expanded

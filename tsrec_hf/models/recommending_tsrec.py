@@ -13,7 +13,11 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .filtering_tsrec import ItemFilter
+from .given_priors_tsrec import as_prior
 from .indexing_tsrec import SIDIndex
+from .item_prior_tsrec import ItemPrior
+from .prior_search_tsrec import Fusion, NodePrior, SearchPrior
+from .search_tsrec import TreeBeams
 from .session_tsrec import SearchSession
 
 
@@ -30,8 +34,11 @@ ItemSet = Iterable[str] | Sequence[Iterable[str]]
 
 class Recommendation(NamedTuple):
     """
-    One recommended item: its id, its SID as a string, the SID's log-probability given the history, and the item's
-    title where the index has titles.
+    One recommended item: its id, its SID as a string, its score, and its title where the index has titles.
+
+    Without a prior the score is the SID's log-probability given the history. With one it is the two combined, and
+    both stand beside it: `log_prob` of the model, and `log_prior`, the term that the prior adds: `weight * log prior`
+    in the log-linear form, `log(weight * prior)` in a mixture.
 
     Example:
 
@@ -47,6 +54,8 @@ class Recommendation(NamedTuple):
     sid: str
     score: float
     title: str | None = None
+    log_prob: float | None = None
+    log_prior: float | None = None
 
 
 def recommend_items(
@@ -63,6 +72,9 @@ def recommend_items(
     search: str,
     scoring: str,
     max_batch_tokens: int,
+    prior: Any,
+    prior_form: str | None,
+    prior_weight: float | None,
 ) -> list[list[Recommendation]]:
     """Implements [`TSRecForCausalLM.recommend`], which documents the arguments."""
     session = SearchSession(model, tokenizer, scoring)
@@ -76,6 +88,7 @@ def recommend_items(
     if allowed_items is not None or exclude_items is not None or exclude_history:
         past = histories if exclude_history else None
         item_filter = ItemFilter(index, session.trie, len(lengths), allowed_items, exclude_items, past)
+    search_prior = _search_prior(tokenizer, session, prior, prior_form, prior_weight, item_filter)
     results: list[list[Recommendation]] = [[] for _ in lengths]
     num_expanded = 0
     with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
@@ -83,13 +96,18 @@ def recommend_items(
         for users in batches_of(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree_tokens):
             inputs = session.pad([prompts.history_ids(histories[user]) for user in users])
             rules = None if item_filter is None else item_filter.batch(users)
+            own_prior = None
+            if search_prior is not None:
+                item_prior, compiler = search_prior
+                own_prior = compiler.batch(item_prior.weights_of(histories, users), users)
             if search == "exact":
-                beams = session.search.exact(*inputs, min(top_k, session.trie.num_leaves), num_beams, rules)
+                num_leaves = min(top_k, session.trie.num_leaves)
+                beams = session.search.exact(*inputs, num_leaves, num_beams, rules, own_prior)
             else:
-                beams = session.search.beam(*inputs, num_beams, rules, top_k=top_k)
+                beams = session.search.beam(*inputs, num_beams, rules, top_k=top_k, prior=own_prior)
             _check_scores(beams.scores, model.dtype)
-            for user, leaves, scores in zip(users, beams.leaves.tolist(), beams.scores.tolist()):
-                results[user] = _items_of_beams(session, leaves, scores, top_k, user, item_filter)
+            for row, user in enumerate(users):
+                results[user] = _items_of_beams(session, beams, row, top_k, user, item_filter, own_prior)
             bar.update(len(users))
             if search == "exact":
                 num_expanded += int(beams.num_expanded)
@@ -162,25 +180,55 @@ def _check_scores(scores: torch.Tensor, dtype: torch.dtype) -> None:
         )
 
 
+def _search_prior(
+    tokenizer: "TSRecTokenizer",
+    session: SearchSession,
+    prior: Any,
+    form: str | None,
+    weight: float | None,
+    item_filter: ItemFilter | None,
+) -> tuple[ItemPrior, SearchPrior] | None:
+    """The prior of a call, and what bounds it over the trie."""
+    fitted = None
+    if isinstance(prior, str):
+        if prior != "fitted":
+            raise ValueError(f"Expected `prior` to be 'fitted', None or an item prior, but found {prior!r}.")
+        prior, fitted = tokenizer.prior, tokenizer.prior_fusion
+    if prior is None:
+        return None
+    fitted = fitted or Fusion()
+    fusion = Fusion(fitted.form if form is None else form, fitted.weight if weight is None else weight)
+    return as_prior(prior, session.index), SearchPrior(session.trie, fusion, item_filter)
+
+
 def _items_of_beams(
     session: SearchSession,
-    leaves: list[int],
-    scores: list[float],
+    beams: TreeBeams,
+    row: int,
     top_k: int,
     user: int,
     item_filter: ItemFilter | None,
+    prior: NodePrior | None,
 ) -> list[Recommendation]:
+    """The items of a user's SIDs, best first; those that share a SID by prior, then by training count."""
     index = session.index
     found: list[Recommendation] = []
-    for leaf, score in zip(leaves, scores):
-        if score == -torch.inf or len(found) >= top_k:
+    columns = (beams.leaves[row].tolist(), beams.scores[row].tolist(), beams.log_probs[row].tolist())
+    for leaf, score, log_prob in zip(*columns):
+        if score == -torch.inf or (prior is None and len(found) >= top_k):
             break
         rows = session.items_of(leaf)
         sid = index.spell(index.codes[rows[0]])
         if item_filter is not None:
             rows = item_filter.allows(user, rows)
-        found.extend(
-            Recommendation(index.item_ids[row], sid, score, None if index.titles is None else index.titles[row])
-            for row in rows
-        )
+        for item in rows:
+            title = None if index.titles is None else index.titles[item]
+            found.append(Recommendation(index.item_ids[item], sid, score, title))
+            if prior is not None:
+                items = torch.tensor([item], device=session.device)
+                term = prior.item_terms(items, torch.tensor([row], device=session.device))
+                combined = prior.fusion.combine(term.new_tensor([log_prob]), term)
+                found[-1] = found[-1]._replace(score=combined.item(), log_prob=log_prob, log_prior=term.item())
+    if prior is not None:
+        found = sorted((item for item in found if item.score > -torch.inf), key=lambda item: -item.score)
     return found[:top_k]

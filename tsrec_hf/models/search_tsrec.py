@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 
 from .evaluation_view_tsrec import cut_head, evaluation_view
 from .filtering_tsrec import NodeFilter
+from .prior_search_tsrec import NodePrior
 from .pruned_search_tsrec import prune_beams
 from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, make_passes, why_no_tree_mask
 from .trie_tsrec import SIDTrie
@@ -33,13 +34,16 @@ class TreeBeams:
 
     Attributes:
         leaves (`torch.Tensor` of shape `(batch, beams)`): Leaf of the trie each beam ends in.
-        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32; `-inf` for beams that
-            found no legal SID, because the rules leave fewer; their leaf means nothing.
+        scores (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability in float32, or, with a prior, the
+            score of the leaf's best item; `-inf` for beams that found no legal SID, because the rules leave fewer;
+            their leaf means nothing.
+        log_probs (`torch.Tensor` of shape `(batch, beams)`): Summed log-probability: `scores`, without a prior.
         num_expanded (`torch.Tensor` of shape `(batch,)`): Prefixes whose children were scored, the empty one included.
     """
 
     leaves: torch.Tensor
     scores: torch.Tensor
+    log_probs: torch.Tensor
     num_expanded: torch.Tensor
 
 
@@ -152,6 +156,7 @@ class SIDSearch:
         node_filter: NodeFilter | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         """
         Beam search. Makes no device synchronisation, but for `top_k` on a CPU.
@@ -172,14 +177,19 @@ class SIDSearch:
                 pass costs by the token, prefixes that could not lead to them are not expanded: the same beams for
                 less.
 
+            prior ([`NodePrior`], *optional*):
+                Prior of the batch's users: prefixes are ranked by their log-probability combined with the best prior
+                below them.
+
         Returns:
             [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
         on_cpu = self.backbone.device.type == "cpu"
         if top_k is not None and on_cpu and self._pays_to_prune(len(input_ids), num_beams, top_k):
-            return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature)
-        beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature)
-        return TreeBeams(beams.leaves[:, :top_k], beams.scores[:, :top_k], beams.num_expanded)
+            return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior)
+        beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature, prior=prior)
+        leaves, scores, log_probs = (part[:, :top_k] for part in (beams.leaves, beams.scores, beams.log_probs))
+        return TreeBeams(leaves, scores, log_probs, beams.num_expanded)
 
     def _pays_to_prune(self, num_users: int, num_beams: int, top_k: int) -> bool:
         return (
@@ -242,6 +252,7 @@ class SIDSearch:
         sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         trie = self.trie
         batch_size = input_ids.shape[0]
@@ -249,14 +260,19 @@ class SIDSearch:
         logits = passes.prompt_logits()  # (batch, 1, vocabulary)
         nodes = torch.zeros(batch_size, 1, dtype=torch.long, device=input_ids.device)
         scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=input_ids.device)
-        keys = scores  # What decides who survives: the score, perturbed where SIDs are drawn.
+        # What decides who survives: the score, perturbed where SIDs are drawn, or combined with a prior.
+        keys = scores
         first, num_expanded = 0, 1  # the first beam's number among the nodes of the passes, and how many those are
         for depth in range(trie.num_levels):
             children, tokens, legal, log_probs = self._children(nodes, logits, depth, temperature)
             if node_filter is not None:
                 legal = node_filter(children, legal)
             candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~legal, -torch.inf)
-            child_keys = _perturbed(candidates, keys, generator) if sample else candidates
+            child_keys = candidates
+            if sample:
+                child_keys = _perturbed(candidates, keys, generator)
+            elif prior is not None:
+                child_keys = prior(children, candidates)
             width = candidates.shape[-1]
             beams = min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
             keys, chosen = child_keys.flatten(1).topk(beams)
@@ -271,19 +287,21 @@ class SIDSearch:
             logits = passes.extend(parents, token_ids)
             first, num_expanded = num_expanded, num_expanded + beams
         expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
-        return TreeBeams(trie.leaves_of(nodes), scores, expanded)
+        return TreeBeams(trie.leaves_of(nodes), scores if prior is None else keys, scores, expanded)
 
-    def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature) -> TreeBeams:
+    def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior) -> TreeBeams:
         """The best `top_k` beams, a few users at a time."""
         parts = []
         for start in range(0, len(input_ids), USERS_OF_A_PACK):
             users = slice(start, start + USERS_OF_A_PACK)
             passes = PackedPasses(self.backbone, self._forward, input_ids[users], attention_mask[users], self._prefix)
             parts.append(
-                prune_beams(passes, self.trie, self._children, num_beams, top_k, node_filter, start, temperature)
+                prune_beams(
+                    passes, self.trie, self._children, num_beams, top_k, node_filter, start, temperature, prior
+                )
             )
-        nodes, scores, expanded = map(torch.cat, zip(*parts))
-        return TreeBeams(self.trie.leaves_of(nodes), scores, expanded)
+        nodes, scores, log_probs, expanded = map(torch.cat, zip(*parts))
+        return TreeBeams(self.trie.leaves_of(nodes), scores, log_probs, expanded)
 
     @torch.no_grad()
     def exact(
@@ -293,12 +311,14 @@ class SIDSearch:
         top_k: int,
         num_beams: int,
         node_filter: NodeFilter | None = None,
+        prior: NodePrior | None = None,
     ) -> TreeBeams:
         """
         The most probable SIDs of the whole catalogue, by best-first search.
 
-        A prefix's log-probability bounds those of all SIDs below it. The search expands the best open prefixes,
-        `num_beams` of them in a pass, and ends when none of those left is above the `top_k`-th SID found.
+        A prefix's log-probability, combined with the best prior below it, bounds the scores of all SIDs below. The
+        search expands the best open prefixes, `num_beams` of them in a pass, and ends when none of those left is above
+        the `top_k`-th SID found.
 
         Args:
             input_ids (`torch.Tensor` of shape `(1, prompt)`):
@@ -311,6 +331,8 @@ class SIDSearch:
                 Most prefixes to expand in one pass.
             node_filter ([`NodeFilter`], *optional*):
                 Rules of the user.
+            prior ([`NodePrior`], *optional*):
+                Prior of the user; the `top_k` best items are then among those of the `top_k` SIDs found.
 
         Returns:
             [`TreeBeams`] with `min(top_k, number of SIDs)` beams. The number of expanded prefixes depends on how sure
@@ -327,10 +349,12 @@ class SIDSearch:
         nodes = torch.zeros(1, dtype=torch.long, device=device)
         scores = torch.zeros(1, dtype=torch.float32, device=device)
         places = torch.zeros(1, dtype=torch.long, device=device)  # numbers among the nodes of the passes
-        # Prefixes that may be expanded: their score, node, token and the passes' number of their parent.
-        open_scores = scores[:0]
+        # Prefixes that may be expanded: their key, which bounds what is below them, their log-probability, node and
+        # token, and the passes' number of their parent.
+        open_keys = open_scores = scores[:0]
         open_nodes = open_tokens = open_parents = nodes[:0]
         best = torch.full((top_k,), -torch.inf, device=device)
+        best_scores = best
         best_nodes = torch.full((top_k,), leaves_start, dtype=torch.long, device=device)
         num_expanded = 1
         while True:
@@ -339,29 +363,33 @@ class SIDSearch:
                 legal = node_filter(children, legal)
             # Rounding may put a log-probability above 0, and a child above its parent.
             candidates = (scores.unsqueeze(-1) + log_probs[0].clamp(max=0)).masked_fill(~legal[0], -torch.inf)
+            keys = candidates if prior is None else prior(children, candidates.unsqueeze(0))[0]
             parents = places.unsqueeze(-1).expand_as(candidates)
             is_leaf = children[0] >= leaves_start
-            found = torch.cat([best, candidates.masked_fill(~is_leaf, -torch.inf).flatten()])
+            found = torch.cat([best, keys.masked_fill(~is_leaf, -torch.inf).flatten()])
             best, chosen = found.topk(top_k)
             best_nodes = torch.cat([best_nodes, children.flatten()])[chosen]
-            open_scores = torch.cat([open_scores, candidates.masked_fill(is_leaf, -torch.inf).flatten()])
+            best_scores = torch.cat([best_scores, candidates.flatten()])[chosen]
+            open_keys = torch.cat([open_keys, keys.masked_fill(is_leaf, -torch.inf).flatten()])
             # The negation keeps NaN, which the caller must hear of.
-            alive = (~(open_scores <= best[-1])).nonzero().flatten()
-            if len(alive) == 0 or open_scores.isnan().any():
-                best = torch.where(open_scores.isnan().any(), torch.nan, best)
+            alive = (~(open_keys <= best[-1])).nonzero().flatten()
+            if len(alive) == 0 or open_keys.isnan().any():
+                best = torch.where(open_keys.isnan().any(), torch.nan, best)
                 break
-            open_scores = open_scores[alive]
+            open_keys = open_keys[alive]
+            open_scores = torch.cat([open_scores, candidates.flatten()])[alive]
             open_nodes = torch.cat([open_nodes, children.flatten()])[alive]
             open_tokens = torch.cat([open_tokens, tokens.flatten()])[alive]
             open_parents = torch.cat([open_parents, parents.flatten()])[alive]
-            scores, chosen = open_scores.topk(min(num_beams, len(alive)))
-            nodes, token_ids = open_nodes[chosen], open_tokens[chosen]
+            _, chosen = open_keys.topk(min(num_beams, len(alive)))
+            scores, nodes, token_ids = open_scores[chosen], open_nodes[chosen], open_tokens[chosen]
             logits = passes.extend(open_parents[chosen].unsqueeze(0), token_ids.unsqueeze(0))
             places = torch.arange(num_expanded, num_expanded + len(chosen), device=device)
             num_expanded += len(chosen)
-            open_scores[chosen] = -torch.inf  # Expanded: the next round drops them.
+            open_keys[chosen] = -torch.inf  # Expanded: the next round drops them.
         expanded = torch.tensor([num_expanded], device=device)
-        return TreeBeams(trie.leaves_of(best_nodes).unsqueeze(0), best.unsqueeze(0), expanded)
+        leaves = trie.leaves_of(best_nodes).unsqueeze(0)
+        return TreeBeams(leaves, best.unsqueeze(0), best_scores.unsqueeze(0), expanded)
 
 
 def _perturbed(candidates: torch.Tensor, keys: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

@@ -9,6 +9,8 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 from .downloading_tsrec import read_checkpoint
 from .index_files_tsrec import SID_INDEX_FILE
 from .indexing_tsrec import SIDIndex
+from .item_prior_tsrec import PRIOR_FILE, ItemPrior, load_prior, save_prior
+from .prior_search_tsrec import Fusion
 from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
 
 
@@ -22,6 +24,7 @@ _NOT_SETTINGS = {
     "local_files_only",
     "merges",
     "merges_file",
+    "prior_file",
     "sid_index_file",
     "tokenizer_class",
     "tokenizer_file",
@@ -49,7 +52,13 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
     ```
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json", "sid_index_file": SID_INDEX_FILE}
+    _prior: tuple[ItemPrior, Fusion] | None = None
+
+    vocab_files_names = {
+        "tokenizer_file": "tokenizer.json",
+        "sid_index_file": SID_INDEX_FILE,
+        "prior_file": PRIOR_FILE,
+    }
 
     @classmethod
     def from_backbone(
@@ -142,6 +151,10 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 "folder."
             )
         tokenizer._attach(sid_index)
+        prior_file = tokenizer.init_kwargs.get("prior_file")
+        if prior_file is not None:
+            prior, form, weight = load_prior(prior_file, sid_index)
+            tokenizer._prior = prior, Fusion(form, weight)
         return tokenizer
 
     def with_sid_index(self, sid_index: SIDIndex) -> "TSRecTokenizer":
@@ -156,7 +169,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Catalogue whose SIDs are spelled with tokens of this tokenizer, at the same levels.
 
         Returns:
-            [`TSRecTokenizer`]: A new one; this one and the index stay as they are.
+            [`TSRecTokenizer`]: A new one, without a prior; this one and the index stay as they are.
 
         Raises:
             `ValueError`: another number of levels, tokens that are unknown or of another level.
@@ -187,6 +200,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                     "with one quantiser, or leave out the items that carry those tokens."
                 )
         other = copy.deepcopy(self)
+        other._prior = None
         # The other catalogue counts as grown out of this one, so that this one's checkpoints take it.
         ancestors = (*sid_index.ancestors, *mine.ancestors, mine.fingerprint)
         other._attach(
@@ -210,7 +224,13 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         file_names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-        return (*file_names, str(self.sid_index.save(save_directory)))
+        file_names = (*file_names, str(self.sid_index.save(save_directory)))
+        if self._prior is None:
+            # A folder that is saved to again must not keep a prior that is gone.
+            Path(save_directory, PRIOR_FILE).unlink(missing_ok=True)
+            return file_names
+        prior, fusion = self._prior
+        return (*file_names, str(save_prior(save_directory, prior, fusion.form, fusion.weight)))
 
     @property
     def sid_index(self) -> SIDIndex:
@@ -234,6 +254,35 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 "catalogue make another tokenizer, by `with_sid_index`."
             )
         self._attach(grown)
+        if self._prior is not None:
+            self.set_prior(self._prior[0], self._prior[1].form, self._prior[1].weight)
+
+    @property
+    def prior(self) -> ItemPrior | None:
+        """The item prior that searches with this tokenizer use, from `fit_prior` or [`~TSRecTokenizer.set_prior`]."""
+        return None if self._prior is None else self._prior[0]
+
+    @property
+    def prior_fusion(self) -> Fusion | None:
+        """How that prior is combined with the model."""
+        return None if self._prior is None else self._prior[1]
+
+    def set_prior(self, prior: ItemPrior | None, form: str = "log_linear", weight: float = 1.0) -> None:
+        """
+        Gives the checkpoint an item prior: it is saved with the tokenizer, and `recommend` uses it by default.
+
+        Args:
+            prior ([`ItemPrior`], *optional*):
+                A prior of this catalogue, or of one that it grew out of; `None` removes it.
+            form (`str`, *optional*, defaults to `"log_linear"`):
+                `"log_linear"` or `"mixture"`.
+            weight (`float`, *optional*, defaults to `1.0`):
+                Weight of the prior; positive.
+
+        Raises:
+            `ValueError`: a prior of another index, another form or weight.
+        """
+        self._prior = None if prior is None else (prior.for_index(self.sid_index), Fusion(form, weight))
 
     @property
     def max_history(self) -> int:

@@ -111,7 +111,7 @@ class SIDTrie:
             return self
         moved = object.__new__(SIDTrie)
         # What is derived from the tensors is derived again, on the device.
-        derived = ("item_ranges", "num_items_below", "_place_of_item")
+        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item")
         moved.__dict__ |= {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.__dict__.items()
@@ -199,6 +199,44 @@ class SIDTrie:
         return last - first
 
     @cached_property
+    def parents(self) -> torch.Tensor:
+        """Parent of each node, `(num_nodes,)`; the root is its own."""
+        inner = self.num_nodes - self.num_leaves
+        widths = self.first_child[: inner + 1].diff().long()
+        parents = torch.repeat_interleave(torch.arange(inner, device=self.device), widths)
+        return torch.cat([parents.new_zeros(1), parents])
+
+    @cached_property
+    def leaf_of_item(self) -> torch.Tensor:
+        """Leaf of each item, `(num_items,)`."""
+        leaves = torch.empty_like(self.leaf_items)
+        leaves[self.leaf_items] = self._leaf_of_place
+        return leaves
+
+    @property
+    def _leaf_of_place(self) -> torch.Tensor:
+        return torch.repeat_interleave(torch.arange(self.num_leaves, device=self.device), self.leaf_offsets.diff())
+
+    def max_below(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        Largest value among the items below each node: what bounds a sum of a node's score and its items' values.
+
+        Args:
+            values (`torch.Tensor` of shape `(..., num_items)`):
+                A value for each item, on the trie's device.
+
+        Returns:
+            `torch.Tensor` of shape `(..., num_nodes)`.
+        """
+        level = _max_of_groups(values.index_select(-1, self.leaf_items), self._leaf_of_place, self.num_leaves)
+        levels = [level]
+        for depth in range(self.num_levels - 1, -1, -1):
+            start, middle, stop = self.depth_starts[depth : depth + 3]
+            level = _max_of_groups(level, self.parents[middle:stop] - start, middle - start)
+            levels.insert(0, level)
+        return torch.cat(levels, dim=-1)
+
+    @cached_property
     def _place_of_item(self) -> torch.Tensor:
         """Place of each item in the order of the leaves."""
         places = torch.empty_like(self.leaf_items)
@@ -228,6 +266,12 @@ class SIDTrie:
         """Rows of the items that carry a leaf's SID, by rank."""
         start, stop = self.leaf_offsets[leaf : leaf + 2].tolist()
         return self.leaf_items[start:stop].tolist()
+
+
+def _max_of_groups(values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Largest of the values `(..., n)` of each group, `(..., num_groups)`; `-inf` for a group without values."""
+    largest = values.new_full((*values.shape[:-1], num_groups), -torch.inf)
+    return largest.scatter_reduce(-1, groups.expand(values.shape), values, "amax")
 
 
 def _lexicographic_order(codes: np.ndarray, counts: np.ndarray | None) -> np.ndarray:

@@ -1,33 +1,22 @@
 """
-What to do with items that share a semantic ID: leave them, number them by an extra level, or move them to free SIDs.
+Resolve collisions of semantic IDs: keep them, number the items of a SID by an extra level, or move items to free SIDs.
 
-Moved items change as late a level as possible, so that they stay among the items that they are like.
+A moved item keeps the longest prefix possible. Items that share a prefix are similar, and that is what a recommender
+generalises by, so a wrong last code costs little and a wrong first code much.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from .residual_kmeans import checked_codes
+from .checks import checked_codes
+from .quantizer import Quantizer
 
 
 POLICIES = ("reassign", "sinkhorn", "suffix", "keep")
-
-
-class Quantizer(Protocol):
-    """What [`ResidualKMeans`] and [`RQVAE`] have in common."""
-
-    level_sizes: list[int]
-
-    def encode(self, embeddings: np.ndarray) -> np.ndarray: ...
-
-    def decode(self, codes: np.ndarray) -> np.ndarray: ...
-
-    def distances(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray: ...
 
 
 def resolve_collisions(
@@ -38,33 +27,33 @@ def resolve_collisions(
     taken: np.ndarray | None = None,
 ) -> np.ndarray:
     r"""
-    Gives every item a SID of its own, or tells items with one SID apart.
+    Give every item a SID of its own, by reassigning codes or by an extra level.
 
     Args:
         codes (`np.ndarray` of shape `(items, levels)`):
-            What `quantizer.encode(embeddings)` returned.
+            The output of `quantizer.encode(embeddings)`.
         embeddings (`np.ndarray` of shape `(items, dim)`):
             The items' embeddings.
-        quantizer ([`ResidualKMeans`] or [`RQVAE`]):
+        quantizer ([`Quantizer`]):
             The quantiser that made the codes.
         policy (`str`, *optional*, defaults to `"reassign"`):
-            - `"reassign"`: of the items with one SID, the one that it suits best keeps it. Each other takes the
-              nearest last code that is free. Where all are taken it takes the nearest code of the level before that
-              has room below it, and so on.
-            - `"sinkhorn"`: all items with the same codes before the last are dealt out anew, each to another last
-              code, so that the sum of distances is least: the transport problem that LC-Rec solves approximately by
-              Sinkhorn's algorithm, solved exactly. Items for which no code is left go on as in `"reassign"`.
-            - `"suffix"`: an extra level numbers the items of a SID, 0 for the first. Nothing is moved.
-            - `"keep"`: the codes as they are.
+            - `"reassign"`: of the items with one SID, the nearest to its centroid keeps it. Every other item moves to
+              the nearest free last code; if none is free, to the nearest code of the level above that has room below
+              it, and so on. Only colliding items move.
+            - `"sinkhorn"`: if items collide, all items of their prefix (the codes before the last) are assigned to
+              distinct last codes of least total distance: the transport problem that LC-Rec solves approximately by
+              Sinkhorn's algorithm, solved exactly. Items in excess of the free codes move as in `"reassign"`.
+            - `"suffix"`: an extra level numbers the items of a SID, 0 for the first. No code changes.
+            - `"keep"`: the codes stay as they are.
         taken (`np.ndarray` of shape `(others, levels)`, *optional*):
-            SIDs of items that are there already, when these items are new: they stay, and nothing is put on them.
-            With `"suffix"`, as wide as the result.
+            SIDs of existing items when these items are new: existing items keep them, and no new item gets one. With
+            `"suffix"`, as wide as the result.
 
     Returns:
         `np.ndarray` of shape `(items, levels)`, or `(items, levels + 1)` for `"suffix"`: int32 codes.
 
     Raises:
-        `ValueError`: an unknown policy, arrays that do not fit, more items than there are SIDs.
+        `ValueError`: an unknown policy, arrays of other shapes, more items than SIDs.
 
     Example:
 
@@ -99,19 +88,25 @@ def resolve_collisions(
             f"Expected at most {occupied.capacities[0]} items, one a SID of the level sizes {quantizer.level_sizes}, "
             f'found {len(codes) + occupied.count(())}. Use larger levels, or `policy="suffix"`.'
         )
-    move = _keep_nearest if policy == "reassign" else _deal_out
-    homeless = move(codes, embeddings, quantizer, occupied)
-    for row in homeless:
+    settle = _keep_nearest if policy == "reassign" else _assign_last_codes
+    # One after another, since each takes a SID that the next might have taken. Items without collision have settled
+    # before, so that none of them is displaced.
+    for row in settle(codes, embeddings, quantizer, occupied):
         codes[row] = _nearest_free(codes[row], embeddings[row : row + 1], quantizer, occupied)
         occupied.add(codes[row : row + 1])
     return codes
 
 
 class _Occupied:
-    """SIDs that are taken, and how many of them lie below each prefix."""
+    """
+    The SIDs in use, and how many of them each prefix has.
+
+    The counts of prefixes tell in one look-up whether a prefix has a free SID below it, so a search for one never
+    enters a full part of the tree and never goes back.
+    """
 
     def __init__(self, level_sizes: Sequence[int], codes: np.ndarray) -> None:
-        # Number of SIDs below a prefix of 0, 1, ..., all codes. Python integers: eight levels of 256 pass 2^63.
+        # Number of SIDs below a prefix of 0, 1, ..., all codes, in Python's integers: eight levels of 256 exceed 2^63.
         self.capacities = [1]
         for size in reversed(level_sizes):
             self.capacities.insert(0, self.capacities[0] * int(size))
@@ -119,12 +114,11 @@ class _Occupied:
         self.add(np.unique(codes, axis=0))
 
     def add(self, codes: np.ndarray) -> None:
-        """Takes free SIDs, distinct, of shape `(n, levels)`."""
-        for depth in range(codes.shape[1] + 1):
+        """Mark free, distinct SIDs of shape `(n, levels)` as taken."""
+        self._counts[()] += len(codes)
+        for depth in range(1, codes.shape[1] + 1):
             prefixes, counts = np.unique(codes[:, :depth], axis=0, return_counts=True)
-            if depth == 0:
-                prefixes, counts = np.empty((1, 0), dtype=int), [len(codes)]
-            self._counts.update(dict(zip(map(tuple, prefixes.tolist()), map(int, counts))))
+            self._counts.update(dict(zip(map(tuple, prefixes.tolist()), counts.tolist())))
 
     def count(self, prefix: tuple[int, ...]) -> int:
         return self._counts[prefix]
@@ -134,10 +128,15 @@ class _Occupied:
 
 
 def _keep_nearest(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
-    """Lets the best item of each SID keep it; rows of the others, the nearest to their SID first."""
+    """
+    Let the nearest item of each SID keep it; rows of the others, the nearest to their SID first.
+
+    The nearest keeps it because it is described best by it, and the nearest of the others choose first because they
+    have most to lose: for an item far from its centroid, the next centroid is about as good.
+    """
     sid_of, sizes = _groups(codes)
     were_taken = _are_taken(codes, occupied)
-    # Those whose SID only they have, and nobody had before, need not be compared.
+    # Only items with a collision need distances, which are the cost of this step.
     crowded = (sizes[sid_of] > 1) | were_taken
     rows = np.flatnonzero(crowded)
     fit = _last_distances(codes[rows], embeddings[rows], quantizer)
@@ -149,8 +148,14 @@ def _keep_nearest(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantize
     return rows[~stays][np.argsort(fit[~stays], kind="stable")].tolist()
 
 
-def _deal_out(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
-    """Deals the items of each crowded prefix out over its free last codes; rows for which no code is left."""
+def _assign_last_codes(
+    codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, occupied: _Occupied
+) -> list[int]:
+    """
+    Assign the items of each prefix with a collision to its free last codes; rows in excess of these codes.
+
+    Items of the prefix without a collision take part: where one can move at little cost, another may stay.
+    """
     from scipy.optimize import linear_sum_assignment  # comes with sentence-transformers and with scikit-learn
 
     sid_of, sizes = _groups(codes)
@@ -175,12 +180,17 @@ def _deal_out(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer, o
 
 
 def _are_taken(codes: np.ndarray, occupied: _Occupied) -> np.ndarray:
-    """Which rows of `codes` are SIDs that were there already."""
+    """Find the rows of `codes` that are SIDs of existing items."""
     return np.fromiter((occupied.count(sid) > 0 for sid in map(tuple, codes.tolist())), dtype=bool, count=len(codes))
 
 
 def _nearest_free(sid: np.ndarray, embedding: np.ndarray, quantizer: Quantizer, occupied: _Occupied) -> list[int]:
-    """The free SID that shares the longest prefix with `sid`; below it, at each level the nearest code with room."""
+    """
+    Find the free SID that shares the longest prefix with `sid`; below it, the nearest code with room at each level.
+
+    Greedy by level rather than nearest overall: a SID's meaning lies in its first codes (see the head of this file),
+    and it needs one row of distances a level instead of one for every free SID.
+    """
     prefix = sid.tolist()[:-1]
     while not occupied.has_room(tuple(prefix)):
         prefix.pop()
@@ -192,7 +202,7 @@ def _nearest_free(sid: np.ndarray, embedding: np.ndarray, quantizer: Quantizer, 
 
 
 def _last_distances(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> np.ndarray:
-    """How badly each item's last code suits it, of shape `(items,)`."""
+    """Distances from items to the centroids of their last codes, given the others, of shape `(items,)`."""
     if len(codes) == 0:
         return np.empty(0, dtype=np.float32)
     distances = quantizer.distances(embeddings, codes[:, :-1])
@@ -200,14 +210,14 @@ def _last_distances(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quanti
 
 
 def _with_suffix(codes: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    # An item's number is how many with its SID stand before it; those that are there already stand first.
+    # An item's number is how many items with its SID precede it; existing items precede all new ones.
     both = np.concatenate([taken[:, : codes.shape[1]], codes])
     sid_of, sizes = _groups(both)
     order = np.argsort(sid_of, kind="stable")
     number = np.empty(len(both), dtype=np.int32)
     number[order] = np.arange(len(both)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     if len(taken):
-        # Numbers of items that are gone are not given again while higher ones are in use.
+        # Numbers of removed items are not used again below the highest in use: a trained model knows them as others.
         highest = np.full(len(sizes), -1)
         np.maximum.at(highest, sid_of[: len(taken)], taken[:, -1])
         before = np.bincount(sid_of[: len(taken)], minlength=len(sizes))
@@ -216,7 +226,7 @@ def _with_suffix(codes: np.ndarray, taken: np.ndarray) -> np.ndarray:
 
 
 def _groups(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the number of its group of equal rows, and the sizes of the groups."""
+    """Group equal rows: the number of each row's group, and the sizes of the groups."""
     if codes.shape[1] == 0:
         return np.zeros(len(codes), dtype=int), np.array([len(codes)])
     _, group_of, sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)

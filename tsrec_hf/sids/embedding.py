@@ -1,4 +1,4 @@
-"""Text embeddings from a language model's hidden states: the recommender's own backbone can embed its items."""
+"""Text embeddings from a language model's hidden states, so that the recommender's backbone can embed the items."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ def mean_pooled_embeddings(
     max_length: int = 128,
 ) -> np.ndarray:
     r"""
-    Unit-length text embeddings: a model's last hidden states, averaged over the tokens of each text.
+    Embed texts by mean pooling: a model's last hidden states, averaged over each text's tokens, at unit length.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Anything `AutoModel` or `AutoModelForCausalLM` gives. The language model head, if any, is not run.
+            A model from `AutoModel` or `AutoModelForCausalLM`. A language model head is not run.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer. A padding token is not needed.
+            Its tokenizer. It needs no padding token.
         texts (`Sequence[str]`):
             Texts with at least one token each.
         batch_size (`int`, *optional*, defaults to `32`):
-            Texts in one forward pass. Texts of like length share a batch, the longest come first.
+            Texts in one forward pass. Texts of similar length share a batch, the longest first.
         max_length (`int`, *optional*, defaults to `128`):
-            Tokens after which a text is cut off.
+            Number of tokens that a text is truncated to.
 
     Returns:
         `np.ndarray` of shape `(texts, hidden)`: float32 rows of norm 1, in the order of `texts`.
@@ -59,23 +59,21 @@ def mean_pooled_embeddings(
             f"({texts[int(lengths.argmin())]!r}). Give items without text a placeholder such as their id."
         )
     order = np.argsort(-lengths, kind="stable")
-    embeddings = None
+    pooled: list[np.ndarray] = []
     was_training = model.training
     model.eval()
     for start in tqdm(range(0, len(texts), batch_size), desc="Embedding texts", unit="batch"):
         rows = order[start : start + batch_size]
-        pooled = _mean_hidden_states(model, [input_ids[row] for row in rows])
-        if embeddings is None:
-            embeddings = np.empty((len(texts), pooled.shape[1]), dtype=np.float32)
-        embeddings[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        means = _mean_hidden_states(model, [input_ids[row] for row in rows])
+        pooled.append(torch.nn.functional.normalize(means, dim=-1).cpu().numpy())
     model.train(was_training)
-    return embeddings
+    return np.concatenate(pooled)[np.argsort(order)]  # back from the order of the batches
 
 
 @torch.inference_mode()
 def _mean_hidden_states(model: PreTrainedModel, input_ids: list[torch.Tensor]) -> torch.Tensor:
-    """Mean of the last hidden states over each row's tokens, float32 of shape `(rows, hidden)`."""
-    # Padded on the right whatever the tokenizer says: default position ids then fit, and the mask hides the filling.
+    """Average the last hidden states over each row's tokens, float32 of shape `(rows, hidden)`."""
+    # Padded on the right whatever the tokenizer's side: default position ids are right then, the mask hides padding.
     padded = pad_sequence(input_ids, batch_first=True, padding_value=0).to(model.device)  # (rows, tokens)
     mask = pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True).to(model.device)
     decoded = model.base_model(input_ids=padded, attention_mask=mask)

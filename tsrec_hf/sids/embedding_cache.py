@@ -1,4 +1,4 @@
-"""Vectors on disk, found by the content they were made from: a killed run resumes, nothing is embedded twice."""
+"""A cache of vectors on disk, keyed by content: a killed run resumes, and nothing is embedded twice."""
 
 import logging
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ KEY_BYTES = 32
 
 class EmbeddingCache:
     r"""
-    A file of unit-length vectors, each behind the hash of what it was made from.
+    Store unit-length vectors in a file, each under the hash of the content it was made from.
 
-    The file is a row of records of one size: 32 bytes of key, then the vector as float32, little-endian. New vectors
-    are appended and are on disk when [`add`] returns. A last record that was cut off, by a kill or a full disk, is
-    removed; anything else that is no unit vector is an error.
+    The file is a sequence of records of one size: 32 bytes of key, then the vector as float32, little-endian. New
+    vectors are appended and are on disk when [`add`] returns. A truncated last record, after a kill or on a full disk,
+    is removed; any other record that holds no unit vector is an error.
 
     Args:
         path (`str` or `Path`):
-            The file, made on the first vector. One file holds the vectors of one model.
+            The file, created with the first vector. One file holds the vectors of one model.
         dim (`int`):
             Width of the vectors.
 
@@ -57,11 +57,11 @@ class EmbeddingCache:
         return key in self._vectors
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The vector of shape `(dim,)` behind `key`, or `None`."""
+        """Look up the vector of `key`, of shape `(dim,)`; `None` if there is none."""
         return self._vectors.get(key)
 
     def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Keeps vectors of shape `(len(keys), dim)`; they are on disk when this returns."""
+        """Append vectors of shape `(len(keys), dim)`; they are on disk when this returns."""
         records = np.empty(len(keys), dtype=self._record)
         records["key"] = np.array([np.void(key) for key in keys], dtype=f"V{KEY_BYTES}")
         records["vector"] = vectors
@@ -75,7 +75,7 @@ class EmbeddingCache:
         whole = len(content) - len(content) % self._record.itemsize
         records = np.frombuffer(content[:whole], dtype=self._record)
         norms = np.linalg.norm(records["vector"], axis=1)
-        # Also true of NaN. A file of another width, or of another kind, shows here.
+        # Also true of NaN. This finds files of another width or kind: the file has no header to tell.
         strange = ~(np.abs(norms - 1) < 1e-3)
         if strange.any():
             raise ValueError(
@@ -85,6 +85,6 @@ class EmbeddingCache:
             )
         self._vectors = dict(zip((key.tobytes() for key in records["key"]), records["vector"]))
         if whole < len(content):
-            logger.info("%s: the last vector was cut off and is made again.", self.path)
+            logger.info("%s: the last vector is truncated and will be computed again.", self.path)
             with self.path.open("r+b") as file:
                 file.truncate(whole)

@@ -1,37 +1,35 @@
 """
-Item embeddings by sentence-transformers: several fields of text, and images, weighted into one vector an item.
+Item embeddings by sentence-transformers: text fields and images, weighted into one vector an item.
 
-Every text and image is embedded alone, so that the cache can keep it whatever the weights and the other fields are.
+Every text and image is embedded on its own, so that its cached vector serves any weights and any other fields.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import torch
-from transformers.utils.logging import tqdm
 
-from .embedding_cache import EmbeddingCache
+from .encoder import CachedEncoder
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
+    Items: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_FIELDS = {"title": 1.0, "description": 0.5}
-BATCHES_BETWEEN_WRITES = 4
 
 
 def embed_items(
-    items: Dataset | Sequence[Mapping[str, Any]],
+    items: Items,
     model: SentenceTransformer | str,
     fields: Mapping[str, float] | None = None,
     image_column: str | None = None,
@@ -41,10 +39,10 @@ def embed_items(
     cache_dir: str | Path | None = None,
 ) -> np.ndarray:
     r"""
-    One vector an item, from its texts and, if there are any, its images.
+    Embed items: one vector an item, from its texts and, if there are any, its images.
 
     The text vector is the weighted mean of the fields' unit vectors, scaled back to unit length; empty fields are left
-    out. With images, text and image vectors stand side by side, scaled so that the cosine of two items is the weighted
+    out. With images, text and image vectors are concatenated, scaled so that the cosine of two items is the weighted
     mean of their texts' and their images' cosines. An item without an image (or without any text) has zeros in that
     part: the other part stays comparable.
 
@@ -52,7 +50,7 @@ def embed_items(
         items (`datasets.Dataset` or a sequence of dicts):
             One row an item.
         model (`SentenceTransformer` or `str`):
-            Model of the texts: any sentence-transformers model, or its Hub id or folder.
+            Text encoder: any sentence-transformers model, or its Hub id or folder.
         fields (`Mapping[str, float]`, *optional*):
             Columns of text and their weights. Defaults to `title` with 1 and, where there is one, `description` with
             0.5. `{}` embeds images alone.
@@ -60,15 +58,15 @@ def embed_items(
             Column of images: PIL images (a `datasets` column of type `Image` gives these), file names, or bytes of
             image files. `None` for an item without one.
         image_weight (`float`, *optional*, defaults to `1.0`):
-            What images count against texts, which count 1.
+            Image weight relative to text.
         image_model (`SentenceTransformer` or `str`, *optional*):
-            CLIP-type model of the images. Defaults to `model`.
+            Image encoder, a CLIP-type model. Defaults to `model`.
         batch_size (`int`, *optional*, defaults to `32`):
             Texts or images in one forward pass.
         cache_dir (`str` or `Path`, *optional*):
-            Folder of vectors that are there already, a file a model. What is in it is not embedded again: neither
-            equal texts of another catalogue, nor what a killed run had done. A model is known by its weights and
-            settings, a text or image by its content.
+            Folder that caches vectors, a file a model. Its vectors are used again, for equal texts of another
+            catalogue as well as after a killed run. A model is identified by a hash of its weights and settings, a
+            text or image by a hash of its content.
 
     Returns:
         `np.ndarray` of shape `(items, dim)`: float32 vectors in the order of `items`, of unit length where nothing is
@@ -77,7 +75,7 @@ def embed_items(
     Raises:
         `ImportError`: sentence-transformers is not installed.
         `ValueError`: an unknown column, an item with neither text nor image, weights that are not positive, an image
-        that cannot be read, a model that knows no images.
+        that cannot be read, a model that embeds no images.
 
     Example:
 
@@ -97,14 +95,15 @@ def embed_items(
     if fields is None:
         fields = {name: weight for name, weight in DEFAULT_FIELDS.items() if name == "title" or name in columns}
     _check_columns(columns, fields, image_column, image_weight)
-    model = _as_model(model)
+    encoder = CachedEncoder(model, batch_size, cache_dir)
     parts, weights = [], []
     if fields:
-        parts.append(_embed_fields(items, model, fields, batch_size, cache_dir))
+        parts.append(_embed_fields(items, encoder, fields))
         weights.append(1.0)
     if image_column is not None:
-        image_model = model if image_model is None else _as_model(image_model)
-        parts.append(_embed_images(items, image_model, image_column, batch_size, cache_dir))
+        if image_model is not None and image_model is not model:  # else its weights need not be hashed again
+            encoder = CachedEncoder(image_model, batch_size, cache_dir)
+        parts.append(_embed_images(items, encoder, image_column))
         weights.append(image_weight)
     _check_nothing_is_empty(items, parts, fields, image_column)
     # The cosine of two rows is a sum over parts: each part's weight enters it by its square root, twice.
@@ -112,10 +111,10 @@ def embed_items(
     return np.concatenate([part * scale for part, scale in zip(parts, scales.astype(np.float32))], axis=1)
 
 
-def _columns_of(items: Dataset | Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns_of(items: Items) -> list[str]:
     if len(items) == 0:
         raise ValueError("Expected at least one item, found none. Pass the rows of the catalogue.")
-    return list(items.column_names if hasattr(items, "column_names") else items[0])
+    return list(cast("Dataset", items).column_names if hasattr(items, "column_names") else items[0])
 
 
 def _check_columns(
@@ -134,121 +133,36 @@ def _check_columns(
         raise ValueError(f"Expected positive weights, found {strange}. Leave out what should not count.")
 
 
-def _as_model(model: SentenceTransformer | str) -> SentenceTransformer:
-    if not isinstance(model, str):
-        return model
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "`embed_items` needs sentence-transformers, which is not installed. Install it with "
-            '`pip install "tsrec_hf[sids]"`.'
-        ) from error
-    return SentenceTransformer(model)
-
-
-def _column(items: Dataset | Sequence[Mapping[str, Any]], name: str, start: int, stop: int) -> list[Any]:
+def _column(items: Items, name: str, start: int, stop: int) -> list[Any]:
     # A slice of a data set decodes that slice only: a catalogue's images do not fit into memory.
     if hasattr(items, "column_names"):
-        return items.select_columns([name])[start:stop][name]
+        return cast("Dataset", items).select_columns([name])[start:stop][name]
     return [item.get(name) for item in items[start:stop]]
 
 
-def _embed_fields(
-    items: Dataset | Sequence[Mapping[str, Any]],
-    model: SentenceTransformer,
-    fields: Mapping[str, float],
-    batch_size: int,
-    cache_dir: str | Path | None,
-) -> np.ndarray:
-    """Weighted mean of the fields' unit vectors at unit length, zeros where all fields are empty."""
-    total = np.zeros((len(items), model.get_embedding_dimension()), dtype=np.float32)
+def _embed_fields(items: Items, encoder: CachedEncoder, fields: Mapping[str, float]) -> np.ndarray:
+    """Average the fields' unit vectors by weight, at unit length; zeros where all fields are empty."""
+    total = np.zeros((len(items), encoder.dim), dtype=np.float32)
     for name, weight in fields.items():
         texts = [_as_text(text, name) for text in _column(items, name, 0, len(items))]
-        encoded = _encode(model, iter([texts]), len(texts), _text_key, name, batch_size, cache_dir)
-        total += np.float32(weight) * encoded
+        total += np.float32(weight) * encoder.encode([texts], len(texts), name)
     return _unit(total)
 
 
-def _embed_images(
-    items: Dataset | Sequence[Mapping[str, Any]],
-    model: SentenceTransformer,
-    column: str,
-    batch_size: int,
-    cache_dir: str | Path | None,
-) -> np.ndarray:
-    """Unit vectors of the images, zeros where there is none."""
-    if not model.supports("image"):
+def _embed_images(items: Items, encoder: CachedEncoder, column: str) -> np.ndarray:
+    """Unit vectors of the images, zeros for items without one."""
+    if not encoder.model.supports("image"):
         raise ValueError(
-            f"Expected a model that embeds images, found one for {model.modalities}. Pass a CLIP-type model, such as "
-            "'sentence-transformers/clip-ViT-B-32', as `image_model`."
+            f"Expected a model that embeds images, found one for {encoder.model.modalities}. Pass a CLIP-type model, "
+            "such as 'sentence-transformers/clip-ViT-B-32', as `image_model`."
         )
-    step = batch_size * BATCHES_BETWEEN_WRITES
 
     def chunks() -> Iterator[list[Any]]:
-        for start in range(0, len(items), step):
-            rows = _column(items, column, start, start + step)
+        for start in range(0, len(items), encoder.stretch):
+            rows = _column(items, column, start, start + encoder.stretch)
             yield [_as_image(image, start + row, column) for row, image in enumerate(rows)]
 
-    return _encode(model, chunks(), len(items), _image_key, column, batch_size, cache_dir)
-
-
-def _encode(
-    model: SentenceTransformer,
-    chunks: Iterator[list[Any]],
-    num_items: int,
-    key_of: Callable[[Any], bytes],
-    name: str,
-    batch_size: int,
-    cache_dir: str | Path | None,
-) -> np.ndarray:
-    """Unit vectors of texts or images that come in chunks, zeros for `None`; equal ones are embedded once."""
-    dim = model.get_embedding_dimension()
-    cache = None if cache_dir is None else EmbeddingCache(Path(cache_dir, f"{_identity(model)}.vectors"), dim)
-    made: dict[bytes, np.ndarray] = {}
-    keys: list[bytes | None] = []
-    with tqdm(total=num_items, desc=f"Embedding {name}", unit="item") as progress:
-        for chunk in chunks:
-            chunk_keys = [None if content is None else key_of(content) for content in chunk]
-            wanted = {key: content for key, content in zip(chunk_keys, chunk) if key is not None and key not in made}
-            if cache is not None:
-                made |= {key: cache.get(key) for key in wanted if key in cache}
-                wanted = {key: content for key, content in wanted.items() if key not in cache}
-            # Rows that need no work are done at once, so that the bar's speed is that of the model.
-            progress.update(len(chunk) - len(wanted))
-            # Texts of like length share a batch, also across the stretches after which the file is written.
-            todo = sorted(wanted, key=lambda key: -len(wanted[key]) if isinstance(wanted[key], str) else 0)
-            step = batch_size * BATCHES_BETWEEN_WRITES
-            for start in range(0, len(todo), step):
-                stretch = todo[start : start + step]
-                vectors = model.encode(
-                    [wanted[key] for key in stretch],
-                    batch_size=batch_size,
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                    normalize_embeddings=True,
-                )
-                vectors = np.asarray(vectors, dtype=np.float32)
-                _check_vectors(vectors, [wanted[key] for key in stretch], name)
-                if cache is not None:
-                    cache.add(stretch, vectors)
-                made |= zip(stretch, vectors)
-                progress.update(len(stretch))
-            keys += chunk_keys
-    nothing = np.zeros(dim, dtype=np.float32)
-    return np.stack([nothing if key is None else made[key] for key in keys])
-
-
-def _check_vectors(vectors: np.ndarray, contents: list[Any], name: str) -> None:
-    # Half precision that overflows, and models that know no word of a text.
-    bad = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-2)
-    if bad.any():
-        content = contents[int(bad.argmax())]
-        raise ValueError(
-            f"Expected a finite vector other than zero for every entry of {name!r}, but the model gave none for "
-            f"{int(bad.sum())} of them, for example {repr(content)[:80]}. Load the model in float32, or leave such "
-            "texts empty."
-        )
+    return encoder.encode(chunks(), len(items), column)
 
 
 def _as_text(text: Any, name: str) -> str | None:
@@ -261,7 +175,7 @@ def _as_text(text: Any, name: str) -> str | None:
 
 
 def _as_image(image: Any, row: int, column: str):
-    """A PIL image in RGB of an image, a file name or the bytes of a file; `None` stays `None`."""
+    """Convert an image, a file name or the bytes of a file to a PIL image in RGB; `None` stays `None`."""
     from PIL import Image
 
     if image is None or image == "":
@@ -277,27 +191,8 @@ def _as_image(image: Any, row: int, column: str):
     except (OSError, AttributeError) as error:
         raise ValueError(
             f"Expected an image, the name of an image file or its bytes in row {row} of column {column!r}, found "
-            f"{repr(image)[:80]} ({error}). Put `None` where an item has no image; fetch those that are addresses."
+            f"{repr(image)[:80]} ({error}). Put `None` where an item has no image; download images that have a URL."
         ) from error
-
-
-def _text_key(text: str) -> bytes:
-    return hashlib.sha256(b"text\0" + text.encode()).digest()
-
-
-def _image_key(image) -> bytes:
-    return hashlib.sha256(b"image\0" + repr(image.size).encode() + image.tobytes()).digest()
-
-
-def _identity(model: SentenceTransformer) -> str:
-    """Hash of a model's weights and of the settings that change its vectors."""
-    settings = [repr(model), model.max_seq_length, model.prompts, model.default_prompt_name, model.truncate_dim]
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -305,7 +200,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _check_nothing_is_empty(
-    items: Dataset | Sequence[Mapping[str, Any]],
+    items: Items,
     parts: list[np.ndarray],
     fields: Mapping[str, float],
     image_column: str | None,

@@ -1,4 +1,4 @@
-"""How good are semantic IDs? What they keep of the embeddings, how they use codes, and whom they put together."""
+"""Quality of semantic IDs: collisions, use of the codes, reconstruction error, and similarity within prefixes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .collisions import Quantizer
-from .residual_kmeans import as_matrix
+from .checks import as_matrix
+from .quantizer import Quantizer
 
 
 NUM_NEIGHBORS = 10
@@ -17,7 +17,7 @@ NUM_NEIGHBORS = 10
 @dataclass(frozen=True)
 class SIDReport:
     r"""
-    Figures of [`sid_report`]. `print` shows them as a table.
+    Quality figures of semantic IDs, from [`sid_report`]; `print` shows them as a table.
 
     Args:
         num_items (`int`):
@@ -25,24 +25,24 @@ class SIDReport:
         num_sids (`int`):
             Number of different SIDs.
         largest_group (`int`):
-            Most items with one SID.
+            Number of items with the most frequent SID.
         level_sizes (`list[int]`):
             Number of codes at each level.
         use (`list[float]`):
-            Share of each level's codes that some item has.
+            Share of each level's codes that at least one item has.
         perplexity (`list[float]`):
-            `exp(entropy)` of each level's codes: how many codes there would be if all were used alike.
+            `exp(entropy)` of each level's codes: the number of equally frequent codes with that entropy.
         reconstruction_error (`list[float]` or `None`):
-            Share of the embeddings' variance that is left over after the first 1, 2, ... codes; `None` without a
+            Share of the embeddings' variance that the first 1, 2, ... codes leave unexplained; `None` without a
             quantiser.
         prefix_cosine (`list[float]`):
-            Mean cosine of the embeddings of two items that share their first 1, 2, ... codes; NaN if no two do.
+            Mean cosine of two items' embeddings that share their first 1, 2, ... codes; NaN if no two items do.
         random_cosine (`float`):
-            Mean cosine of any two items.
+            Mean cosine of two random items, the baseline of `prefix_cosine`.
         neighbor_overlap (`list[float]`):
             Share of an item's 10 nearest neighbours that share its first 1, 2, ... codes.
         random_overlap (`list[float]`):
-            Share of all other items that do: what neighbours drawn by chance would give.
+            Share of all other items that do, the baseline of `neighbor_overlap`.
 
     Example:
 
@@ -80,7 +80,7 @@ class SIDReport:
         return 1 - self.num_sids / self.num_items
 
     def to_dict(self) -> dict:
-        """All figures, the collision rate among them, for a JSON file."""
+        """Convert to a dictionary for JSON, collision rate included."""
         return asdict(self) | {"collision_rate": self.collision_rate}
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class SIDReport:
         return "\n".join(lines)
 
     def plot(self, path: str | Path) -> None:
-        """Writes four panels to an image file: use and perplexity, error, cosines, neighbours. Needs matplotlib."""
+        """Plot use and perplexity, error, cosines and neighbours to an image file. Needs matplotlib."""
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -117,21 +117,21 @@ class SIDReport:
             ) from error
         levels = np.arange(1, len(self.level_sizes) + 1)
         figure = Figure(figsize=(13, 3.2), layout="constrained")
-        use, error, cosine, overlap = figure.subplots(1, 4)
+        use, unexplained, cosine, overlap = figure.subplots(1, 4)
         relative = np.array(self.perplexity) / np.array(self.level_sizes)
         use.bar(levels - 0.2, self.use, 0.4, label="used")
         use.bar(levels + 0.2, relative, 0.4, label="perplexity / codes")
         use.set(title="Use of the codes", ylim=(0, 1.3), yticks=np.linspace(0, 1, 6))  # the legend stands above 1
         if self.reconstruction_error is not None:
-            error.plot(levels[: len(self.reconstruction_error)], self.reconstruction_error, "o-")
-        error.set(title="Variance left over", ylim=(0, None))
+            unexplained.plot(levels[: len(self.reconstruction_error)], self.reconstruction_error, "o-")
+        unexplained.set(title="Unexplained variance", ylim=(0, None))
         cosine.plot(levels, self.prefix_cosine, "o-", label="common prefix")
         cosine.axhline(self.random_cosine, color="grey", linestyle="--", label="any two items")
         cosine.set(title="Mean cosine", ylim=(None, 1))
         overlap.plot(levels, self.neighbor_overlap, "o-", label="nearest 10")
         overlap.plot(levels, self.random_overlap, "--", color="grey", label="by chance")
         overlap.set(title="Share with a common prefix", ylim=(0, 1))
-        for axes in (use, error, cosine, overlap):
+        for axes in (use, unexplained, cosine, overlap):
             axes.set(xlabel="level", xticks=levels)
         for axes in (use, cosine, overlap):
             axes.legend(fontsize="small")
@@ -147,20 +147,20 @@ def sid_report(
     seed: int = 0,
 ) -> SIDReport:
     r"""
-    Measures semantic IDs against the embeddings that they were made from.
+    Measure the quality of semantic IDs against the embeddings that they were made from.
 
     Args:
         codes (`np.ndarray` of shape `(items, levels)`):
             Codes, before or after [`resolve_collisions`].
         embeddings (`np.ndarray` of shape `(items, dim)`):
             The items' embeddings.
-        quantizer ([`ResidualKMeans`] or [`RQVAE`], *optional*):
-            What made the codes: says the sizes of its levels (elsewhere the highest code does) and what codes keep of
-            the embeddings.
+        quantizer ([`Quantizer`], *optional*):
+            The quantiser that made the codes. It gives the level sizes (otherwise the highest code does) and the
+            reconstruction error.
         num_queries (`int`, *optional*, defaults to `1000`):
-            Items whose nearest neighbours are looked up, drawn if there are more.
+            Number of items whose nearest neighbours are computed, sampled if there are more.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of that draw.
+            Seed of that sample.
 
     Returns:
         [`SIDReport`]: The figures.
@@ -214,7 +214,7 @@ def sid_report(
 
 
 def _groups_of_prefix(codes: np.ndarray, depth: int) -> np.ndarray:
-    """For each item the number of its prefix of `depth` codes."""
+    """Number the prefixes of `depth` codes: of each item the number of its prefix."""
     return np.unique(codes[:, :depth], axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -224,7 +224,7 @@ def _perplexity(shares: np.ndarray) -> float:
 
 
 def _errors(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> list[float]:
-    """Squared error of decoding the first 1, 2, ... codes, divided by that of the mean embedding."""
+    """Squared error of decoding the first 1, 2, ... codes, relative to that of the mean embedding."""
     variance = np.square(embeddings - embeddings.mean(axis=0)).sum()
     depths = range(1, len(quantizer.level_sizes) + 1)
     errors = [np.square(embeddings - quantizer.decode(codes[:, :depth])).sum() for depth in depths]
@@ -232,8 +232,9 @@ def _errors(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> 
 
 
 def _mean_cosine(units: np.ndarray, group: np.ndarray) -> float:
-    """Mean over all pairs of items of one group; NaN if there is none."""
-    # All pairs at once: the squared length of a group's sum holds each pair's product twice, and each item's own.
+    """Mean cosine over all pairs of items of one group; NaN if there is no pair."""
+    # Linear instead of quadratic in the items: the squared norm of a group's sum is the sum of all its inner products,
+    # each pair's twice and each item's with itself once.
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     sums = np.add.reduceat(units[order], starts, axis=0, dtype=np.float64)
@@ -243,7 +244,7 @@ def _mean_cosine(units: np.ndarray, group: np.ndarray) -> float:
 
 
 def _nearest_neighbors(units: np.ndarray, num_queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest items of some drawn items, themselves left out: `(queries, neighbours)`, and which were drawn."""
+    """Nearest items of sampled items, themselves excluded: `(queries, neighbours)`, and the sampled items."""
     queries = np.arange(len(units))
     if len(units) > num_queries:
         queries = np.sort(np.random.default_rng(seed).choice(len(units), num_queries, replace=False))

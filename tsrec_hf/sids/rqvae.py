@@ -1,67 +1,68 @@
 """
 RQ-VAE: residual quantisation of a learned space (TIGER, arXiv 2305.05065, section 3.1).
 
-An encoder maps embeddings to a narrow space in which the levels quantise, a decoder maps back; all of it is trained by
-gradient. What differs from TIGER: the autoencoder is trained alone for some epochs before the codebooks start, by
-k-means on the latents of all items instead of those of the first batch; and codes that no item took in an epoch begin
-again at residuals that no code fits.
+An encoder maps embeddings to a narrow latent space in which the levels quantise, a decoder maps back; all of it is
+trained by gradient. Two things differ from TIGER. The autoencoder is trained alone for some epochs, and the codebooks
+then start from k-means on the latents of all items instead of those of the first batch. And codes that no item took in
+an epoch restart at poorly quantised residuals.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers.utils.logging import tqdm
 
-from .residual_kmeans import ResidualKMeans, as_matrix, read_quantizer
+from .quantizer import Quantizer
+from .residual_kmeans import ResidualKMeans
 
 
-RQVAE_NAME = "rqvae.safetensors"
-# What is learned depends on the steps more than on the passes: a large catalogue is passed over less often, so that
-# 100,000 items take about as long as 15,000. The smallest ones get the most passes.
+# What is learned depends on the number of steps more than on that of epochs, so limits on steps bound the cost:
+# 100,000 items take about as long as 15,000. Small catalogues get all epochs.
 MOST_EPOCHS, MOST_STEPS = 100, 3000
 MOST_WARMUP_EPOCHS, MOST_WARMUP_STEPS = 20, 600
+LOSSES = ("reconstruction", "codebook", "commitment")
 
 
-class RQVAE:
+class RQVAE(Quantizer):
     r"""
-    Turns embeddings into semantic IDs by a residual-quantised autoencoder.
+    Turn embeddings into semantic IDs by a residual-quantised autoencoder.
 
-    Used like [`ResidualKMeans`]. The same embeddings, seed and machine give the same codes.
+    Used like [`ResidualKMeans`]: [`fit`], [`encode`], [`decode`], [`save`] and [`load`] are those of [`Quantizer`].
+    The same embeddings, seed and machine give the same codes. The caller's random state is neither read nor changed.
 
     Args:
         level_sizes (`Sequence[int]`):
             Number of codes at each level, first level first. None may exceed the number of items given to [`fit`].
         seed (`int`, *optional*, defaults to `0`):
-            Seed of weights, batches, first codebooks and revived codes.
+            Seed of initial weights, batches, initial codebooks and restarted codes.
         latent_dim (`int`, *optional*, defaults to `32`):
             Width of the space that is quantised.
         hidden_sizes (`Sequence[int]`, *optional*, defaults to `(256, 128)`):
             Widths of the encoder's hidden layers; the decoder has them in reverse.
         num_epochs (`int`, *optional*):
-            Passes over the items with quantisation. Defaults to 100, or to as many as make 3,000 steps if those are
-            fewer (more than 15,000 items at the default batch size), at least 1.
+            Epochs with quantisation. Defaults to 100, or to as many as make 3,000 steps if those are fewer (more than
+            15,000 items at the default batch size), at least 1.
         warmup_epochs (`int`, *optional*):
-            Passes of the autoencoder alone, before. Defaults to 20, likewise limited by 600 steps.
+            Epochs of the autoencoder alone, before the codebooks start. Defaults to 20, limited likewise by 600 steps.
         batch_size (`int`, *optional*, defaults to `512`):
             Items in a step.
         learning_rate (`float`, *optional*, defaults to `1e-3`):
-            Peak learning rate of AdamW; it falls to zero along a cosine.
+            Peak learning rate of AdamW; it decays to zero along a cosine.
         commitment (`float`, *optional*, defaults to `0.25`):
-            Weight of the loss that draws latents to their codes, against 1 for the loss that draws codes to latents
-            and 1 for the reconstruction.
+            Weight of the commitment loss, which pulls latents to their codes, relative to the codebook loss, which
+            pulls codes to latents, and the reconstruction loss.
         device (`str`, *optional*):
-            Where to compute. Defaults to a GPU if there is one.
+            Device to compute on. Defaults to a GPU if there is one. It is not saved: [`load`] takes it again.
 
     Attributes:
         history (`list[dict]`):
-            Of each epoch with quantisation: losses a step, and the number of revived codes a level.
+            For each epoch with quantisation: the mean losses of its steps, and the number of restarted codes a level
+            as `revived`.
 
     Example:
 
@@ -77,8 +78,13 @@ class RQVAE:
     (32, 2)
     >>> [len(set(codes[start : start + 8, 0].tolist())) for start in (0, 8, 16, 24)]  # one code of level 0 a center
     [1, 1, 1, 1]
+    >>> sorted(quantizer.history[0])
+    ['codebook', 'commitment', 'reconstruction', 'revived']
     ```
     """
+
+    file_name = "rqvae.safetensors"
+    _autoencoder: _Autoencoder  # from `learn` or `load_state` on
 
     def __init__(
         self,
@@ -93,10 +99,7 @@ class RQVAE:
         commitment: float = 0.25,
         device: str | None = None,
     ) -> None:
-        # The levels of the latent space: k-means starts them, gradients move them, it encodes and decodes by them.
-        self._levels = ResidualKMeans(level_sizes, seed=seed)
-        self.level_sizes = self._levels.level_sizes
-        self.seed = seed
+        super().__init__(level_sizes, seed)
         self.latent_dim = latent_dim
         self.hidden_sizes = [int(size) for size in hidden_sizes]
         self.num_epochs = num_epochs
@@ -114,53 +117,28 @@ class RQVAE:
         if min(given) < 1 or (warmup_epochs is not None and warmup_epochs < 0):
             raise ValueError(
                 "Expected `latent_dim`, `hidden_sizes`, `num_epochs` and `batch_size` of at least 1 and "
-                f"`warmup_epochs` of at least 0, found {self._settings()}. Leave them out for the defaults."
+                f"`warmup_epochs` of at least 0, found {self.settings()}. Leave them out for the defaults."
             )
-        self.history: list[dict] = []
-        self._encoder: nn.Sequential | None = None
-        self._decoder: nn.Sequential | None = None
-        self._mean: torch.Tensor | None = None
-        self._scale: torch.Tensor | None = None
+        self.history: list[dict[str, Any]] = []
 
-    def fit(self, embeddings: np.ndarray) -> RQVAE:
-        r"""
-        Trains encoder, codebooks and decoder.
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor without the device, which belongs to this machine."""
+        return {name: value for name, value in super().settings().items() if name != "device"}
 
-        Args:
-            embeddings (`np.ndarray` of shape `(items, dim)`):
-                One finite vector an item.
+    @property
+    def dim(self) -> int:
+        return len(self._autoencoder.mean)
 
-        Returns:
-            [`RQVAE`]: Itself, so that calls can be chained.
-
-        Example:
-
-        ```python
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> sorted(quantizer.history[0])
-        ['codebook', 'commitment', 'reconstruction', 'revived']
-        ```
-        """
-        matrix = as_matrix(embeddings)
-        if len(matrix) < max(self.level_sizes):
-            raise ValueError(
-                f"Expected at least {max(self.level_sizes)} items, one a code of the widest level, found "
-                f"{len(matrix)}. Lower `level_sizes` (now {self.level_sizes})."
-            )
-        points = torch.from_numpy(matrix).to(self.device)  # (items, dim)
-        generator = torch.Generator().manual_seed(self.seed)
-        # The caller's random state stays as it is: the layers' first weights are drawn from a fork of it.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self._build(matrix.shape[1])
+    def learn(self, embeddings: np.ndarray) -> list[np.ndarray]:
+        """Train the autoencoder alone, start the codebooks by k-means on its latents, and train all of it together."""
+        points = torch.from_numpy(embeddings).to(self.device)  # (items, dim)
+        # Own generators, because `torch.manual_seed` would also reseed the caller's CUDA generators.
+        self._autoencoder = self._new_autoencoder(points.shape[1], torch.Generator().manual_seed(self.seed))
         # One scale for all columns, so that distances keep their proportions.
-        self._mean = points.mean(dim=0)
-        self._scale = (points - self._mean).square().mean().sqrt().clamp_min(1e-12)
-        points = (points - self._mean) / self._scale
+        self._autoencoder.mean = points.mean(dim=0)
+        self._autoencoder.scale = (points - points.mean(dim=0)).square().mean().sqrt().clamp_min(1e-12)
+        points = self._autoencoder.standardize(points)
+        generator = torch.Generator().manual_seed(self.seed)
 
         steps = -(-len(points) // self.batch_size)
         warmup_epochs, num_epochs = self.warmup_epochs, self.num_epochs
@@ -172,260 +150,99 @@ class RQVAE:
         with tqdm(total=warmup_epochs + num_epochs, desc="Fitting RQ-VAE", unit="epoch") as progress:
             optimizer, schedule = self._optimizer([], warmup_epochs * steps)
             for _ in range(warmup_epochs):
-                for rows in self._batches(len(points), generator):
-                    self._step(points[rows], [], optimizer, schedule)
+                self._epoch(points, [], optimizer, schedule, generator)
                 progress.update()
-            self._levels.fit(self._latents(matrix))
-            codebooks = [nn.Parameter(torch.from_numpy(level).to(self.device)) for level in self._levels.centroids]
+            start = ResidualKMeans(self.level_sizes, seed=self.seed).fit(self.project(embeddings)).centroids
+            codebooks = [nn.Parameter(torch.from_numpy(level).to(self.device)) for level in start]
             optimizer, schedule = self._optimizer(codebooks, num_epochs * steps)
             for _ in range(num_epochs):
-                sums = {"reconstruction": 0.0, "codebook": 0.0, "commitment": 0.0}
-                for rows in self._batches(len(points), generator):
-                    losses = self._step(points[rows], codebooks, optimizer, schedule)
-                    sums = {name: sums[name] + losses[name] for name in sums}
-                revived = self._revive(codebooks, points, optimizer, generator)
-                self.history.append({name: value / steps for name, value in sums.items()} | {"revived": revived})
+                losses = self._epoch(points, codebooks, optimizer, schedule, generator)
+                self.history.append(losses | {"revived": self._revive(codebooks, points, optimizer, generator)})
                 progress.update()
-        self._levels.centroids = [codebook.detach().cpu().numpy() for codebook in codebooks]
-        return self
-
-    def encode(self, embeddings: np.ndarray) -> np.ndarray:
-        r"""
-        Codes of embeddings, also of items that were not there in [`fit`].
-
-        Args:
-            embeddings (`np.ndarray` of shape `(items, dim)`):
-                One finite vector an item, as wide as those given to [`fit`].
-
-        Returns:
-            `np.ndarray` of shape `(items, levels)`: int32 codes.
-
-        Example:
-
-        ```python
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> quantizer.encode(embeddings[:3]).shape
-        (3, 2)
-        ```
-        """
-        return self._levels.encode(self._latents(embeddings))
+        return [codebook.detach().cpu().numpy() for codebook in codebooks]
 
     @torch.inference_mode()
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        r"""
-        What codes say about an embedding, by the decoder.
+    def project(self, embeddings: np.ndarray) -> np.ndarray:
+        """Latents of embeddings."""
+        model, batches = self._autoencoder, torch.from_numpy(embeddings).split(8192)
+        latents = [model.encoder(model.standardize(batch.to(self.device))) for batch in batches]
+        return np.concatenate([batch.cpu().numpy() for batch in latents])
 
-        Args:
-            codes (`np.ndarray` of shape `(items, levels)`):
-                Codes of all levels, or of the first ones alone.
+    @torch.inference_mode()
+    def reconstruct(self, vectors: np.ndarray) -> np.ndarray:
+        """Embeddings that the decoder makes of latents."""
+        model = self._autoencoder
+        return (model.decoder(torch.from_numpy(vectors).to(self.device)) * model.scale + model.mean).cpu().numpy()
 
-        Returns:
-            `np.ndarray` of shape `(items, dim)`: float32 embeddings.
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights of encoder and decoder, mean and scale of the embeddings."""
+        return {name: tensor.cpu().numpy() for name, tensor in self._autoencoder.state_dict().items()}
 
-        Example:
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the autoencoder on `device`."""
+        self._autoencoder = self._new_autoencoder(len(arrays["mean"]), torch.Generator())
+        self._autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
-        ```python
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> quantizer.decode(quantizer.encode(embeddings)).shape
-        (20, 4)
-        ```
-        """
-        self._check_fitted()
-        latents = torch.from_numpy(self._levels.decode(codes)).to(self.device)
-        return (self._decoder(latents) * self._scale + self._mean).cpu().numpy()
-
-    def distances(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        r"""
-        How badly each code of the next level suits items whose first codes are given; [`encode`] takes the least.
-
-        Args:
-            embeddings (`np.ndarray` of shape `(items, dim)`):
-                One finite vector an item.
-            codes (`np.ndarray` of shape `(items, l)`):
-                Codes of the levels before level `l`; `l` is 0 for the first level.
-
-        Returns:
-            `np.ndarray` of shape `(items, level_sizes[l])`: float32 squared distances in the latent space.
-
-        Example:
-
-        ```python
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> codes = quantizer.encode(embeddings)
-        >>> bool((quantizer.distances(embeddings, codes[:, :1]).argmin(axis=1) == codes[:, 1]).all())
-        True
-        ```
-        """
-        return self._levels.distances(self._latents(embeddings), codes)
-
-    def drop_unused(self, codes: np.ndarray) -> np.ndarray:
-        r"""
-        Forgets the codes that no item has, so that new items get none of them; see [`ResidualKMeans.drop_unused`].
-
-        Args:
-            codes (`np.ndarray` of shape `(items, levels)`):
-                Codes of all items, after [`resolve_collisions`]; an extra level of that is left as it is.
-
-        Returns:
-            `np.ndarray` of the same shape: int32 codes, numbered anew without gaps.
-
-        Example:
-
-        ```python
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([8, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> codes = quantizer.drop_unused(quantizer.encode(embeddings[:5]))
-        >>> bool((codes.max(axis=0) + 1 == quantizer.level_sizes).all())
-        True
-        ```
-        """
-        self._check_fitted()
-        return self._levels.drop_unused(codes)
-
-    def save(self, directory: str | Path) -> None:
-        r"""
-        Writes weights, codebooks and settings to `rqvae.safetensors`.
-
-        Args:
-            directory (`str` or `Path`):
-                Folder to write to; made if missing.
-
-        Example:
-
-        ```python
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> quantizer = RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings)
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     quantizer.save(directory)
-        ...     loaded = RQVAE.load(directory)
-        >>> bool((loaded.encode(embeddings) == quantizer.encode(embeddings)).all())
-        True
-        ```
-        """
-        self._check_fitted()
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        tensors = {f"level_{level}": torch.from_numpy(book) for level, book in enumerate(self._levels.centroids)}
-        for name, part in (("encoder", self._encoder), ("decoder", self._decoder)):
-            tensors |= {f"{name}.{key}": tensor.cpu() for key, tensor in part.state_dict().items()}
-        tensors |= {"mean": self._mean.cpu(), "scale": self._scale.cpu()}
-        save_file(tensors, directory / RQVAE_NAME, metadata={"settings": json.dumps(self._settings())})
-
-    @classmethod
-    def load(cls, directory: str | Path, device: str | None = None) -> RQVAE:
-        r"""
-        Reads what [`save`] wrote; [`encode`] then gives the same codes.
-
-        Args:
-            directory (`str` or `Path`):
-                Folder that holds `rqvae.safetensors`.
-            device (`str`, *optional*):
-                Where to compute. Defaults to a GPU if there is one.
-
-        Returns:
-            [`RQVAE`]: Ready to [`encode`].
-
-        Example:
-
-        ```python
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from tsrec_hf.sids import RQVAE
-
-        >>> embeddings = np.random.default_rng(0).normal(size=(20, 4))
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     RQVAE([4, 4], latent_dim=2, hidden_sizes=(8,), num_epochs=3).fit(embeddings).save(directory)
-        ...     RQVAE.load(directory).level_sizes
-        [4, 4]
-        ```
-        """
-        settings, arrays = read_quantizer(Path(directory) / RQVAE_NAME, cls.__name__)
-        quantizer = cls(**settings, device=device)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        levels = quantizer._levels
-        levels.centroids = [tensors.pop(f"level_{level}").numpy() for level in range(len(levels.level_sizes))]
-        levels.prices = [np.zeros(size, dtype=np.float32) for size in levels.level_sizes]
-        quantizer._mean = tensors.pop("mean").to(quantizer.device)
-        quantizer._scale = tensors.pop("scale").to(quantizer.device)
-        quantizer._build(tensors["encoder.0.weight"].shape[1])
-        nn.ModuleDict({"encoder": quantizer._encoder, "decoder": quantizer._decoder}).load_state_dict(tensors)
-        return quantizer
-
-    def _settings(self) -> dict:
-        names = ("level_sizes", "seed", "latent_dim", "hidden_sizes", "num_epochs", "warmup_epochs", "batch_size")
-        return {name: getattr(self, name) for name in (*names, "learning_rate", "commitment")}
-
-    def _check_fitted(self) -> None:
-        if self._encoder is None:
-            raise RuntimeError(
-                "Expected a trained RQ-VAE, found none. Call `fit(embeddings)` or `RQVAE.load(directory)`."
-            )
-
-    def _build(self, dim: int) -> None:
-        sizes = [dim, *self.hidden_sizes, self.latent_dim]
-        self._encoder = _perceptron(sizes).to(self.device)
-        self._decoder = _perceptron(sizes[::-1]).to(self.device)
+    def _new_autoencoder(self, dim: int, generator: torch.Generator) -> _Autoencoder:
+        return _Autoencoder([dim, *self.hidden_sizes, self.latent_dim], generator).to(self.device)
 
     def _optimizer(self, codebooks: list[nn.Parameter], steps: int):
-        weights = [*self._encoder.parameters(), *self._decoder.parameters()]
+        weights = list(self._autoencoder.parameters())
         groups = [{"params": weights, "weight_decay": 1e-4}, {"params": codebooks, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
 
-    def _batches(self, num_items: int, generator: torch.Generator) -> Sequence[torch.Tensor]:
-        return torch.randperm(num_items, generator=generator).to(self.device).split(self.batch_size)
-
-    def _step(self, batch: torch.Tensor, codebooks: list[nn.Parameter], optimizer, schedule) -> dict[str, float]:
-        latents = self._encoder(batch)  # (batch, latent)
-        quantized = torch.zeros_like(latents)
-        losses = {"codebook": latents.new_zeros(()), "commitment": latents.new_zeros(())}
-        for codebook in codebooks:
-            # A level's targets are what the earlier ones leave over, as numbers: each level answers for itself alone.
-            residual = latents - quantized.detach()
-            chosen = codebook[_nearest(residual, codebook)]
-            losses["codebook"] = losses["codebook"] + nn.functional.mse_loss(chosen, residual.detach())
-            losses["commitment"] = losses["commitment"] + nn.functional.mse_loss(residual, chosen.detach())
-            quantized = quantized + chosen
-        # Straight through: the decoder sees codes, the encoder gets the gradient as if it had seen latents.
-        seen = latents + (quantized - latents).detach() if codebooks else latents
-        losses["reconstruction"] = nn.functional.mse_loss(self._decoder(seen), batch)
-        if not losses["reconstruction"].isfinite():
+    def _epoch(
+        self, points: torch.Tensor, codebooks: list[nn.Parameter], optimizer, schedule, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Train on every item once; mean losses of the steps."""
+        order = torch.randperm(len(points), generator=generator).to(self.device)
+        losses = []
+        for rows in order.split(self.batch_size):
+            losses.append(self._step(points[rows], codebooks, optimizer))
+            schedule.step()
+        # The only wait for the device: reading a loss in every step would leave it idle between steps.
+        means = torch.stack(losses).cpu().double().mean(dim=0).tolist()
+        if not np.isfinite(means[0]):
             raise ValueError(
-                f"Expected training to lower the reconstruction loss, but it is {losses['reconstruction'].item()}. "
+                f"Expected training to lower the reconstruction loss, but it is {means[0]}. "
                 f"Lower `learning_rate` (now {self.learning_rate})."
             )
-        loss = losses["reconstruction"] + losses["codebook"] + self.commitment * losses["commitment"]
+        return dict(zip(LOSSES, means))
+
+    def _step(self, batch: torch.Tensor, codebooks: list[nn.Parameter], optimizer) -> torch.Tensor:
+        """Update the weights once; losses of shape `(3,)` on the device, in the order of `LOSSES`."""
+        latents = self._autoencoder.encoder(batch)  # (batch, latent)
+        quantized = torch.zeros_like(latents)
+        codebook_loss, commitment_loss = latents.new_zeros(()), latents.new_zeros(())
+        for codebook in codebooks:
+            # Detached, so that no level's loss moves the codes of earlier levels.
+            residual = latents - quantized.detach()
+            chosen = codebook[_nearest(residual, codebook)]
+            codebook_loss = codebook_loss + nn.functional.mse_loss(chosen, residual.detach())
+            commitment_loss = commitment_loss + nn.functional.mse_loss(residual, chosen.detach())
+            quantized = quantized + chosen
+        # Straight-through estimator: the decoder gets the quantised latents, the encoder the gradient as if it had got
+        # the latents themselves, because the choice of a code has none.
+        decoded = self._autoencoder.decoder(latents + (quantized - latents).detach() if codebooks else latents)
+        reconstruction_loss = nn.functional.mse_loss(decoded, batch)
+        loss = reconstruction_loss + codebook_loss + self.commitment * commitment_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
-        return {name: value.item() for name, value in losses.items()}
+        return torch.stack([reconstruction_loss, codebook_loss, commitment_loss]).detach()
 
     @torch.no_grad()
     def _revive(
         self, codebooks: list[nn.Parameter], points: torch.Tensor, optimizer, generator: torch.Generator
     ) -> list[int]:
-        """Puts each code that no item takes on a residual, drawn by its distance from the code it has."""
-        residual, revived = self._encoder(points), []
+        """
+        Restart codes that no item takes; how many of each level.
+
+        A dead code gets no gradient, so it would stay dead. It moves to an item's residual, drawn with a probability
+        that grows with the residual's distance from its present code, as in k-means++: where more codes help most.
+        """
+        residual, revived = self._autoencoder.encoder(points), []
         for codebook in codebooks:
             chosen = _nearest(residual, codebook)
             dead = torch.bincount(chosen, minlength=len(codebook)) == 0
@@ -434,35 +251,40 @@ class RQVAE:
                 misfit = (residual - codebook[chosen]).square().sum(dim=1).double().cpu() + 1e-12
                 codebook[dead] = residual[misfit.multinomial(num_dead, generator=generator).to(residual.device)]
                 for moment in optimizer.state[codebook].values():
-                    if moment.shape == codebook.shape:  # what the optimiser remembers of the code's old place
+                    if moment.shape == codebook.shape:  # moments of Adam that belong to the code's old place
                         moment[dead] = 0
                 chosen = _nearest(residual, codebook)
             residual = residual - codebook[chosen]
             revived.append(num_dead)
         return revived
 
-    @torch.inference_mode()
-    def _latents(self, embeddings: np.ndarray) -> np.ndarray:
-        self._check_fitted()
-        matrix = as_matrix(embeddings)
-        dim = self._encoder[0].in_features
-        if matrix.shape[1] != dim:
-            raise ValueError(
-                f"Expected embeddings with {dim} columns, as in `fit`, found {matrix.shape[1]}. "
-                "Embed these items with the model that embedded the others."
-            )
-        batches = [
-            (batch.to(self.device) - self._mean) / self._scale for batch in torch.from_numpy(matrix).split(8192)
-        ]
-        return np.concatenate([self._encoder(batch).cpu().numpy() for batch in batches])
+
+class _Autoencoder(nn.Module):
+    """Encoder and decoder of equal widths in reverse, with mean and scale of the embeddings."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, sizes: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = _perceptron(sizes, generator)
+        self.decoder = _perceptron(sizes[::-1], generator)
+        self.register_buffer("mean", torch.zeros(sizes[0]))
+        self.register_buffer("scale", torch.ones(()))
+
+    def standardize(self, points: torch.Tensor) -> torch.Tensor:
+        return (points - self.mean) / self.scale
 
 
-def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    layers = [nn.Linear(width, next_width) for width, next_width in zip(sizes[:-1], sizes[1:])]
+def _perceptron(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+    layers = [nn.utils.skip_init(nn.Linear, width, next_width) for width, next_width in zip(sizes[:-1], sizes[1:])]
+    for layer in layers:  # the initialisation of `nn.Linear`, which takes no generator
+        nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+        nn.init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
     return nn.Sequential(*(part for layer in layers[:-1] for part in (layer, nn.ReLU())), layers[-1])
 
 
 def _nearest(points: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Index of the code nearest to each point, of shape `(points,)`. A point's own length decides nothing."""
+    """Find the code nearest to each point, of shape `(points,)`; a point's own norm is the same for all codes."""
     with torch.no_grad():
         return (codebook.square().sum(dim=1) - 2 * points @ codebook.T).argmin(dim=1)

@@ -6,6 +6,7 @@ from .grpo_trainer import TSRecGRPOTrainer
 from .lora import lora_config, quantize, save_base
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
+from .time_limit import TimeLimitCallback
 
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "TSRecGRPOTrainer",
     "TSRecSFTConfig",
     "TSRecSFTTrainer",
+    "TimeLimitCallback",
     "ground_sid_rows",
     "lora_config",
     "quantize",

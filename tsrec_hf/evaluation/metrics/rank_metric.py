@@ -1,4 +1,4 @@
-"""What our modules of `evaluate` share: their inputs, the checks that `evaluate` leaves out, and their cut-offs."""
+"""Base of our modules of `evaluate`: inputs, the checks that `evaluate` leaves out, and cut-offs."""
 
 import inspect
 import operator
@@ -28,10 +28,10 @@ Returns:
 
 class RankMetric(evaluate.Metric, ABC):
     """
-    A metric of the place at which the one item that a user took was recommended.
+    A metric of the rank at which the one item that a user took was recommended.
 
-    Subclasses say what they are in their docstring, which ends with an example, and in `citation`, and how they score
-    in `score`. `evaluate` takes the first class of a module's file that is not abstract, so this one has to be.
+    A subclass has a docstring that ends with an example, a `citation`, and the metric itself as `score`. `evaluate`
+    instantiates the first class of a module's file that is not abstract, so this one has to be abstract.
     """
 
     citation: str
@@ -42,7 +42,9 @@ class RankMetric(evaluate.Metric, ABC):
         """The metric at one cut-off, for ranks of shape `(num_users,)`, `-1` where the item is absent."""
 
     def _info(self) -> evaluate.MetricInfo:
-        description, example = inspect.getdoc(type(self)).split("Example:")
+        docstring = inspect.getdoc(type(self))
+        assert docstring is not None  # every metric has one, which `evaluate` shows
+        description, example = docstring.split("Example:")
         return evaluate.MetricInfo(
             description=description,
             citation=self.citation,

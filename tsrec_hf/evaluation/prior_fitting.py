@@ -1,0 +1,203 @@
+"""Choice of how item priors are combined with a model, on validation rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from datasets import Dataset
+
+from tsrec_hf.models import ItemPrior, MixedPrior, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.prior_search_tsrec import Fusion
+
+from .metrics import hit_rate_at_k, ndcg_at_k
+from .report import metrics_table
+from .sharding import recommend_distributed
+
+
+CUT_OFFS = (1, 3, 5, 10)
+# Weights of the second and further priors beside the first one.
+SHARES = (0.0, 0.03, 0.1, 0.3, 1.0)
+WEIGHTS = {
+    "log_linear": (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7),
+    "mixture": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class PriorFit:
+    """
+    Result of [`fit_prior`].
+
+    Attributes:
+        prior ([`ItemPrior`], *optional*): The weighted sum of the priors; `None` where the model alone is best.
+        form (`str`), weight (`float`): How it is combined with the model.
+        shares (`tuple[float, ...]`): Weight of each prior in the sum.
+        results (`dict`): HR and NDCG by item on the validation rows, of the model, the priors alone and both together.
+    """
+
+    prior: ItemPrior | None
+    form: str
+    weight: float
+    shares: tuple[float, ...]
+    results: dict[str, dict[str, dict[str, float]]] = field(repr=False)
+
+    def __str__(self) -> str:
+        chosen = "no prior: the model alone is best" if self.prior is None else f"{self.form}, weight {self.weight:g}"
+        if self.prior is not None and len(self.shares) > 1:
+            chosen += f", shares {', '.join(f'{share:g}' for share in self.shares)}"
+        return f"{metrics_table(self.results)}\n\nChosen: {chosen}"
+
+
+@torch.no_grad()
+def fit_prior(
+    model: TSRecForCausalLM,
+    tokenizer: TSRecTokenizer,
+    priors: Sequence[ItemPrior],
+    interactions: Dataset,
+    num_rows: int | None = 1200,
+    num_candidates: int = 100,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = False,
+) -> PriorFit:
+    r"""
+    Chooses how priors are combined with a model, and gives the checkpoint the result.
+
+    The model searches once for every row, without a prior. Its best items and those of the priors are then ranked by
+    every form and weight of a grid, and the one of the highest NDCG@10 (by item) is kept: `tokenizer.prior`, which is
+    saved with the tokenizer and which `recommend` uses from then on. An item that the model did not find counts as
+    probable as the last one that it found.
+
+    In a distributed run every process calls this, and the rows are shared among them.
+
+    Args:
+        model ([`TSRecForCausalLM`]):
+            The recommender.
+        tokenizer ([`TSRecTokenizer`]):
+            Its tokenizer.
+        priors (`Sequence[ItemPrior]`):
+            Fitted priors that can be saved; the first one is the main one.
+        interactions (`datasets.Dataset`):
+            Validation rows with `history` and `target`, which neither the model nor the priors were fitted on.
+        num_rows (`int`, *optional*, defaults to `1200`):
+            Rows drawn from them; `None` takes all.
+        num_candidates (`int`, *optional*, defaults to `100`):
+            Best items of the model, and of the priors, that are ranked for every row.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Users searched together.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draw.
+        progress (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar.
+
+    Returns:
+        [`PriorFit`]: What was chosen; printed, it is a table.
+
+    Raises:
+        `TypeError`: a prior that cannot be saved. `ValueError`: no prior, a prior of another index, no rows.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import NextItemPrior, fit_prior
+
+    >>> fit = fit_prior(model, tokenizer, [NextItemPrior.fit(dataset.train, sid_index)], dataset.valid)
+    >>> list(fit.results)
+    ['model', 'priors', 'fused']
+    ```
+    """
+    if not priors or len(interactions) == 0:
+        raise ValueError(
+            f"Expected at least one prior and validation rows, but found {len(priors)} priors and "
+            f"{len(interactions)} rows. Fit a `NextItemPrior` on the training rows and pass the validation rows."
+        )
+    index = tokenizer.sid_index
+    priors = [prior.for_index(index) for prior in priors]
+    for prior in priors:
+        prior.state()  # raises for a prior that cannot travel with the checkpoint
+    if num_rows is not None and num_rows < len(interactions):
+        interactions = interactions.shuffle(seed=seed).select(range(num_rows)).flatten_indices()
+    histories, targets = interactions["history"][:], index.positions_of(interactions["target"][:])
+    num_candidates = min(num_candidates, len(index))
+    num_beams = min(num_candidates, index.trie.num_leaves)
+
+    def search(share: list[Sequence[str]]) -> list[list[tuple[str, float]]]:
+        found = model.recommend(
+            tokenizer,
+            share,
+            top_k=num_beams,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            prior=None,
+            progress=progress,
+        )
+        return [[(item.item_id, item.score) for item in row] for row in found]
+
+    found = recommend_distributed(search, histories)
+    log_probs, weights, columns = _pool(found, priors, index, histories, targets, num_candidates)
+    best: tuple[float, tuple[float, ...], str, float] | None = None
+    model_ranks = _ranks(log_probs, columns)
+    for shares in product((1.0,), *([SHARES] * (len(priors) - 1))):
+        total = torch.tensordot(torch.tensor(shares), weights, dims=1)
+        for form, candidates in WEIGHTS.items():
+            for weight in candidates:
+                fusion = Fusion(form, weight)
+                ranks = _ranks(fusion.combine(log_probs, fusion.scale(total)), columns)
+                value = ndcg_at_k(ranks, 10).item()
+                if best is None or value > best[0]:
+                    best = value, shares, form, weight
+    assert best is not None
+    value, shares, form, weight = best
+    fusion, total = Fusion(form, weight), torch.tensordot(torch.tensor(shares), weights, dims=1)
+    results = {
+        "model": _metrics(model_ranks),
+        "priors": _metrics(_ranks(total, columns)),
+        "fused": _metrics(_ranks(fusion.combine(log_probs, fusion.scale(total)), columns)),
+    }
+    if value <= ndcg_at_k(model_ranks, 10).item():
+        tokenizer.set_prior(None)
+        return PriorFit(None, form, weight, shares, results)
+    # Priors without a share are left out: they would cost time and space for nothing.
+    kept = [(prior, share) for prior, share in zip(priors, shares) if share > 0]
+    mixed = kept[0][0] if len(kept) == 1 else MixedPrior([prior for prior, _ in kept], [share for _, share in kept])
+    tokenizer.set_prior(mixed, form, weight)
+    return PriorFit(tokenizer.prior, form, weight, shares, results)
+
+
+def _pool(
+    found: list[list[tuple[str, float]]], priors, index, histories, targets: list[int], num_candidates: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Candidates of every row, those of the model and those of the priors.
+
+    Returns log-probabilities `(rows, candidates)`, weights of the priors `(priors, rows, candidates)`, and the column
+    of each target `(rows,)`, `-1` where it is no candidate. Padding has a log-probability of `-inf`.
+    """
+    log_probs, weights, columns = [], [], []
+    for start in range(0, len(found), 64):
+        rows = range(start, min(start + 64, len(found)))
+        dense = torch.stack([prior.weights_of(histories, list(rows)).to_dense() for prior in priors])
+        best = dense.sum(0).topk(num_candidates).indices.tolist()
+        for place, row in enumerate(rows):
+            known = {index.position_of(item): log_prob for item, log_prob in found[row]}
+            least = min(known.values())
+            pool = list(dict.fromkeys([*known, *best[place]]))
+            log_probs.append(torch.tensor([known.get(item, least) for item in pool]))
+            weights.append(dense[:, place, pool].T)
+            columns.append(pool.index(targets[row]) if targets[row] in pool else -1)
+    padded = torch.nn.utils.rnn.pad_sequence(log_probs, batch_first=True, padding_value=-torch.inf)
+    return padded, torch.nn.utils.rnn.pad_sequence(weights, batch_first=True).permute(2, 0, 1), torch.tensor(columns)
+
+
+def _ranks(scores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """0-based rank of each target among the candidates, ties counting half of the others; `-1` where it is none."""
+    own = scores.gather(1, columns.clamp(min=0).unsqueeze(1))
+    better = (scores > own).sum(1) + ((scores == own).sum(1) - 1) // 2
+    return torch.where((columns < 0) | (own.squeeze(1) == -torch.inf), -1, better)
+
+
+def _metrics(ranks: torch.Tensor) -> dict[str, dict[str, float]]:
+    scores = {f"hr@{k}": hit_rate_at_k(ranks, k).item() for k in CUT_OFFS}
+    scores |= {f"ndcg@{k}": ndcg_at_k(ranks, k).item() for k in CUT_OFFS}
+    return {"all": {"num_rows": len(ranks), **scores}}
