@@ -19,19 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from tsrec_hf import (
-    NextItemRecommender,
-    PopularityRecommender,
-    RecommendationEvaluator,
-    load_minionerec,
-    load_recommender,
-    metrics_table,
-)
-from tsrec_hf.hub import add_evaluation
+from tsrec_hf import RecommendationEvaluator, baseline_results, load_minionerec, metrics_table
+from tsrec_hf.hub import add_evaluation, load_recommender
 
 
 @dataclass
@@ -70,9 +62,8 @@ def main(args: ScriptArguments) -> None:
             f"Expected a local checkpoint with `--update_card`, but {args.model_name_or_path!r} is no folder. "
             "Download it by `hf download`, or write `--output_file` and pass it to `build_model_card`."
         )
-    # By itself it joins processes on CPUs only where `ACCELERATE_USE_CPU` is set, and `accelerate launch` does not set
-    # it for several: each would evaluate every row.
-    state = Accelerator(cpu=not torch.accelerator.is_available()).state
+    # Without an accelerator, processes find each other only where the state is told that they run on CPUs.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     dataset = load_minionerec(args.data_dir)
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
@@ -89,30 +80,24 @@ def main(args: ScriptArguments) -> None:
         )
     evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
 
-    histories = rows["history"][:]
-    mine = model.recommend(
+    model_results = evaluator.evaluate_model(
+        model,
         tokenizer,
-        histories[state.process_index :: state.num_processes],
-        top_k=min(evaluator.top_k, args.num_beams),
         num_beams=args.num_beams,
         batch_size=args.batch_size,
         search=args.search,
         scoring=args.scoring,
         progress=state.is_main_process,
     )
-    numbers = range(state.process_index, len(histories), state.num_processes)
-    gathered = gather_object([(number, [item.item_id for item in items]) for number, items in zip(numbers, mine)])
     if not state.is_main_process:
         return
-    floors = {"popularity": PopularityRecommender, "next-item counts": NextItemRecommender}
-    ranked = {"model": [items for _, items in sorted(gathered)]}
-    ranked |= {name: floor(dataset.train).recommend(histories, evaluator.top_k) for name, floor in floors.items()}
-    results = {name: evaluator.evaluate(lists) for name, lists in ranked.items()}
+    results = {"model": model_results, **baseline_results(evaluator, dataset.train, rows["history"][:])}
 
     for slice_name, metrics in results["model"].items():
         for match in ("item", "sid"):
             print(f"\n{args.split}, {slice_name} targets ({metrics['num_rows']} rows), match by {match}")
             print(metrics_table(results, slice=slice_name, match=match))
+    fusion = tokenizer.prior_fusion
     settings = {
         "model": args.model_name_or_path,
         "dataset": dataset.name,
@@ -123,8 +108,9 @@ def main(args: ScriptArguments) -> None:
         "num_beams": args.num_beams,
         "length_penalty": 0,
         "scoring": args.scoring,
-        "prompt_version": model.config.prompt_version,
-        "max_history": model.config.max_history,
+        "prior": "none" if fusion is None else f"{fusion.form}, weight {fusion.weight:g}",
+        "prompt_version": tokenizer.prompt_version,
+        "max_history": tokenizer.max_history,
         "dtype": args.dtype,
         "torch": torch.__version__,
     }

@@ -38,7 +38,7 @@ def evaluation():
     }
 
 
-def test_metrics_stand_beside_the_floors(model, sid_index, evaluation):
+def test_metrics_stand_beside_the_baselines(model, sid_index, evaluation):
     card = build_model_card(model.config, sid_index, "me/toy", evaluations=[evaluation])
     for line in (
         "### Toy Store, test",
@@ -53,6 +53,7 @@ def test_metrics_stand_beside_the_floors(model, sid_index, evaluation):
     ):
         assert line in card.text, line
     assert "| new |" not in card.text
+    assert "By kind of target (cold: not in training; new: neither):" in card.text
     # The same in the metadata, as the Hub reads them.
     found = {result.metric_name: result for result in ModelCard(str(card)).data.eval_results}
     assert set(found) == {f"{name}, by item" for name in ("HR@5", "HR@10", "NDCG@5", "NDCG@10")} | {"HR@10, by SID"}
@@ -63,18 +64,18 @@ def test_metrics_stand_beside_the_floors(model, sid_index, evaluation):
         "match": "item",
         "search": "beam",
         "num_beams": 50,
-        "floors": {"popularity": 0.25, "counts|next": 0.5},
+        "baselines": {"popularity": 0.25, "counts|next": 0.5},
     }
     assert (best.dataset_name, best.dataset_type, best.dataset_split) == ("Toy Store", "toy-store", "test")
     assert ModelCard(str(card)).data.model_name == "toy"
 
 
 @pytest.mark.parametrize(
-    ("floors", "verdict"),
-    [({}, "No floors were computed"), ({"popularity": {"all": metrics(0.1, 0.1)}}, "above every floor")],
+    ("baselines", "verdict"),
+    [({}, "No baselines were computed"), ({"popularity": {"all": metrics(0.1, 0.1)}}, "above every baseline")],
 )
-def test_the_verdict_is_honest(model, sid_index, floors, verdict):
-    evaluation = {"settings": {}, "results": {"model": {"all": metrics(0.5, 0.25)}, **floors}}
+def test_the_verdict_is_honest(model, sid_index, baselines, verdict):
+    evaluation = {"settings": {}, "results": {"model": {"all": metrics(0.5, 0.25)}, **baselines}}
     assert verdict in build_model_card(model.config, sid_index, evaluations=[evaluation]).text
 
 
@@ -242,7 +243,7 @@ def test_finished_cards_are_whole(path):
     card = ModelCard.load(path)
     assert card.data.model_name == path.stem and card.data.eval_results and card.data.license
     assert all(
-        set(result.metric_args["floors"]) == {"popularity", "next-item counts"} for result in card.data.eval_results
+        set(result.metric_args["baselines"]) == {"popularity", "next-item counts"} for result in card.data.eval_results
     )
     for section in ("## How to use", "## How it was made", "## Decoding", "## Results", "## Limits", "## Citation"):
         assert section in card.text
@@ -253,7 +254,7 @@ def test_finished_cards_are_of_this_template():
     """Snippets, limits and all else that no run decides stand in them as the template has them now."""
     index = SIDIndex(["0", "1"], [[0, 0, 0], [0, 0, 1]], titles=["a", "b"])
     for path in CARDS.glob("tsrec-*.md"):
-        card = build_model_card(TSRecConfig(), index, f"your-name/{path.stem}", evaluations=[])
+        card = build_model_card(TSRecConfig(max_history=10), index, f"your-name/{path.stem}", evaluations=[])
         finished = path.read_text(encoding="utf-8")
         for section in ("How to use", "Limits", "Citation"):
             [expected] = re.findall(rf"(?s)\n## {section}\n.*?(?=\n## |\Z)", str(card))

@@ -65,7 +65,7 @@ def test_saving_writes_the_facts_of_the_run(sft, tmp_path):
     assert found["HR@10, by item"].metric_value == pytest.approx(metrics["eval_hr@10"], abs=1e-6)
     assert found["NDCG@3, by SID"].metric_value == pytest.approx(metrics["eval_sid_ndcg@3"], abs=1e-6)
     # Lists of ten hold all six items that were ever a target, "nail" and "hammer" of the validation rows among them.
-    assert found["HR@10, by item"].metric_args["floors"] == {"popularity": 1.0, "next-item counts": 1.0}
+    assert found["HR@10, by item"].metric_args["baselines"] == {"popularity": 1.0, "next-item counts": 1.0}
     assert card.data.eval_results[0].dataset_split == "validation"
     facts = json.loads((tmp_path / "saved" / "config.json").read_text())["run_facts"]
     assert facts["dataset"] == {"name": "tiny", "items": 8, "train": 6, "valid": 2, "test": 2}

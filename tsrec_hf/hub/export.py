@@ -191,7 +191,7 @@ def _write_readme(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, directory:
         name=directory.resolve().name,
         instruction=PromptBuilder(tokenizer).sequence_instruction,
         history=list(index.item_ids[:2]),
-        max_history=model.config.max_history,
+        max_history=tokenizer.max_history,
         num_beams=model.config.recommend_num_beams,
         num_levels=index.num_levels,
         num_items=len(index),
