@@ -70,7 +70,7 @@ class ScriptArguments(DataArguments):
     def __post_init__(self):
         if self.quick:
             self.beams, self.batch_sizes, self.generate_batch_sizes = [10], [1, 8], [1, 8]
-            self.num_users, self.exact_users = 16, 8
+            self.num_users, self.exact_users = 16, 2
 
 
 class CatalogueProcessor(LogitsProcessor):

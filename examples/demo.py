@@ -36,12 +36,8 @@ from tsrec_hf.trainers import TimeLimitCallback
 @dataclass
 class DemoArguments:
     model_name_or_path: str | None = field(default=None, metadata={"help": "Backbone; default: SmolLM2-135M's wheel."})
-    num_layers: int | None = field(
-        default=None, metadata={"help": "First layers of the backbone to keep, 0 for all; default: 6 of SmolLM2's."}
-    )
-    encoder: str | None = field(
-        default=None, metadata={"help": "Model of the movies' texts; default: MiniLM's wheel."}
-    )
+    num_layers: int | None = field(default=None, metadata={"help": "Layers to keep, 0: all; default: 6 of SmolLM2."})
+    encoder: str | None = field(default=None, metadata={"help": "Encoder of texts; default: MiniLM's wheel."})
     max_steps: int = field(default=200, metadata={"help": "Training steps."})
     total_seconds: float = field(default=480.0, metadata={"help": "Training ends early to keep the run within these."})
     num_eval_rows: int = field(default=200, metadata={"help": "Test rows, drawn once and used before and after."})
@@ -77,10 +73,10 @@ def build_sid_index(dataset: ts.RecommendationDataset, embeddings: np.ndarray, o
     """One SID a movie; writes the report on their quality."""
     quantizer = ts.ResidualKMeans([64, 64, 64], seed=seed).fit(embeddings)
     codes = quantizer.encode(embeddings)
-    before = ts.sid_report(codes, embeddings, quantizer)
+    rate = ts.sid_report(codes, embeddings, quantizer).collision_rate
     codes = ts.resolve_collisions(codes, embeddings, quantizer, policy="reassign")
     report = ts.sid_report(codes, embeddings, quantizer)
-    text = f"{report}\n\nBefore `reassign` the collision rate was {before.collision_rate:.2%}.\n"
+    text = f"{report}\n\nBefore `reassign` the collision rate was {rate:.2%}.\n"
     print(text)
     (output / "sid_report.md").write_text(text, encoding="utf-8")
     (output / "sid_report.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")

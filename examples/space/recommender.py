@@ -52,7 +52,7 @@ class Recommender:
         return {
             "num_items": len(self.index),
             "level_sizes": self.index.level_sizes,
-            "max_history": self.model.config.max_history,
+            "max_history": self.tokenizer.max_history,
             "described": self.semantics is not None,
         }
 

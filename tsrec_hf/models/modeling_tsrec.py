@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
+from .generate_tsrec import tsrec_generate
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
@@ -61,6 +62,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     model_card: str | None = None
+    # For those who have the checkpoint alone: `model.generate(..., custom_generate=model.tsrec_generate)`.
+    tsrec_generate = staticmethod(tsrec_generate)
 
     def __init__(self, config: TSRecConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)

@@ -9,7 +9,8 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 from .downloading_tsrec import read_checkpoint
 from .index_files_tsrec import SID_INDEX_FILE
 from .indexing_tsrec import SIDIndex
-from .item_prior_tsrec import PRIOR_FILE, ItemPrior, load_prior, save_prior
+from .item_prior_tsrec import ItemPrior
+from .prior_files_tsrec import PRIOR_FILE, load_prior, save_prior
 from .prior_search_tsrec import Fusion
 from .prompting_tsrec import MAX_HISTORY, PROMPT_VERSION
 

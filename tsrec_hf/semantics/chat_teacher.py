@@ -16,7 +16,7 @@ from transformers.utils.logging import tqdm
 
 from .answer_cache import AnswerCache
 from .item_text import text_of, title_of
-from .keyword_teacher import KeywordTeacher
+from .keyword_teacher import KeywordTeacher, require_sklearn
 from .sampling import fill_budget
 from .teacher_prompt import PROMPT_VERSION, BadAnswerError, Message, ask_again, build_question, parse_answer
 from .token_semantics import TokenDescription
@@ -148,6 +148,8 @@ class ChatTeacher(ABC):
             teacher, model, prompt version, the number of items of the cluster and in the prompt, and the bad answers
             before this one.
         """
+        # Any token may fall back to `KeywordTeacher`: found missing after the questions, all answers would be lost.
+        require_sklearn()
         samples = {token: self._sample(cluster) for token, cluster in clusters.items()}
         open_questions = {
             token: build_question(sample, len(clusters[token])) for token, sample in samples.items() if sample

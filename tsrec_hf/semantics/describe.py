@@ -102,4 +102,4 @@ def describe_tokens(
         logger.info(
             "Level %d: described %d tokens, %d carry no item.", level, len(clusters), len(tokens) - len(present)
         )
-    return TokenSemantics(entries)
+    return TokenSemantics(entries, sid_index.fingerprint)

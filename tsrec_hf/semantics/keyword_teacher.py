@@ -185,16 +185,23 @@ def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
     return weights
 
 
-def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
-    """Terms of `texts`, then which text and which title uses them: 0 or 1, each of shape `(texts, terms)`."""
+def require_sklearn() -> None:
+    """Raises `ImportError` with the way to install scikit-learn, where [`KeywordTeacher`] cannot run without it."""
     try:
-        from scipy.sparse import csr_matrix
-        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.feature_extraction.text import CountVectorizer  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "`KeywordTeacher` needs scikit-learn, which is not installed. "
             'Install it with `pip install "tsrec_hf[keywords]"`.'
         ) from error
+
+
+def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
+    """Terms of `texts`, then which text and which title uses them: 0 or 1, each of shape `(texts, terms)`."""
+    require_sklearn()
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import CountVectorizer
+
     vectorizer = CountVectorizer(
         stop_words="english",
         ngram_range=(1, 2),

@@ -5,7 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from tsrec_hf.models import SIDIndex
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     Args:
         entries (`Iterable[TokenDescription]`):
             One entry per token.
+        fingerprint (`str`, *optional*):
+            Fingerprint of the [`SIDIndex`] that the tokens belong to. `None` where it is not known, as in files of
+            MiniOneRec.
 
     Raises:
         `TypeError`: entries that are not [`TokenDescription`]. `ValueError`: a token that occurs twice.
@@ -66,7 +73,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     ```
     """
 
-    def __init__(self, entries: Iterable[TokenDescription]):
+    def __init__(self, entries: Iterable[TokenDescription], fingerprint: str | None = None):
+        self.fingerprint = fingerprint
         self._entries: dict[str, TokenDescription] = {}
         for entry in entries:
             if not isinstance(entry, TokenDescription):
@@ -101,10 +109,39 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     def __repr__(self) -> str:
         return f"TokenSemantics({len(self)} tokens)"
 
+    def check_index(self, sid_index: "SIDIndex") -> None:
+        """
+        Checks that these descriptions belong to `sid_index` or to one of its ancestors.
+
+        Two indexes name their tokens alike, so descriptions of another index would be trained on without an error.
+        Without a fingerprint only the tokens can be compared: every token that an item carries needs an entry.
+
+        Raises:
+            `ValueError`: descriptions of another index, or tokens without a description where the index is not known.
+        """
+        if self.fingerprint is None:
+            carried = (
+                tokens[code]
+                for level, tokens in enumerate(sid_index.tokens)
+                for code in sorted(set(sid_index.codes[:, level].tolist()))
+            )
+            missing = [token for token in carried if token not in self]
+            if missing:
+                raise ValueError(
+                    f"Expected a description of every token of the SID index, found none for {len(missing)} of them, "
+                    f"first {missing[0]!r}. Describe the tokens of this index with `describe_tokens`."
+                )
+        elif not sid_index.fits(self.fingerprint):
+            raise ValueError(
+                f"Expected descriptions of the SID index {sid_index.fingerprint}, found descriptions of the index "
+                f"{self.fingerprint}. The index was rebuilt since: run `describe_tokens` again."
+            )
+
     @classmethod
     def from_json(cls, path: str | Path) -> "TokenSemantics":
         """
-        Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`.
+        Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`,
+        or the same list under `entries`, beside the `fingerprint` of the index.
 
         Raises:
             `ValueError`: a truncated file, an entry without one of the three fields or with another type, a token that
@@ -117,9 +154,12 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             raise ValueError(
                 f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
             ) from error
+        fingerprint = None
+        if isinstance(rows, dict) and isinstance(rows.get("fingerprint"), str):
+            fingerprint, rows = rows["fingerprint"], rows.get("entries")
         if not isinstance(rows, list):
             raise ValueError(f"Expected {path} to hold a list of entries, but found `{type(rows).__name__}`.")
-        return cls(_entry(row, number, path) for number, row in enumerate(rows))
+        return cls((_entry(row, number, path) for number, row in enumerate(rows)), fingerprint)
 
     def to_json(self, path: str | Path) -> None:
         """
@@ -130,8 +170,9 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         """
         rows = [asdict(entry) for entry in self._entries.values()]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        content = rows if self.fingerprint is None else {"fingerprint": self.fingerprint, "entries": rows}
         Path(path).write_text(
-            json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
+            json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
         )
 
     def count_teachers(self) -> dict[str, int]:
