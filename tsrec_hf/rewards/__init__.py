@@ -1,4 +1,4 @@
-"""Rewards for reinforcement learning: pure functions of codes and items, and what makes them TRL's reward functions."""
+"""Rewards for reinforcement learning: functions of codes and items, and what makes them TRL's reward functions."""
 
 from .accuracy import exact_match_reward, prefix_reward, ranking_reward
 from .adapter import CompletionReader, Reward, RewardOnCodes, summed

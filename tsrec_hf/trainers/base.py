@@ -1,6 +1,6 @@
 """
-What all trainers of a recommender share: the recommender inside its wrappers, the adapter, the checks at the start, and
-two collaborators that are given what they need, the recommendation metrics and the model card.
+What all trainers of a recommender share: the recommender inside its wrappers, the adapter, the checks at the start,
+and two collaborators that are given what they need, the recommendation metrics and the model card.
 
 Which private methods of TRL and transformers are overridden here, and why, stands in `hooks.py`.
 """
@@ -46,7 +46,7 @@ Arguments = TypeVar("Arguments", bound=RecommenderArguments)
 
 def checked_arguments(args: Any, kind: type[Arguments], output_dir: str) -> Arguments:
     """The settings of a trainer, or the defaults; raises `TypeError` for those of another class."""
-    args = kind(output_dir) if args is None else args  # type: ignore[arg-type]  # the first field of `TrainingArguments`
+    args = kind(output_dir) if args is None else args  # type: ignore[arg-type]  # `output_dir` is the first
     if not isinstance(args, kind):
         raise TypeError(f"Expected `args` to be a `{kind.__name__}`, but found `{type(args).__name__}`.")
     return args

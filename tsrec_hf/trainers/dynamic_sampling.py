@@ -1,4 +1,4 @@
-"""Dynamic sampling: groups whose rewards are all equal, which teach nothing, are replaced by those of other prompts."""
+"""Dynamic sampling: groups whose rewards are all equal, which teach nothing, are replaced by other prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
