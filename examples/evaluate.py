@@ -22,14 +22,13 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from tsrec_hf import RecommendationEvaluator, baseline_results, metrics_table, open_dataset
-from tsrec_hf.hub import add_evaluation
-from tsrec_hf.trainers import load_recommender
+from tsrec_hf import RecommendationEvaluator, baseline_results, open_dataset, metrics_table
+from tsrec_hf.hub import add_evaluation, load_recommender
 
 
 @dataclass
 class ScriptArguments:
-    """Checkpoint, data and settings of the search."""
+    """What to evaluate, on what, and how to search."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
     data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from tsrec_hf import NextItemPrior, PopularityPrior, fit_prior, open_dataset
-from tsrec_hf.trainers import load_recommender
+from tsrec_hf.hub import load_recommender
 
 
 @dataclass

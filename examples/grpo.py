@@ -1,5 +1,5 @@
 """
-Reinforcement learning of a fine-tuned recommender on a prepared catalogue.
+Reinforcement learning of a fine-tuned recommender on a catalogue in MiniOneRec's layout.
 
 On two CPU cores, from a checkpoint that `examples/sft.py` wrote:
 
@@ -21,46 +21,36 @@ that folder, in the place of `python`. An interrupted run goes on with
 
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset
-from transformers import AutoConfig, set_seed
-from transformers.utils import find_adapter_config_file
+from transformers import set_seed
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
-    RecommendationDataset,
     TokenSemantics,
-    TSRecForCausalLM,
     TSRecGRPOConfig,
     TSRecGRPOTrainer,
-    TSRecTokenizer,
     build_grpo_rows,
-    collaborative_reward,
-    description_similarities,
-    exact_match_reward,
     open_dataset,
-    prefix_reward,
-    ranking_reward,
-    semantic_reward,
+    load_recommender,
 )
+from tsrec_hf.rewards import REWARDS, rewards_by_name
 from tsrec_hf.sids import mean_pooled_embeddings
-from tsrec_hf.trainers import load_recommender, lora_config, quantize
+from tsrec_hf.trainers import lora_config, quantize
 
 
 SEMANTICS_FILE = "description_keywords.json"
-REWARDS = ("exact_match", "ranking", "prefix", "semantic", "collaborative")
 
 
 @dataclass
 class ScriptArguments:
     """What to train on, and what is rewarded."""
 
-    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
+    data_dir: str = field(
+        metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
+    )
     semantics_file: str | None = field(
         default=None,
         metadata={
@@ -76,74 +66,9 @@ class ScriptArguments:
         default=None, metadata={"help": "Weights of the levels in 'prefix' and 'semantic'; default: equal ones."}
     )
 
-    def __post_init__(self):
-        unknown = [name for name in self.rewards if name not in REWARDS]
-        if unknown or len(set(self.rewards)) < len(self.rewards) or not self.rewards:
-            raise ValueError(f"Expected `rewards` among {REWARDS}, each once, but found {self.rewards}.")
-
-
-def load_model(model_args: ModelConfig, dataset: RecommendationDataset) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
-    """The recommender that is trained on, which must know the catalogue of the data."""
-    name, source = model_args.model_name_or_path, {"revision": model_args.model_revision}
-    if find_adapter_config_file(name, **source) is None:
-        model_type = AutoConfig.from_pretrained(name, **source).model_type
-        if model_type != "tsrec":
-            raise ValueError(
-                f"Expected a recommender after SFT, but {name!r} is a model of type {model_type!r}. Fine-tune it by "
-                "`examples/sft.py` and pass the folder that it writes."
-            )
-    loading = {"dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
-    model, tokenizer = load_recommender(name, **source, **loading)
-    if tokenizer.sid_index.fingerprint != dataset.sid_index.fingerprint:
-        raise ValueError(
-            f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: "
-            f"{dataset.sid_index}. Pass the data that the checkpoint was trained on."
-        )
-    return model, tokenizer
-
-
-def companions(train: Dataset) -> dict[str, dict[str, float]]:
-    """
-    How well items go together, `[target][item]` from 0 to 1: how many rows with this target have the item in their
-    history, over the number for the item that has most; 1 for the target itself.
-    """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for history, target in zip(train["history"][:], train["target"][:]):
-        counts[target].update(set(history) - {target})
-    return {
-        target: {item: count / max(beside.values()) for item, count in beside.items()} | {target: 1.0}
-        for target, beside in counts.items()
-    }
-
 
 def semantics_path(script_args: ScriptArguments) -> Path:
     return Path(script_args.semantics_file or Path(script_args.data_dir) / SEMANTICS_FILE)
-
-
-def make_rewards(
-    script_args: ScriptArguments,
-    training_args: TSRecGRPOConfig,
-    dataset: RecommendationDataset,
-    model: TSRecForCausalLM,
-    tokenizer: TSRecTokenizer,
-) -> list[Callable]:
-    """The reward functions by their names, with what they look things up in."""
-    # Levels are told apart only where tokens have advantages of their own; else a completion gets their sum.
-    levels = {"level_weights": script_args.level_weights, "per_level": training_args.advantage_level == "token"}
-    functions: dict[str, Callable] = {
-        "exact_match": exact_match_reward,
-        "ranking": ranking_reward,
-        "prefix": partial(prefix_reward, **levels),
-    }
-    if "semantic" in script_args.rewards:
-        semantics = TokenSemantics.from_json(semantics_path(script_args))
-        model.to(training_args.device)
-        embed = partial(mean_pooled_embeddings, model, tokenizer)
-        similarities = description_similarities(semantics, tokenizer.sid_index, embed)
-        functions["semantic"] = partial(semantic_reward, similarities=similarities, **levels)
-    if "collaborative" in script_args.rewards:
-        functions["collaborative"] = partial(collaborative_reward, table=companions(dataset.train))
-    return [functions[name] for name in script_args.rewards]
 
 
 def print_settings(script_args: ScriptArguments, args: TSRecGRPOConfig) -> None:
@@ -165,11 +90,30 @@ def print_settings(script_args: ScriptArguments, args: TSRecGRPOConfig) -> None:
 def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = open_dataset(script_args.data_dir)
-    model, tokenizer = load_model(model_args, dataset)
+    model, tokenizer = load_recommender(
+        model_args.model_name_or_path,
+        model_args.model_revision,
+        dataset.sid_index,
+        dtype=model_args.dtype or "float32",
+        attn_implementation=model_args.attn_implementation,
+    )
     if training_args.process_index == 0:
         print(dataset)
         print_settings(script_args, training_args)
-    rewards = make_rewards(script_args, training_args, dataset, model, tokenizer)
+    semantics = None
+    if "semantic" in script_args.rewards:
+        semantics = TokenSemantics.from_json(semantics_path(script_args))
+        model.to(training_args.device)  # it embeds the descriptions
+    rewards = rewards_by_name(
+        script_args.rewards,
+        script_args.level_weights,
+        # Levels are told apart only where tokens have advantages of their own; else a completion gets their sum.
+        per_level=training_args.advantage_level == "token",
+        sid_index=tokenizer.sid_index,
+        semantics=semantics,
+        embed=partial(mean_pooled_embeddings, model, tokenizer),
+        train=dataset.train,
+    )
     peft_config = lora_config(model, tokenizer, model_args)
     trainer = TSRecGRPOTrainer(
         model=quantize(model, tokenizer, model_args, training_args),

@@ -1,5 +1,5 @@
 """
-Fine-tune a recommender on a prepared catalogue.
+Fine-tune a recommender on a catalogue in MiniOneRec's layout.
 
 On two CPU cores, one pass over the Industrial_and_Scientific sequences:
 
@@ -20,27 +20,23 @@ that folder, in the place of `python`. An interrupted run goes on with
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset
-from transformers import AutoConfig, EarlyStoppingCallback, set_seed
-from transformers.utils import find_adapter_config_file
+from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
     SAInitReport,
     TokenSemantics,
-    TSRecForCausalLM,
     TSRecSFTConfig,
     TSRecSFTTrainer,
-    TSRecTokenizer,
-    build_alignment_rows,
     build_sft_mixture,
     open_dataset,
 )
-from tsrec_hf.data import BUILT_IN_TASKS, tokenize_rows
-from tsrec_hf.trainers import load_recommender, lora_config, quantize, save_base
+from tsrec_hf.data import BUILT_IN_TASKS
+from tsrec_hf.hub import load_or_start_recommender
+from tsrec_hf.trainers import ground_sid_rows, lora_config, quantize, save_base
 
 
 SEMANTICS_FILE = "description_keywords.json"
@@ -50,12 +46,10 @@ SEMANTICS_FILE = "description_keywords.json"
 class ScriptArguments:
     """What to train on, and how the SID tokens start."""
 
-    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
-    semantics_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Keywords of the SID tokens; default: description_keywords.json in `data_dir`, 'none' for none."
-        },
+    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout: train.csv, ..., index.json, item.json."})
+    semantics_file: str = field(
+        default="",
+        metadata={"help": f"Keywords of the SID tokens; default: {SEMANTICS_FILE} in `data_dir`; or 'none'."},
     )
     tasks: list[str] = field(
         default_factory=lambda: ["sequence"],
@@ -78,9 +72,7 @@ class ScriptArguments:
         default="match_resize",
         metadata={"help": "SA-Init: 'match_resize', 'vocab_mean' as published, 'none', or a number."},
     )
-    levels: int | None = field(
-        default=None, metadata={"help": "SA-Init: number of levels to initialise; default: all."}
-    )
+    levels: int | None = field(default=None, metadata={"help": "SA-Init: levels to initialise; default: all."})
     shuffle_seed: int | None = field(default=None, metadata={"help": "SA-Init: control with permuted keywords."})
     sid_method: str | None = field(default=None, metadata={"help": "How the SIDs were made, for the model card."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without progress."})
@@ -91,15 +83,11 @@ class ScriptArguments:
             self.mixture_weights = json.loads(self.mixture_weights)
 
     def sa_init_kwargs(self) -> dict:
-        norm = None if self.norm == "none" else self.norm
-        if norm not in (None, "vocab_mean", "match_resize"):
-            norm = float(norm)
+        known = {"none": None, "vocab_mean": "vocab_mean", "match_resize": "match_resize"}
+        norm = known[self.norm] if self.norm in known else float(self.norm)
         return {
-            "pooling": self.pooling,
-            "center": self.center,
             "norm": norm,
-            "levels": self.levels,
-            "shuffle_seed": self.shuffle_seed,
+            **{name: getattr(self, name) for name in ("pooling", "center", "levels", "shuffle_seed")},
         }
 
 
@@ -109,62 +97,24 @@ def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
     return TokenSemantics.from_json(script_args.semantics_file or Path(script_args.data_dir) / SEMANTICS_FILE)
 
 
-def load_model(script_args: ScriptArguments, model_args: ModelConfig, sid_index, semantics):
-    """The recommender and its tokenizer: a checkpoint or adapter of ours as it is, or a backbone with new SID rows."""
-    source = {"revision": model_args.model_revision}
-    if script_args.gguf_file:
-        source["gguf_file"] = script_args.gguf_file
-    loading = {**source, "dtype": model_args.dtype or "float32", "attn_implementation": model_args.attn_implementation}
-    name = model_args.model_name_or_path
-    is_adapter = find_adapter_config_file(name, revision=model_args.model_revision) is not None
-    if is_adapter or AutoConfig.from_pretrained(name, **source).model_type == "tsrec":
-        model, tokenizer = load_recommender(name, **loading)
-        if tokenizer.sid_index.fingerprint != sid_index.fingerprint:
-            raise ValueError(
-                f"The checkpoint {name!r} holds {tokenizer.sid_index}, but the data have another index: {sid_index}. "
-                "Train on the catalogue of the checkpoint, or start from a backbone."
-            )
-        return model, tokenizer
-    tokenizer = TSRecTokenizer.from_backbone(name, sid_index, **source)
-    sa_init_kwargs = None if semantics is None else script_args.sa_init_kwargs()
-    model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics, sa_init_kwargs, **loading)
-    if semantics is not None:
-        print(SAInitReport.from_dict(model.config.sid_initialization))
-    return model, tokenizer
-
-
-def ground(model, tokenizer, semantics, script_args: ScriptArguments, training_args: TSRecSFTConfig) -> None:
-    """Trains the SID rows alone on TS-Align."""
-    if semantics is None:
-        raise ValueError(
-            "Expected descriptions for the grounding stage, but found `--semantics_file none`. Pass a file."
-        )
-    rows = build_alignment_rows(semantics, tokenizer)
-    grounding_args = replace(
-        training_args,
-        output_dir=str(Path(training_args.output_dir, "grounding")),
-        freeze_backbone=True,
-        num_train_epochs=script_args.grounding_epochs,
-        max_steps=-1,
-        learning_rate=script_args.grounding_learning_rate,
-        # A few short passes: what suits the long run would leave the rows where they are.
-        warmup_steps=0,
-        weight_decay=0.0,
-        task_weights=None,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-    )
-    rows = Dataset.from_list(tokenize_rows(rows, tokenizer))
-    TSRecSFTTrainer(model, grounding_args, train_dataset=rows, processing_class=tokenizer).train()
-
-
 def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = open_dataset(script_args.data_dir)
     print(f"{dataset}\nseed: {training_args.seed}")
     semantics = load_semantics(script_args)
-    model, tokenizer = load_model(script_args, model_args, dataset.sid_index, semantics)
+    model, tokenizer = load_or_start_recommender(
+        model_args.model_name_or_path,
+        dataset.sid_index,
+        semantics,
+        script_args.sa_init_kwargs(),
+        max_history=dataset.max_history or 10,
+        revision=model_args.model_revision,
+        gguf_file=script_args.gguf_file,
+        dtype=model_args.dtype or "float32",
+        attn_implementation=model_args.attn_implementation,
+    )
+    if model.config.sid_initialization:
+        print(SAInitReport.from_dict(model.config.sid_initialization))
 
     # Titles and descriptions have no validation rows of their own: the training ones hold them all.
     validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
@@ -173,15 +123,15 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     valid_rows = build_sft_mixture(
         dataset, semantics, tokenizer, tasks=validated or script_args.tasks, split="valid", **mixture
     )
-    callbacks = []
-    if script_args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(script_args.early_stopping_patience))
+    patience = script_args.early_stopping_patience
     if script_args.grounding_epochs > 0 and training_args.resume_from_checkpoint is None:
-        ground(model, tokenizer, semantics, script_args, training_args)
+        if semantics is None:
+            raise ValueError("Expected descriptions for the grounding stage, but found none. Pass `--semantics_file`.")
+        epochs, learning_rate = script_args.grounding_epochs, script_args.grounding_learning_rate
+        ground_sid_rows(model, tokenizer, semantics, training_args, epochs, learning_rate)
         if model_args.use_peft:
             save_base(model, tokenizer, training_args)  # no checkpoint holds the rows as they are now
     peft_config = lora_config(model, tokenizer, model_args)
-
     trainer = TSRecSFTTrainer(
         model=quantize(model, tokenizer, model_args, training_args),
         args=training_args,
@@ -189,7 +139,7 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         eval_dataset=valid_rows,
         eval_interactions=dataset.valid,
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         peft_config=peft_config,
         card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )

@@ -97,13 +97,12 @@ _ROOM_OF = {
         "ranking_reward",
         "semantic_reward",
     ],
-    "hub": ["build_model_card", "export_backbone"],
+    "hub": ["build_model_card", "export_backbone", "load_recommender"],
     "trainers": [
         "TSRecGRPOConfig",
         "TSRecGRPOTrainer",
         "TSRecSFTConfig",
         "TSRecSFTTrainer",
-        "load_recommender",
         "lora_config",
     ],
 }

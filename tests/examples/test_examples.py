@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, RecommendationEvaluator
+from tsrec_hf.hub import load_recommender
 from tsrec_hf.items import load_minionerec
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
-from tsrec_hf.trainers import TSRecSFTConfig, load_recommender, lora_config
+from tsrec_hf.trainers import TSRecSFTConfig, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

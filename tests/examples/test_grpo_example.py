@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import get_peft_model
 from safetensors.torch import load_file
 from trl import ModelConfig, TrlParser
 
+from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.trainers import TSRecGRPOConfig, load_recommender, lora_config
+from tsrec_hf.trainers import TSRecGRPOConfig, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -125,13 +125,6 @@ def test_from_a_checkpoint_with_every_reward(checkpoint, data_dir, tmp_path, mon
     model = TSRecForCausalLM.from_pretrained(tmp_path / "grpo")
     tokenizer = TSRecTokenizer.from_pretrained(tmp_path / "grpo")
     assert len(model.recommend(tokenizer, [["hammer"]], top_k=5)[0]) == 5
-
-
-def test_companions_by_hand():
-    rows = {"history": [["a", "b"], ["a", "a", "c"], ["c"]], "target": ["t", "t", "c"]}
-    companions = runpy.run_path(str(EXAMPLES / "grpo.py"))["companions"]
-    # Of t's two rows both hold a; the item itself is no companion.
-    assert companions(Dataset.from_dict(rows)) == {"t": {"a": 1.0, "b": 0.5, "c": 0.5, "t": 1.0}, "c": {"c": 1.0}}
 
 
 def test_what_cannot_work_is_refused(checkpoint, backbone_dir, data_dir, tmp_path, monkeypatch):

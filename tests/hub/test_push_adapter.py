@@ -5,7 +5,8 @@ from peft import AutoPeftModelForCausalLM
 from trl import ModelConfig
 
 from tsrec_hf import TSRecForCausalLM, TSRecSFTConfig, TSRecSFTTrainer, TSRecTokenizer, build_sequence_rows
-from tsrec_hf.trainers import load_recommender, lora_config
+from tsrec_hf.hub import load_recommender
+from tsrec_hf.trainers import lora_config
 
 
 def test_an_adapter_pushed_alone(hub, model, tokenizer, dataset, tmp_path):

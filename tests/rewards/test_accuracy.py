@@ -61,3 +61,13 @@ def test_wrong_settings() -> None:
             prefix_reward(CODES, TARGETS, level_weights=weights)
     with pytest.raises(ValueError, match="whole groups of num_generations=3.*found 4"):
         ranking_reward(CODES, TARGETS, num_generations=3)
+
+
+def test_what_is_no_sid_is_a_miss() -> None:
+    # Half a SID earns nothing.
+    codes, targets = [[0, -1], [0, 1], [-1, -1]], [[0, 1]] * 3
+    assert prefix_reward(codes, targets) == exact_match_reward(codes, targets) == [0.0, 1.0, 0.0]
+    first, hit, third = ranking_reward(codes, targets, num_generations=3)
+    assert hit == 0 and first < third < 0
+    with pytest.raises(ValueError, match="`target_codes` of at least 0, but found -1"):
+        prefix_reward([[0, 1]], [[0, -1]])

@@ -11,6 +11,7 @@ from tsrec_hf.rewards import (
     exact_match_reward,
     prefix_reward,
     ranking_reward,
+    semantic_reward,
 )
 
 
@@ -25,16 +26,42 @@ def test_equal_prompts_have_their_own_targets(tokenizer) -> None:
     assert call(RewardOnCodes(exact_match_reward, tokenizer), ids, target=targets) == [1.0, 0.0, 0.0, 1.0]
 
 
-def test_what_follows_a_sid_does_not_matter_and_what_is_none_gets_none(tokenizer) -> None:
+def test_what_follows_a_sid_does_not_matter_and_what_is_no_sid_is_a_miss(tokenizer) -> None:
     [nail] = tokenizer.encode_sids(["nail"])
     ids = [[*nail, tokenizer.eos_token_id], nail[:2], [nail[0], nail[0], nail[2]], []]
     reward = RewardOnCodes(prefix_reward, tokenizer)
-    assert call(reward, ids, target=["nail"] * 4) == [1.0, None, None, None]
+    assert call(reward, ids, target=["nail"] * 4) == [1.0, 0.0, 0.0, 0.0]
     assert CompletionReader(tokenizer).codes_of(ids).tolist() == [[0, 1, 0], [0, 1, -1], [0, -1, 0], [-1, -1, -1]]
-    # In a ranking it is a miss, and the others keep their places.
+    # In a ranking the others keep their places.
     ranking = RewardOnCodes(ranking_reward, tokenizer, num_generations=4)
     rewards = call(ranking, [nail[:2], nail, nail[:1], []], target=["nail"] * 4)
     assert rewards[1] == 0 and rewards[0] < rewards[2] < rewards[3] < 0
+
+
+@pytest.mark.parametrize("num_generations", [None, 4])
+def test_no_reward_takes_what_is_no_sid_for_the_last_code(tokenizer, semantics, num_generations) -> None:
+    # Junk got the last row of the similarities, which is more than the real item there had.
+    similarities = [np.array([[1.0, 0.2], [0.2, 1.0]]), np.eye(3), np.eye(2)]
+    table = {"apple": {"apple": 1.0, "cheese": 0.5}}
+    apple, nail = tokenizer.encode_sids(["apple", "nail"])
+    ids = [apple, nail, [5, 6, 7], apple[:2]]
+    for function, expected in {
+        exact_match_reward: [1.0, 0.0, 0.0, 0.0],
+        prefix_reward: [1.0, 0.0, 0.0, 0.0],
+        partial(semantic_reward, similarities=similarities): [1.0, 0.2 / 3, 0.0, 0.0],
+        partial(collaborative_reward, table=table): [1.0, 0.0, 0.0, 0.0],
+    }.items():
+        reward = RewardOnCodes(function, tokenizer, num_generations=num_generations)
+        assert call(reward, ids, target=["apple"] * 4) == pytest.approx(expected)
+
+
+def test_functions_of_ones_own_do_not_see_what_is_no_sid(tokenizer) -> None:
+    table = np.array([0.25, 9.0])
+    for num_generations in (None, 2):
+        reward = RewardOnCodes(lambda codes: table[codes[:, 0]], tokenizer, num_generations, miss=-1.0)
+        [nail] = tokenizer.encode_sids(["nail"])
+        assert call(reward, [[5], nail], target=["nail"] * 2) == [-1.0, 0.25]
+        assert call(reward, [[5], []], target=["nail"] * 2) == [-1.0, -1.0]
 
 
 def test_items_of_shared_sids(tokenizer) -> None:
@@ -59,8 +86,8 @@ def test_columns_reach_functions_that_ask_for_them(tokenizer) -> None:
     assert call(RewardOnCodes(lambda codes, margin: margin, tokenizer), [nail, saw], **columns) == [0.5, 0.25]
     seen = {}
     everything = RewardOnCodes(lambda codes, **kwargs: seen.update(kwargs) or [1.0] * len(codes), tokenizer)
-    # What is no SID is left out of all columns alike.
-    assert call(everything, [nail[:1], saw], **columns) == [None, 1.0]
+    # What is no SID is removed from all columns, and a miss.
+    assert call(everything, [nail[:1], saw], **columns) == [0.0, 1.0]
     assert seen == {"target": ["saw"], "margin": [0.25], "trainer_state": "state"}
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from tsrec_hf.rewards import collaborative_reward, description_similarities, semantic_reward
+from tsrec_hf.rewards import collaborative_reward, companions, description_similarities, semantic_reward
 
 
 SIMILARITIES = [
@@ -24,6 +25,18 @@ def test_semantic_by_hand() -> None:
     )
     with pytest.raises(ValueError, match="similarities for 2 levels, but found 1"):
         semantic_reward(codes, targets, SIMILARITIES[:1])
+
+
+def test_what_is_no_sid_is_a_miss() -> None:
+    # -1 would be the last code: 1 and 1 of the third and second.
+    codes, targets = [[-1, -1], [2, -1], [-1, 1]], [[2, 1]] * 3
+    assert semantic_reward(codes, targets, SIMILARITIES) == [[0.0, 0.0]] * 3
+
+
+def test_companions_by_hand() -> None:
+    rows = {"history": [["a", "b"], ["a", "a", "c"], ["c"]], "target": ["t", "t", "c"]}
+    # Of t's two rows both hold a; the item itself is no companion.
+    assert companions(Dataset.from_dict(rows)) == {"t": {"a": 1.0, "b": 0.5, "c": 0.5, "t": 1.0}, "c": {"c": 1.0}}
 
 
 def test_similarities_of_descriptions_by_hand(semantics, sid_index) -> None:

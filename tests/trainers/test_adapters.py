@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from trl import ModelConfig
 
 from tsrec_hf.data import build_alignment_rows, build_grpo_rows, tokenize_rows
+from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.rewards import prefix_reward
 from tsrec_hf.trainers import (
@@ -19,7 +20,6 @@ from tsrec_hf.trainers import (
     TSRecGRPOTrainer,
     TSRecSFTConfig,
     TSRecSFTTrainer,
-    load_recommender,
     lora_config,
     quantize,
 )
@@ -95,7 +95,7 @@ def test_trains_the_sid_rows_and_leaves_the_old_ones(make_recommender, semantics
             assert bool((parameter[rows] != before[name][rows]).any(dim=1).all()), name
         elif not torch.equal(parameter, before[name]):
             changed.add(name.rsplit(".", 2)[-2])
-    assert changed == set(trainer._adapter.target_modules)
+    assert changed == set(trainer.adapter.target_modules)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

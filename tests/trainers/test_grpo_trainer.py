@@ -408,6 +408,50 @@ class TestRewards:
         assert logs_of(silent)[0]["dynamic_sampling/with_signal"] == 0
         assert logs_of(silent)[0]["dynamic_sampling/drawn"] == 4
 
+    def test_levels_that_differ_are_a_signal_for_tokens(self, make_trainer):
+        # The sums are equal, and the advantages of tokens are not 0: nothing is drawn for it.
+        def by_level(codes):
+            return [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * (len(codes) // 2)
+
+        drawn = {}
+        for level in ("token", "sequence"):
+            trainer = make_trainer(
+                reward_funcs=by_level, advantage_level=level, dynamic_sampling=True, per_device_train_batch_size=4,
+                max_steps=1,
+            )  # fmt: skip
+            trainer.train()
+            drawn[level] = [logs_of(trainer)[0][f"dynamic_sampling/{name}"] for name in ("drawn", "with_signal")]
+        assert drawn == {"token": [1.0, 1.0], "sequence": [4.0, 0.0]}
+
+    @pytest.mark.parametrize("dynamic_sampling", [True, False])
+    def test_rewards_are_computed_once_a_step(self, make_trainer, dynamic_sampling):
+        seen = []
+
+        def graded(codes):
+            seen.append(len(codes))
+            return [[float(place), 0.0, 0.0] for place in range(len(codes))]
+
+        def stock(completions, log_metric, log_extra, **kwargs):
+            seen.append(len(completions))
+            log_extra("length", [len(text) for text in completions])
+            log_metric("stock", 0.5)
+            return [1.0] * len(completions)
+
+        trainer = make_trainer(
+            reward_funcs=[graded, stock], advantage_level="token", dynamic_sampling=dynamic_sampling, max_steps=1
+        )
+        trainer.train()
+        # Eight completions, by two functions.
+        assert sum(seen) == 16 and logs_of(trainer)[0]["stock"] == 0.5
+        assert len(trainer._logs["extra"]["length"]) == 8
+
+    def test_dynamic_sampling_needs_plain_functions(self, make_trainer):
+        async def judged(completions, **kwargs):
+            return [0.0] * len(completions)
+
+        with pytest.raises(ValueError, match="reward models and asynchronous functions.*`dynamic_sampling=False`"):
+            make_trainer(reward_funcs=judged, dynamic_sampling=True)
+
     @pytest.mark.parametrize("missing", [None, math.nan])
     def test_rewards_that_do_not_apply_are_no_signal(self, make_trainer, missing):
         def sparse(codes):
@@ -445,8 +489,8 @@ class TestRewards:
     def test_a_draw_makes_the_model_searchable_once(self, make_trainer, monkeypatch):
         # Under FSDP all processes do it together, and each draws as often as it must.
         trainer = make_trainer(reward_funcs=lambda codes: [1.0] * len(codes), dynamic_sampling=True, max_steps=1)
-        asked, searchable = [], trainer._searchable
-        monkeypatch.setattr(trainer, "_searchable", lambda: asked.append(1) or searchable())
+        asked, searchable = [], trainer.searchable
+        monkeypatch.setattr(trainer, "searchable", lambda: asked.append(1) or searchable())
         trainer.train()
         assert logs_of(trainer)[0]["dynamic_sampling/drawn"] == 4 and len(asked) == 1
 

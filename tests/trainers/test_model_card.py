@@ -18,6 +18,7 @@ from tsrec_hf import (
     exact_match_reward,
 )
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
+from tsrec_hf.trainers import model_card
 
 
 COMMON = {"max_steps": 2, "report_to": "none", "use_cpu": True, "bf16": False, "disable_tqdm": True}
@@ -121,7 +122,7 @@ def test_figures_are_those_of_the_best_model_where_it_is_loaded(sft):
     )
     trainer.add_callback(Worse())
     trainer.train()
-    evaluations = trainer._evaluations
+    evaluations = trainer.recommendation_metrics.results
     assert trainer.state.best_global_step == 1 and set(evaluations) == {1, 2}
     evaluations[1] = {"all": {"num_rows": 2, "hr@10": 0.123, "ndcg@10": 0.1}}
     assert "0.1230" in str(trainer.model_card())
@@ -158,10 +159,24 @@ def test_adapters_of_a_checkpoint_on_the_hub_name_it(model, tokenizer, dataset, 
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     rows = build_sequence_rows(dataset.train, tokenizer)
     trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer, peft_config=config)
-    trainer._adapter.base_model_name_or_path = "me/tsrec-base"
+    trainer.adapter.base_model_name_or_path = "me/tsrec-base"
     trainer.create_model_card()
     card = ModelCard.load(tmp_path / "adapter" / "README.md")
     assert (
         card.data.base_model == "me/tsrec-base"
         and "[me/tsrec-base](https://huggingface.co/me/tsrec-base)" in card.text
     )
+
+
+def test_the_card_is_built_once_a_save(sft, tmp_path, monkeypatch):
+    built = []
+    build = model_card.build_model_card
+    monkeypatch.setattr(
+        model_card, "build_model_card", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs)
+    )
+    trainer = sft(save_strategy="steps", save_steps=1, max_steps=2)
+    trainer.save_model(tmp_path / "saved")
+    assert len(built) == 1
+    trainer.train()
+    # Two checkpoints, and the end of training.
+    assert len(built) == 1 + 2 + 1

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import ModelConfig
 
 from tsrec_hf.data import build_alignment_rows, build_grpo_rows, tokenize_rows
+from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import PromptBuilder, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.rewards import prefix_reward
 from tsrec_hf.trainers import (
@@ -15,7 +16,6 @@ from tsrec_hf.trainers import (
     TSRecGRPOTrainer,
     TSRecSFTConfig,
     TSRecSFTTrainer,
-    load_recommender,
     lora_config,
     quantize,
 )

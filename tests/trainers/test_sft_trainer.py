@@ -14,6 +14,7 @@ from tsrec_hf.data import DataCollatorForTSAlign, build_sequence_rows, build_sft
 from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer
+from tsrec_hf.trainers.recommendation_metrics import RecommendationMetrics
 
 
 WEIGHTS = {"title": 0.5, "alignment": 2.0, "sequence": 0.0}
@@ -294,7 +295,7 @@ def test_metrics_stop_training_and_choose_the_best_model(make_trainer, dataset, 
 def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, mixture, tmp_path, monkeypatch):
     # The figures are made up, so that the second step is the best of three.
     made_up = iter([0.1, 0.9, 0.5])
-    monkeypatch.setattr(TSRecSFTTrainer, "_recommendation_metrics", lambda self: {"ndcg@10": next(made_up)})
+    monkeypatch.setattr(RecommendationMetrics, "measure", lambda *args: {"ndcg@10": next(made_up)})
     trainer = make_trainer(
         eval_dataset=mixture.select(range(4)),
         eval_interactions=dataset.test,
@@ -500,3 +501,31 @@ def test_batches_of_like_length(make_trainer):
     trainer.train()
     for entry in logs_of(trainer):
         assert total(entry) == pytest.approx(entry["loss"], abs=1e-4)
+
+
+def test_weights_of_tasks_that_do_not_exist_are_an_error(make_trainer):
+    with pytest.raises(ValueError, match=r"weights for the tasks \(.*'sequence'.*but found \['titles'\]"):
+        make_trainer(task_weights={"titles": 1.0})
+
+
+def test_tasks_of_ones_own_have_their_loss_and_weight(make_trainer, model, mixture):
+    own = [{**row, "task": "repurchase" if row["task"] == "title" else row["task"]} for row in mixture.to_list()]
+    rows = Dataset.from_list(own)
+    trainer = make_trainer(train_dataset=rows, eval_dataset=rows, task_weights={"repurchase": 0.5})
+    metrics, expected = trainer.evaluate(), make_trainer(eval_dataset=mixture, task_weights={"title": 0.5}).evaluate()
+    assert metrics["eval_loss/repurchase"] == pytest.approx(expected["eval_loss/title"], rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    assert "eval_loss/title" not in metrics
+    trainer.train()
+    assert any("loss/repurchase" in entry for entry in trainer.state.log_history)
+
+
+@pytest.mark.parametrize("with_users", [True, False])
+def test_interactions_alone_are_evaluated(make_trainer, dataset, tokenizer, with_users):
+    interactions = dataset.valid if with_users else dataset.valid.remove_columns("user_id")
+    trainer = make_trainer(eval_interactions=interactions, eval_strategy="steps", eval_steps=1, max_steps=1)
+    trainer.train()
+    metrics = trainer.evaluate()
+    rows = build_sequence_rows(dataset.valid, tokenizer, mode="window")
+    assert sorted(trainer.eval_dataset["input_ids"]) == sorted(rows["input_ids"])
+    assert metrics["eval_loss"] > 0 and "eval_ndcg@10" in metrics

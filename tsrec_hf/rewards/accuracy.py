@@ -1,6 +1,6 @@
 """
-Rewards that compare the codes of generated SIDs with the target's. All of them are functions of two integer arrays, so
-that no spelling can make them silently match nothing.
+Rewards that compare the codes of generated SIDs with those of the target. They are functions of two integer arrays, so
+that no difference in spelling can silently match nothing. A row of codes with a negative number is no SID, and a miss.
 """
 
 from collections.abc import Sequence
@@ -80,8 +80,8 @@ def prefix_reward(
 
 def ranking_reward(codes: np.ndarray, target_codes: np.ndarray, num_generations: int, **kwargs) -> list[float]:
     r"""
-    Punishes misses, and the more the higher they are ranked, in groups that hold the target (the rank-aware term of
-    ReRe and MiniOneRec, which TS-Rec's RL stage uses beside the exact match).
+    A penalty for misses in groups that hold the target, the larger the higher a miss is ranked: the rank-aware term of
+    ReRe and MiniOneRec, which TS-Rec's RL stage uses beside the exact match.
 
     A miss at rank `r` (1 for the group's first) gets `-(1 / log2(r + 1)) / Z`, where `Z` is the sum of
     `1 / log2(r + 1)` over all ranks of the group; the target gets 0. A group without the target gets 0 throughout.
@@ -121,7 +121,12 @@ def ranking_reward(codes: np.ndarray, target_codes: np.ndarray, num_generations:
 
 
 def as_codes(codes: np.ndarray, target_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as integer arrays of one shape `(completions, levels)`; `TypeError` or `ValueError` where they are not."""
+    """
+    The door of all rewards on codes: both as integer arrays of one shape `(completions, levels)`, the rows of `codes`
+    that are no SID with -1 at all levels, so that they match no target and half a SID earns nothing.
+
+    Raises `TypeError` or `ValueError` for arrays of another form, and for targets that are no SID.
+    """
     codes, target_codes = np.asarray(codes), np.asarray(target_codes)
     for name, array in (("codes", codes), ("target_codes", target_codes)):
         if not np.issubdtype(array.dtype, np.integer):
@@ -131,7 +136,11 @@ def as_codes(codes: np.ndarray, target_codes: np.ndarray) -> tuple[np.ndarray, n
             "Expected `codes` and `target_codes` of one shape (completions, levels), but found "
             f"{codes.shape} and {target_codes.shape}. Repeat the target for each completion of its prompt."
         )
-    return codes, target_codes
+    if (target_codes < 0).any():
+        raise ValueError(
+            f"Expected `target_codes` of at least 0, but found {target_codes.min()}. Take them from the SID index."
+        )
+    return np.where((codes < 0).any(axis=1, keepdims=True), -1, codes), target_codes
 
 
 def normalized_weights(level_weights: Sequence[float] | None, num_levels: int) -> np.ndarray:

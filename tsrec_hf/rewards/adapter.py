@@ -4,11 +4,15 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tsrec_hf.models import TSRecTokenizer
+
+
+# What a reward function says of one completion: a number, one for each level, or that it does not apply.
+Reward: TypeAlias = float | Sequence[float] | None
 
 
 class RewardOnCodes:
@@ -19,6 +23,10 @@ class RewardOnCodes:
     set's columns that it names, and with all columns if it takes `**kwargs`. The target of each completion is the item
     id in its own row's `target`, so that equal prompts may have different targets.
 
+    Completions that are no SID, which only stock trainers generate, are a miss: a function that ranks (one that names
+    `num_generations`) gets them in their places with codes of -1 and without items, since ranks within a group must
+    stay. All others do not see them, so that no function can take -1 for an index, and `miss` is their reward.
+
     Args:
         function (`Callable`):
             Such as [`exact_match_reward`]; may be a `functools.partial`.
@@ -26,6 +34,8 @@ class RewardOnCodes:
             The recommender's tokenizer.
         num_generations (`int`, *optional*):
             Completions of a group, for functions that rank them.
+        miss (`float`, *optional*, defaults to `0.0`):
+            Reward of a completion that is no SID, where the function does not rank.
 
     Raises:
         `KeyError`: a target that the index does not hold. `TypeError`: rewards that are no numbers. `ValueError`: rows
@@ -34,19 +44,31 @@ class RewardOnCodes:
     Example:
 
     ```python
-    >>> from tsrec_hf import RewardOnCodes, exact_match_reward
+    >>> from tsrec_hf import RewardOnCodes
 
-    >>> reward = RewardOnCodes(exact_match_reward, tokenizer)
-    >>> ids = tokenizer.encode_sids(["nail", "apple"])
+    >>> def first_level_reward(codes, target_codes):
+    ...     return (codes[:, 0] == target_codes[:, 0]).astype(float)
+    >>> reward = RewardOnCodes(first_level_reward, tokenizer)
+    >>> ids = tokenizer.encode_sids(["saw", "apple"])
     >>> reward(prompts=["", ""], completions=["", ""], completion_ids=ids, target=["nail", "nail"])
     [1.0, 0.0]
     ```
+
+    [`TSRecGRPOTrainer`] takes such a function as it is: `TSRecGRPOTrainer(model, first_level_reward, ...)`.
     """
 
-    def __init__(self, function: Callable, tokenizer: TSRecTokenizer, num_generations: int | None = None):
+    def __init__(
+        self,
+        function: Callable,
+        tokenizer: TSRecTokenizer,
+        num_generations: int | None = None,
+        miss: float = 0.0,
+    ):
         self.function = function
         self.reader = CompletionReader(tokenizer)
         self.num_generations = num_generations
+        self.miss = miss
+        self._parameters = inspect.signature(function).parameters
         inner = function
         while isinstance(inner, partial):
             inner = inner.func
@@ -59,15 +81,26 @@ class RewardOnCodes:
             return False
         return bool({"codes", "items"} & set(inspect.signature(function).parameters))
 
-    def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
-        """Rewards of completions, in the form TRL asks for; completions that are no SID get `None`."""
-        values = self.values(completion_ids, **columns)
-        return [None if value is None else float(np.sum(value)) for value in values]
+    def __call__(self, prompts, completions, completion_ids, **columns) -> list[float | None]:
+        """Rewards of completions, in the form TRL asks for; `None` where the function says so."""
+        return [summed(value) for value in self.values(completion_ids, **columns)]
 
-    def values(self, completion_ids: Sequence[Sequence[int]], **columns) -> list[Any]:
+    def values(
+        self, completion_ids: Sequence[Sequence[int]], num_generations: int | None = None, **columns
+    ) -> list[Reward]:
         """
-        What the function returns for each completion: a number, or one for each level; `None` where no SID is, or
-        where the function says so.
+        Rewards of completions, level by level where the function gives them so.
+
+        Args:
+            completion_ids (`Sequence[Sequence[int]]`):
+                Token ids of each completion.
+            num_generations (`int`, *optional*):
+                Completions of a group. Defaults to the attribute.
+            columns (*optional*):
+                Columns of the data set, `target` among them, with a value for each completion.
+
+        Returns:
+            `list`: For each completion a number, or one for each level; `None` where the function says so.
         """
         if "target" not in columns:
             raise ValueError(
@@ -75,32 +108,33 @@ class RewardOnCodes:
                 f"{sorted(columns)}. Add the column, and set `remove_unused_columns=False` in a stock trainer."
             )
         codes = self.reader.codes_of(completion_ids)
-        valid = (codes >= 0).all(axis=1)
-        if self.num_generations is not None and not valid.all():
-            # Ranks within a group must stay: what is no SID is a miss like any other.
-            codes, valid = np.where(valid[:, None], codes, -1), np.ones_like(valid)
-        target = [item for item, kept in zip(columns["target"], valid) if kept]
+        is_sid: np.ndarray = np.all(codes >= 0, axis=1)  # (completions,)
+        codes[~is_sid] = -1
+        ranks = "num_generations" in self._parameters
+        seen = np.ones_like(is_sid) if ranks else is_sid  # what the function is shown
         index = self.reader.tokenizer.sid_index
-        known = {
-            "codes": codes[valid],
+        target = [item for item, shown in zip(columns["target"], seen.tolist()) if shown]
+        known: dict[str, Any] = {
+            "codes": codes[seen],
             "target_codes": index.codes[index.positions_of(target)],
-            "num_generations": self.num_generations,
+            "num_generations": self.num_generations if num_generations is None else num_generations,
             "target": target,
         }
-        parameters = inspect.signature(self.function).parameters
-        if "items" in parameters:
-            known["items"] = [index.items_of(row) if min(row) >= 0 else [] for row in codes[valid].tolist()]
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        if "items" in self._parameters:
+            known["items"] = [index.items_of(row) if row[0] >= 0 else [] for row in codes[seen].tolist()]
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters.values())
         for name, value in columns.items():
-            if name not in known and (takes_all or name in parameters):
+            if name not in known and (takes_all or name in self._parameters):
                 # Columns have a value for each completion; what TRL adds has not.
-                is_column = isinstance(value, list) and len(value) == len(valid)
-                known[name] = [entry for entry, kept in zip(value, valid) if kept] if is_column else value
-        names = [name for name in known if name in parameters or (takes_all and name in columns)]
-        rewards = iter(self._checked(self.function(**{name: known[name] for name in names}), int(valid.sum())))
-        return [next(rewards) if kept else None for kept in valid]
+                is_column = isinstance(value, list) and len(value) == len(seen)
+                known[name] = [entry for entry, shown in zip(value, seen.tolist()) if shown] if is_column else value
+        names = [name for name in known if name in self._parameters or (takes_all and name in columns)]
+        if len(seen) and not seen.any():
+            return [self.miss] * len(seen)
+        rewards = iter(self._checked(self.function(**{name: known[name] for name in names}), int(seen.sum())))
+        return [next(rewards) if shown else self.miss for shown in seen.tolist()]
 
-    def _checked(self, rewards: Any, num_completions: int) -> list[Any]:
+    def _checked(self, rewards: Any, num_completions: int) -> list[Reward]:
         """Rewards as a list of numbers, of lists of numbers, or of `None`."""
         rewards = rewards.tolist() if hasattr(rewards, "tolist") else rewards
         is_list = isinstance(rewards, Iterable) and not isinstance(rewards, str)
@@ -124,6 +158,11 @@ class RewardOnCodes:
         return rewards
 
 
+def summed(reward: Reward) -> float | None:
+    """A completion's reward as one number: the sum of its levels."""
+    return None if reward is None else float(np.sum(reward))
+
+
 class CompletionReader:
     """
     Reads the codes of completions off their token ids.
@@ -135,7 +174,6 @@ class CompletionReader:
 
     def __init__(self, tokenizer: TSRecTokenizer):
         self.tokenizer = tokenizer
-        # By attribute: an index that grows later has the same tokens.
         self._codes = [{token_id: code for code, token_id in enumerate(ids)} for ids in tokenizer.sid_token_ids]
 
     def codes_of(self, completion_ids: Sequence[Sequence[int]]) -> np.ndarray:

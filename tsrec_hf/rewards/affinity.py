@@ -1,10 +1,10 @@
-"""
-Rewards for what is near the target without being it: tokens of similar meaning, and items that people choose together.
-"""
+"""Partial rewards for near misses: tokens of similar meaning, and items that people choose together."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.semantics import TokenSemantics
@@ -16,7 +16,7 @@ def description_similarities(
     semantics: TokenSemantics, sid_index: SIDIndex, embed: Callable[[Sequence[str]], np.ndarray]
 ) -> list[np.ndarray]:
     r"""
-    How alike the tokens of each level are, by the embeddings of their descriptions.
+    Similarities of the tokens of each level, by the embeddings of their descriptions.
 
     Args:
         semantics ([`TokenSemantics`]):
@@ -29,8 +29,8 @@ def description_similarities(
 
     Returns:
         `list[np.ndarray]`: For each level, an array of shape `(tokens, tokens)` with 1 on its diagonal: the cosines,
-        moved and scaled so that the level's mean over pairs of different tokens is 0; what is less alike than that
-        gets 0. A raw cosine would reward any answer, since texts of one catalogue are all somewhat alike.
+        shifted and scaled so that the level's mean over pairs of different tokens is 0, and clipped at 0. A raw
+        cosine would reward any answer, since all texts of a catalogue are somewhat similar.
 
     Raises:
         `KeyError`: a token without a description.
@@ -74,8 +74,8 @@ def semantic_reward(
     **kwargs,
 ) -> list[float] | list[list[float]]:
     r"""
-    How near in meaning each generated token's cluster is to the target's at its level: the token-level reward that
-    TS-Rec (arXiv 2602.22632) names as future work.
+    Similarity of each generated token's cluster to the target's at its level: the token-level reward that TS-Rec
+    (arXiv 2602.22632) names as future work.
 
     Pass it to a trainer as `functools.partial(semantic_reward, similarities=description_similarities(...))`.
 
@@ -89,9 +89,9 @@ def semantic_reward(
         level_weights (`Sequence[float]`, *optional*):
             Weight of each level, at least 0; they are made to sum to 1. Defaults to equal weights.
         per_level (`bool`, *optional*, defaults to `True`):
-            Whether to return what each level adds, for advantages of tokens, or their sum. Below the first level, a
-            token refines its prefix: the same code under another prefix means something else, so that only the first
-            level and the levels whose prefix is the target's count.
+            Whether to return the reward of each level, for advantages of tokens, or their sum. Below the first level,
+            a token refines its prefix: the same code under another prefix means something else, so that only the
+            first level counts, and those whose prefix is the target's.
         kwargs (*optional*):
             Whatever else a trainer passes to rewards; not used.
 
@@ -122,6 +122,7 @@ def semantic_reward(
         [np.asarray(matrix)[codes[:, level], target_codes[:, level]] for level, matrix in enumerate(similarities)],
         axis=1,
     )
+    values[codes < 0] = 0.0  # -1 is not the last code
     same_prefix = np.ones_like(values)
     same_prefix[:, 1:] = np.cumprod(codes == target_codes, axis=1)[:, :-1]
     rewards = values * same_prefix * weights
@@ -132,7 +133,8 @@ def collaborative_reward(
     items: Sequence[Sequence[str]], target: Sequence[str], table: Mapping[str, Mapping[str, float]], **kwargs
 ) -> list[float]:
     r"""
-    A score from a table by item id: how well a generated item goes with the target, by another recommender or counts.
+    The affinity of a generated item to the target, looked up in a table: from another recommender, or from counts
+    ([`companions`]).
 
     Pass it to a trainer as `functools.partial(collaborative_reward, table=table)`.
 
@@ -163,3 +165,33 @@ def collaborative_reward(
         raise ValueError(f"Expected a target for each of {len(items)} completions, but found {len(target)}.")
     scores = [table.get(wanted, {}) for wanted in target]
     return [max((row.get(item, 0.0) for item in found), default=0.0) for row, found in zip(scores, items)]
+
+
+def companions(train: Dataset) -> dict[str, dict[str, float]]:
+    r"""
+    How often items occur in the histories of a target, as a table for [`collaborative_reward`].
+
+    Args:
+        train (`datasets.Dataset`):
+            Rows with `history` and `target`.
+
+    Returns:
+        `dict[str, dict[str, float]]`: `[target][item]`: the number of rows with this target whose history holds the
+        item, divided by the largest such number of the target; 1 for the target itself.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.rewards import companions
+
+    >>> companions(dataset.train)["saw"]
+    {'hammer': 1.0, 'nail': 1.0, 'saw': 1.0}
+    ```
+    """
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for history, target in zip(train["history"][:], train["target"][:]):
+        counts[target].update(sorted(set(history) - {target}))
+    return {
+        target: {item: count / max(beside.values()) for item, count in beside.items()} | {target: 1.0}
+        for target, beside in counts.items()
+    }

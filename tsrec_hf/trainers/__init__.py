@@ -1,8 +1,9 @@
 """TRL's trainers for recommenders."""
 
-from .adapters import load_recommender, lora_config, quantize, save_base
+from .grounding import ground_sid_rows
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
+from .lora import lora_config, quantize, save_base
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 from .time_limit import TimeLimitCallback
@@ -14,7 +15,7 @@ __all__ = [
     "TSRecSFTConfig",
     "TSRecSFTTrainer",
     "TimeLimitCallback",
-    "load_recommender",
+    "ground_sid_rows",
     "lora_config",
     "quantize",
     "save_base",

@@ -71,4 +71,4 @@ def add_cpu_lm_head(model: TSRecForCausalLM) -> None:
             label_mask=mask,
         )
 
-    model.forward = types.MethodType(forward, model)
+    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]

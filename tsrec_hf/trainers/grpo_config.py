@@ -1,14 +1,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from trl import GRPOConfig
 
-from .sid_rows import check_freezing
+from .arguments import RecommenderArguments
 
 
 @dataclass
-class TSRecGRPOConfig(GRPOConfig):
+class TSRecGRPOConfig(RecommenderArguments, GRPOConfig):
     r"""
     Settings of [`TSRecGRPOTrainer`] on top of [`~trl.GRPOConfig`], whose options keep their meaning. Where there is no
     accelerator, `use_cpu` turns itself on.
@@ -24,7 +23,8 @@ class TSRecGRPOConfig(GRPOConfig):
             them over the tokens that continue a SID that exists, so that the policy that is trained is the one that
             is sampled.
         dynamic_sampling (`bool`, *optional*, defaults to `False`):
-            Whether groups whose rewards are all equal, which teach nothing, give way to other prompts.
+            Whether groups whose rewards are all equal, which teach nothing, are replaced by other prompts. With
+            advantages of tokens, rewards that differ at one level are a signal.
         dynamic_sampling_max_draws (`int`, *optional*, defaults to `4`):
             Most prompts to draw for each that is needed.
 
@@ -32,7 +32,7 @@ class TSRecGRPOConfig(GRPOConfig):
 
         shared_prefix (`bool`, *optional*, defaults to `True`):
             Whether the completions of a prompt share one forward and backward pass. The same numbers as `False`,
-            which reads the prompt once for each completion, at a fraction of time and memory. `False` with scoring
+            which computes the prompt once for each completion, at a fraction of time and memory. `False` with scoring
             `"vocabulary"` is TRL's own path, which cannot log the entropy over legal tokens.
         advantage_level (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"` gives all tokens of a completion its advantage; `"token"` gives each its own, from rewards per
@@ -84,19 +84,8 @@ class TSRecGRPOConfig(GRPOConfig):
     advantage_level: Literal["sequence", "token"] = field(
         default="sequence", metadata={"help": "One advantage for a completion, or one for each of its tokens."}
     )
-    freeze_backbone: bool = field(
-        default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
-    )
-    eval_num_users: int = field(
-        default=256, metadata={"help": "Rows of `eval_interactions` to recommend for at each evaluation; 0 for none."}
-    )
-    eval_num_beams: int = field(default=20, metadata={"help": "Beams of the search during evaluation."})
-    eval_recommend_batch_size: int = field(default=16, metadata={"help": "Users searched together in evaluation."})
 
     def __post_init__(self):
-        if not torch.accelerator.is_available():
-            # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
-            self.use_cpu = True
         if self.num_generations < 2 or (self.num_generations_eval or 1) < 1:
             raise ValueError(
                 "Expected `num_generations` of at least 2, which are compared with each other, and "
@@ -108,7 +97,6 @@ class TSRecGRPOConfig(GRPOConfig):
         if self.eval_strategy != "no" or self.num_generations_eval:
             self.check_evaluation_groups()
         super().__post_init__()
-        check_freezing(self)
         for name, allowed in {
             "rollout": ("beam", "sample", "mixed"),
             "scoring": ("vocabulary", "catalogue"),
@@ -149,12 +137,6 @@ class TSRecGRPOConfig(GRPOConfig):
         if self.dynamic_sampling_max_draws < 1:
             raise ValueError(
                 f"Expected `dynamic_sampling_max_draws` of at least 1, but found {self.dynamic_sampling_max_draws}."
-            )
-        if self.eval_num_users < 0 or self.eval_num_beams < 1 or self.eval_recommend_batch_size < 1:
-            raise ValueError(
-                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at "
-                f"least 1, but found {self.eval_num_users}, {self.eval_num_beams} and "
-                f"{self.eval_recommend_batch_size}."
             )
 
     def check_evaluation_groups(self) -> None:

@@ -12,16 +12,13 @@ Reinforcement learning of a TS-Rec recommender: TRL's `GRPOTrainer` with SIDs th
 """
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
@@ -29,24 +26,23 @@ from trl.trainer.utils import nanstd, split_tensor_dict
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models.tree_passes_tsrec import why_no_tree_mask
-from tsrec_hf.rewards import CompletionReader, RewardOnCodes
+from tsrec_hf.rewards import CompletionReader, Reward
 
-from .adapters import TrainablePartMixin
+from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .branches import LegalTokens, score_completions
+from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
+from .grpo_checks import check_catalogue, check_rows, check_tree_mask
 from .grpo_config import TSRecGRPOConfig
-from .model_card import ModelCardMixin
-from .recommendation_metrics import RecommendationMetricsMixin
+from .recommendation_metrics import user_sample
+from .reference import SavedPolicy, restore_reference, save_reference
 from .rollouts import roll_out
-from .sharding import WHOLE, as_saved
+from .step_rewards import StepReward, as_step_reward, have_signal, weighted_rewards
 
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_FOLDER = "reference"
 
-
-class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePartMixin, GRPOTrainer):
+class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     r"""
     Trains a recommender by rewards for the SIDs it would recommend.
 
@@ -68,8 +64,8 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
         card_facts (`dict`, *optional*):
             What the model card should tell and the trainer cannot know: `dataset` (a [`RecommendationDataset`], from
-            which the floors of the evaluation are counted as well, or a dict of its name and counts), `sid_method` (a
-            sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
+            which the baselines of the evaluation are counted as well, or a dict of its name and counts), `sid_method`
+            (a sentence), `base_model` (Hub id); all else is metadata, such as `license` and `datasets`.
         kwargs (*optional*):
             As [`~trl.GRPOTrainer`]'s; `peft_config` from [`lora_config`]. With adapters, the reference is the
             recommender without them.
@@ -94,6 +90,13 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
 
     METHOD = "GRPO"
 
+    args: TSRecGRPOConfig
+    model: torch.nn.Module
+    processing_class: TSRecTokenizer
+    train_dataset: Dataset | None
+    num_generations: int  # the settings have set both
+    num_generations_eval: int
+
     def __init__(
         self,
         model: PreTrainedModel | str,
@@ -106,72 +109,48 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
         card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
-        args = TSRecGRPOConfig("tsrec-grpo") if args is None else args
-        if not isinstance(args, TSRecGRPOConfig):
-            raise TypeError(f"Expected `args` to be a `TSRecGRPOConfig`, but found `{type(args).__name__}`.")
-        if processing_class is None:
-            if not isinstance(model, str):
-                raise ValueError(
-                    "Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model."
-                )
-            processing_class = TSRecTokenizer.from_pretrained(model)
+        args = checked_arguments(args, TSRecGRPOConfig, "tsrec-grpo")
+        tokenizer = checked_tokenizer(processing_class, model)
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"`{name}` does not apply: completions come from the constrained tree search.")
-        num_generations = max(args.num_generations, args.num_generations_eval or 0)
-        num_sids = processing_class.sid_index.trie.num_leaves
-        if num_generations > num_sids:
-            raise ValueError(
-                f"Expected a catalogue of at least `num_generations`={num_generations} SIDs, since a group's "
-                f"completions are distinct, but found {num_sids}. Set `num_generations` to {num_sids} or less."
-            )
         if eval_dataset is None and eval_interactions is not None and args.eval_num_users > 0:
-            sample = self.sample_of(eval_interactions, args.eval_num_users)
-            eval_dataset = build_grpo_rows(sample, processing_class)
+            eval_dataset = build_grpo_rows(user_sample(eval_interactions, args.eval_num_users), tokenizer)
+        check_catalogue(args, tokenizer)
         named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, rows in {"train": train_dataset, **named}.items():
             if rows is not None:
-                _check_rows(rows, name, processing_class)
+                check_rows(rows, name, tokenizer)
         if eval_dataset is not None:
             args.check_evaluation_groups()
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        self._codes_rewards = {
-            place: function if isinstance(function, RewardOnCodes) else RewardOnCodes(function, processing_class)
-            for place, function in enumerate(reward_funcs)
-            if isinstance(function, RewardOnCodes) or RewardOnCodes.applies_to(function)
-        }
-        reward_funcs = [self._codes_rewards.get(place, function) for place, function in enumerate(reward_funcs)]
-        self._before_adapters(model, args, processing_class, kwargs.get("peft_config"))
-        with _saved_policy(model, args, kwargs.get("peft_config")):
+        reward_funcs = [as_step_reward(function, tokenizer) for function in reward_funcs]
+        if args.dynamic_sampling and not all(isinstance(function, StepReward) for function in reward_funcs):
+            raise ValueError(
+                "`dynamic_sampling=True` rewards one group at a time, for which reward models and asynchronous "
+                "functions are not called. Set `dynamic_sampling=False`, or pass plain functions."
+            )
+        with SavedPolicy(model, args, kwargs.get("peft_config")):
             super().__init__(
                 model=model,
                 reward_funcs=reward_funcs,
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
-                processing_class=processing_class,
+                processing_class=tokenizer,
+                eval_interactions=eval_interactions,
+                card_facts=card_facts,
                 **kwargs,
             )
-        self.recommender.check_tokenizer(processing_class)
-        self._after_adapters()
-        reason = why_no_tree_mask(self.recommender.backbone)
-        if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
-            raise ValueError(
-                "The completions of a prompt cannot share a pass through "
-                f"`{type(self.recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and "
-                "`scoring='vocabulary'`."
-            )
+        check_tree_mask(self.recommender, args)
         # TRL asks whether completions ended: a SID ends with a token of the last level.
-        self.eos_token_ids = [*self.eos_token_ids, *processing_class.sid_token_ids[-1]]
-        self.max_completion_length = processing_class.sid_index.num_levels
-        trie = processing_class.sid_index.trie.to(self.accelerator.device)
-        self._legal_tokens = LegalTokens(trie, processing_class.sid_token_ids)
-        self._reader = CompletionReader(processing_class)
+        self.eos_token_ids = [*self.eos_token_ids, *tokenizer.sid_token_ids[-1]]
+        self.max_completion_length = tokenizer.sid_index.num_levels
+        trie = tokenizer.sid_index.trie.to(self.accelerator.device)
+        self._legal_tokens = LegalTokens(trie, tokenizer.sid_token_ids)
+        self._reader = CompletionReader(tokenizer)
         self._drawn: list[list[int]] | None = None  # completions that dynamic sampling has found already
-        self._level_rewards: torch.Tensor | None = None
-        self._recommend_in_evaluation(eval_interactions)
-        self._keep_card_facts(card_facts)
         self.add_callback(_StepCounter(self))
 
     def train(self, *args, **kwargs):
@@ -181,7 +160,12 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
         return super().train(*args, **kwargs)
 
     @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    @property
     def _group(self) -> int:
+        """Completions of a prompt."""
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def _set_signature_columns_if_needed(self):
@@ -214,7 +198,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
     ) -> list[list[list[int]]]:
         with self.accelerator.autocast():
             return roll_out(
-                self._searchable() if recommender is None else recommender,
+                self.searchable() if recommender is None else recommender,
                 self.processing_class,
                 prompts,
                 num_generations,
@@ -223,95 +207,78 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
                 temperature=self.temperature,
             )
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if self.args.dynamic_sampling and self.model.training:
-            inputs = self._draw_groups_with_signal(inputs)
+            inputs = self._draw_groups(inputs)
         output = super()._generate_and_score_completions(inputs)
         if self.args.advantage_level == "token":
             output["advantages"] = self._token_advantages(self._level_rewards)
         return output
 
-    def _draw_groups_with_signal(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """
-        Rows of groups whose rewards differ, for as many prompts as came: first those that came, then others at random.
-
-        Where too few are found, groups without signal fill the batch. Each process draws for itself.
-        """
+    def _draw_groups(self, inputs: list[Row]) -> list[Row]:
+        """Replaces groups without signal. Each process draws for itself."""
         group = self.num_generations
-        wanted = len(inputs) // group
         # Not the global source of randomness, whose state rollouts and dropout share with a run without drawing.
         generator = torch.Generator().manual_seed(
             (self.args.seed * 1_000_003 + self._step) * self.accelerator.num_processes + self.accelerator.process_index
         )
-        rows, found, spare, num_drawn = inputs[::group], [], [], 0
         # Once: FSDP gathers it on all processes together, and each draws as often as it must.
-        recommender = self._searchable()
-        while True:
+        recommender = self.searchable()
+
+        def score(rows: list[Row]) -> list[ScoredGroup]:
             prompt_ids, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
             completions = self._roll_out(prompt_ids, group, recommender)
-            for row, completion_ids in zip(rows, completions):
-                rewards = self._total_rewards([row] * group, completion_ids)
-                has_signal = len(rewards) > 0 and np.ptp(rewards) > 1e-6
-                (found if has_signal else spare).append((row, completion_ids))
-            num_drawn += len(rows)
-            if len(found) >= wanted or num_drawn + wanted > wanted * self.args.dynamic_sampling_max_draws:
-                break
-            places = torch.randint(len(self.train_dataset), (wanted,), generator=generator).tolist()
-            rows = [self.train_dataset[place] for place in places]
-        for name, value in {"drawn": num_drawn / wanted, "with_signal": min(1.0, len(found) / wanted)}.items():
-            mean = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).mean()
+            return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
+
+        rows, dataset = inputs[::group], cast(Dataset, self.train_dataset)
+        draw = draw_groups_with_signal(rows, dataset, score, self.args.dynamic_sampling_max_draws, generator)
+        for name in ("drawn", "with_signal"):
+            mean = self.accelerator.gather(torch.tensor([getattr(draw, name)], device=self.accelerator.device)).mean()
             self._metrics["train"][f"dynamic_sampling/{name}"].append(mean.item())
-        kept = (found + spare)[:wanted]
-        self._drawn = [completion for _, completion_ids in kept for completion in completion_ids]
-        return [dict(row) for row, _ in kept for _ in range(group)]
+        self._drawn = [completion for scored in draw.groups for completion in scored.completion_ids]
+        for place, reward in enumerate(self.reward_funcs):
+            cast(StepReward, reward).hand_over([scored.calls[place] for scored in draw.groups])
+        return [dict(scored.row) for scored in draw.groups for _ in range(group)]
 
     # Rewards
 
-    def _total_rewards(self, rows: list[dict[str, Any]], completion_ids: list[list[int]]) -> np.ndarray:
-        """Weighted rewards of a group's completions, those left out that no reward applies to."""
-        completions = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-        columns |= {"trainer_state": self.state, "log_extra": lambda *args: None, "log_metric": lambda *args: None}
-        for reward in self._codes_rewards.values():
-            reward.num_generations = self.num_generations  # an evaluation's may differ
-        prompts = [row["prompt"] for row in rows]
-        kinds = [
-            function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
-            for function in self.reward_funcs
-        ]
-        rewards = np.array(kinds, dtype=float).T  # (completions, rewards), NaN where one does not apply
-        scored = ~np.isnan(rewards).all(axis=1)
-        return np.nansum(rewards * self.reward_weights.tolist(), axis=1)[scored]
+    def _scored(self, row: Row, completion_ids: list[list[int]]) -> ScoredGroup:
+        """A group with its rewards, and whether they are a signal for the kind of advantages of this run."""
+        group = len(completion_ids)
+        batch = {name: [value] * group for name, value in row.items() if name != "prompt"}
+        batch |= {
+            "prompts": [row["prompt"]] * group,
+            "completions": self.processing_class.batch_decode(completion_ids, skip_special_tokens=True),
+            "trainer_state": cast(Any, self.state),
+        }
+        calls = [cast(StepReward, reward).compute(completion_ids, group, **batch) for reward in self.reward_funcs]
+        levels = self.processing_class.sid_index.num_levels if self.args.advantage_level == "token" else None
+        rewards = weighted_rewards([call.values for call in calls], self.reward_weights.tolist(), levels)
+        return ScoredGroup(row, completion_ids, calls, have_signal(rewards))
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        group = self._group
-        for reward in self._codes_rewards.values():
-            reward.num_generations = group
+        for reward in self.reward_funcs:
+            if isinstance(reward, StepReward):
+                reward.num_generations = self._group
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.args.advantage_level == "token":
-            self._level_rewards = self._rewards_by_level(inputs, completion_ids_list, rewards)
-        self._log_hits(inputs, completion_ids_list, group)
+            self._level_rewards = self._rewards_by_level(rewards, len(inputs))
+        self._log_hits(inputs, completion_ids_list, self._group)
         return rewards
 
-    def _rewards_by_level(self, inputs, completion_ids_list, gathered: torch.Tensor) -> torch.Tensor:
+    def _rewards_by_level(self, gathered: torch.Tensor, num_completions: int) -> torch.Tensor:
         """
         Weighted rewards of each token of this process's completions: `(completions, levels)`, NaN for completions that
         no reward applies to.
         """
-        first = self.accelerator.process_index * len(inputs)
-        own = gathered[first : first + len(inputs)]
-        levels = self.processing_class.sid_index.num_levels
-        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
-        total = torch.zeros(len(inputs), levels, device=own.device)
-        for place, weight in enumerate(self.reward_weights.tolist()):
-            reward = self._codes_rewards.get(place)
-            values = [None] * len(inputs) if reward is None else reward.values(completion_ids_list, **columns)
-            part = own[:, place, None].repeat(1, levels)
-            for row, value in enumerate(values):
-                if np.ndim(value) == 1:
-                    part[row] = torch.tensor(value, dtype=part.dtype)
-            total += weight * part.masked_fill(own[:, place, None].isnan(), 0.0)
-        return total.masked_fill(own.isnan().all(dim=1, keepdim=True), torch.nan)
+        first = self.accelerator.process_index * num_completions
+        own = gathered[first : first + num_completions]
+        values: list[list[Reward]] = [
+            reward.values if isinstance(reward, StepReward) else own[:, place].tolist()
+            for place, reward in enumerate(self.reward_funcs)
+        ]
+        total = weighted_rewards(values, self.reward_weights.tolist(), self.processing_class.sid_index.num_levels)
+        return total.to(own.device, own.dtype)
 
     def _token_advantages(self, rewards: torch.Tensor) -> torch.Tensor:
         """
@@ -333,7 +300,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
             [min(row) >= 0 and index.trie.find(row) is not None for row in codes.tolist()], device=hits.device
         ).view(-1, group)
         hits, existing = self.accelerator.gather(hits), self.accelerator.gather(existing)
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics[self._mode]
         found = hits.any(dim=1)
         ranks = hits.int().argmax(dim=1)[found].float() + 1
         metrics["hits/share_of_groups"].append(found.float().mean().item())
@@ -385,8 +352,7 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
             parts.append(scores)
         if compute_entropy:
             legal = torch.cat([part.legal_entropies for part in parts])
-            mode = "train" if self.model.training else "eval"
-            self._metrics[mode]["entropy_legal"].append(self.accelerator.gather(legal.mean()).mean().item())
+            self._metrics[self._mode]["entropy_legal"].append(self.accelerator.gather(legal.mean()).mean().item())
         log_probs = torch.cat([part.log_probs for part in parts])
         return log_probs, torch.cat([part.entropies for part in parts]) if compute_entropy else None, None
 
@@ -395,26 +361,14 @@ class TSRecGRPOTrainer(ModelCardMixin, RecommendationMetricsMixin, TrainablePart
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
         if self.ref_model is not None and not self.args.save_only_model:
-            # By all processes: FSDP gathers the shards of the weights.
-            weights = get_model_state_dict(self.ref_model, options=WHOLE)
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            if self.args.should_save:
-                reference = self.accelerator.unwrap_model(self.ref_model)
-                with as_saved(reference):
-                    reference.save_pretrained(folder / REFERENCE_FOLDER, state_dict=weights)
+            unwrapped = self.accelerator.unwrap_model(self.ref_model)
+            save_reference(self.ref_model, unwrapped, folder, self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.ref_model is None:
-            return
-        folder = Path(checkpoint) / REFERENCE_FOLDER
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"Expected the reference model in {folder}, but there is no such folder: the checkpoint was saved "
-                "with `beta=0` or `save_only_model=True`. Resume from another one, or set `beta=0`."
-            )
-        saved = TSRecForCausalLM.from_pretrained(folder, dtype=self.recommender.dtype)
-        set_model_state_dict(self.ref_model, saved.state_dict(), options=WHOLE)
+        if checkpoint is not None and self.ref_model is not None:
+            restore_reference(self.ref_model, Path(checkpoint), self.recommender.dtype)
 
 
 class _StepCounter(TrainerCallback):
@@ -436,61 +390,3 @@ class _StepCounter(TrainerCallback):
             )
         self.trainer._step = step
         self.trainer._buffered_inputs = None
-
-
-def _check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:
-    if not isinstance(rows, Dataset):
-        raise TypeError(
-            f"Expected the {name} dataset to be a `datasets.Dataset`, but found `{type(rows).__name__}`, whose rows "
-            "cannot be checked."
-        )
-    missing = {"prompt", "target"} - set(rows.column_names)
-    if missing:
-        raise ValueError(
-            f"Expected a {name} dataset with `prompt` and `target`, but {sorted(missing)} are missing from "
-            f"{rows.column_names}. Build it with `build_grpo_rows`."
-        )
-    if len(rows) == 0:
-        raise ValueError(f"Expected a {name} dataset with rows, but found none. Pass a split that has some.")
-    if not isinstance(rows[0]["prompt"], str):
-        raise TypeError(
-            f"Expected prompts of the {name} dataset as strings, but found `{type(rows[0]['prompt']).__name__}`. A "
-            "recommender's prompts are no conversations: build them with `build_grpo_rows`."
-        )
-    tokenizer.sid_index.positions_of(rows.unique("target"))
-
-
-class _saved_policy:
-    """
-    Lets TRL load the reference model of an in-memory policy from a copy of that policy.
-
-    TRL 1.16 reloads the reference from `config._name_or_path`, which for a model changed in memory is another model.
-    To be removed when it copies the policy.
-    """
-
-    def __init__(self, model, args: TSRecGRPOConfig, peft_config):
-        is_plain = isinstance(model, TSRecForCausalLM) and peft_config is None
-        self.model = model if is_plain and args.beta != 0.0 else None
-        self.state = args.distributed_state
-
-    def __enter__(self):
-        if self.model is None:
-            return
-        self.name, self.folder = self.model.config._name_or_path, None
-        paths = [None]
-        if self.state.is_main_process:
-            self.folder = tempfile.TemporaryDirectory()
-            self.model.save_pretrained(self.folder.name)
-            paths = [self.folder.name]
-        if self.state.num_processes > 1:
-            broadcast_object_list(paths)
-        self.model.config._name_or_path = paths[0]
-
-    def __exit__(self, *error):
-        if self.model is None:
-            return
-        self.model.config._name_or_path = self.name
-        if error[0] is None:
-            self.state.wait_for_everyone()
-        if self.folder is not None:
-            self.folder.cleanup()

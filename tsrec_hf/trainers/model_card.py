@@ -1,14 +1,14 @@
 """
-A trainer's model card: what the run knows about itself, in the checkpoint's configuration and in its `README.md`.
+A training run's model card: what the run knows about itself, in the checkpoint's configuration and in its `README.md`.
 
 A stage of training is added to those that the checkpoint went through before (`config.run_facts`), so that the card of
 a policy tells of its supervised fine-tuning as well.
 """
 
 import enum
-import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ import datasets
 import torch
 import transformers
 import trl
+from datasets import Dataset
 from huggingface_hub import ModelCard
+from peft import PeftConfig
+from transformers import TrainerState, TrainingArguments
 
-from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender
 from tsrec_hf.hub import build_model_card, check_base_model, dataset_facts
 from tsrec_hf.items import RecommendationDataset
+from tsrec_hf.models import SIDIndex, TSRecConfig
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 
-from .sharding import as_saved
+from .recommendation_metrics import RecommendationMetrics
 
 
-CARD_FILE = "README.md"
 # What decides a run's result. Named by hand: `TrainingArguments` holds 150 settings.
 SETTINGS = [
     "learning_rate",
@@ -59,197 +61,188 @@ SETTINGS = [
     "dynamic_sampling",
     "scoring",
 ]
+# Settings that say nothing at these values.
+UNTOLD = {"max_steps": -1, "bf16": False, "fp16": False, "weight_decay": 0.0}
 FACTS = ("base_model", "dataset", "sid_method")
 
 
-class ModelCardMixin:
+@dataclass(frozen=True)
+class TrainedPart:
     """
-    For trainers of a recommender: `create_model_card` writes a recommender's card, also when the trainer saves or
-    pushes; `push_to_hub` of the model sends the same one.
+    Which parameters a run trains.
+
+    Attributes:
+        name: `"all"`, `"sid rows"`, `"adapters"` or `"adapters and sid rows"`.
+        num_parameters: How many they are.
+        adapter: Configuration of the adapters.
     """
 
-    METHOD = ""
+    name: str
+    num_parameters: int
+    adapter: PeftConfig | None = None
 
-    def _keep_card_facts(self, card_facts: Mapping[str, Any] | None) -> None:
-        """Checks `card_facts` and remembers the stages that the checkpoint went through before this one."""
+
+class RunCard:
+    """
+    Collects the facts of a run and writes its model card.
+
+    Args:
+        config ([`TSRecConfig`]):
+            The recommender's configuration, which keeps the facts: `run_facts`.
+        sid_index ([`SIDIndex`]):
+            Its catalogue.
+        args ([`~transformers.TrainingArguments`]):
+            The run's settings.
+        card_facts (`dict`, *optional*):
+            As the trainers take them.
+    """
+
+    def __init__(
+        self,
+        config: TSRecConfig,
+        sid_index: SIDIndex,
+        args: TrainingArguments,
+        card_facts: Mapping[str, Any] | None = None,
+    ):
         facts = dict(card_facts or {})
-        # Before training, and not when its card is written.
+        # Before training, and not when the card is written.
         check_base_model(facts.get("base_model"))
-        self._floors_from = facts.get("dataset") if isinstance(facts.get("dataset"), RecommendationDataset) else None
-        if self._floors_from is not None:
-            facts["dataset"] = dataset_facts(facts["dataset"])
-        self._known_facts = {name: facts.pop(name) for name in FACTS if facts.get(name) is not None}
-        self._floor_results: dict[str, Any] | None = None
+        dataset = facts.get("dataset")
+        self.dataset = dataset if isinstance(dataset, RecommendationDataset) else None
+        if self.dataset is not None:
+            facts["dataset"] = dataset_facts(self.dataset)
+        self.config, self.sid_index, self.args = config, sid_index, args
+        self._facts = {name: facts.pop(name) for name in FACTS if facts.get(name) is not None}
         # All else is metadata: `license`, `datasets`, `tags`, ...
         self._card_data = facts
-        self._earlier_facts = dict(self.recommender.config.run_facts or {})
+        self._earlier = dict(config.run_facts or {})
+        self._baselines: dict[str, Any] | None = None
 
-    def model_card(self, name: str | None = None, **card_data) -> ModelCard:
+    def record(self, stage: Mapping[str, Any]) -> None:
+        """Puts the facts into the configuration, with this run's stage behind those before it."""
+        stages = [*(self._earlier.get("stages") or []), dict(stage)]
+        self.config.run_facts = {**self._earlier, **self._facts, "stages": stages}
+
+    def build(
+        self,
+        name: str | None = None,
+        repo_id: str | None = None,
+        adapter: PeftConfig | None = None,
+        evaluations: Sequence[Mapping[str, Any]] = (),
+        tags: Sequence[str] = (),
+        **card_data,
+    ) -> ModelCard:
         """
-        The card as it stands now.
+        Builds the card from the facts recorded last.
 
         Args:
             name (`str`, *optional*):
                 Heading. Defaults to the name of the repository, or of the output folder.
+            repo_id (`str`, *optional*):
+                The repository on the Hub.
+            adapter ([`~peft.PeftConfig`], *optional*):
+                Configuration of the adapters, where the checkpoint holds these.
+            evaluations (`Sequence[dict]`, *optional*):
+                As in [`build_model_card`]: from [`RunCard.evaluation`].
+            tags (`Sequence[str]`, *optional*):
+                Tags beside the card's own and those of `card_facts`.
             card_data (*optional*):
-                Metadata, beside those of `card_facts`.
+                Metadata, before those of `card_facts`.
         """
-        if self._adapter is not None:
+        card_data["tags"] = [*(self._card_data.get("tags") or []), *tags]
+        if adapter is not None:
             card_data["library_name"] = "peft"
-            base = self._adapter.base_model_name_or_path
+            base = adapter.base_model_name_or_path
             if base and not Path(base).is_dir():
                 card_data["base_model"] = base
-        repo_id = self.hub_model_id or self.args.hub_model_id
-        name = name or (repo_id.split("/")[-1] if repo_id else Path(self.args.output_dir).resolve().name)
+        name = name or (repo_id.split("/")[-1] if repo_id else Path(str(self.args.output_dir)).resolve().name)
         return build_model_card(
-            self.recommender.config,
-            self.processing_class.sid_index,
+            self.config,
+            self.sid_index,
             repo_id or UNNAMED_REPO,
             name,
-            evaluations=self._evaluation_facts(),
+            evaluations=evaluations,
             **{**self._card_data, **card_data},
         )
 
-    def create_model_card(
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-        directory: str | Path | None = None,
-        **card_data,
-    ) -> None:
+    def evaluation(self, metrics: RecommendationMetrics | None, step: int | None = None) -> list[dict[str, Any]]:
         """
-        Writes the card to the output folder.
+        An evaluation in the form of `build_model_card`, beside the baselines where the data set is known.
 
         Args:
-            model_name (`str`, *optional*):
-                Heading of the card.
-            dataset_name (`str`, *optional*):
-                Hub id of the data set.
-            tags (`str` or `list[str]`, *optional*):
-                Tags beside the card's own.
-            directory (`str` or `Path`, *optional*):
-                Another folder to write to.
-            card_data (*optional*):
-                Metadata: `license`, `language`, ...
+            metrics ([`RecommendationMetrics`], *optional*):
+                The evaluations of the run.
+            step (`int`, *optional*):
+                The one whose weights the card is of; the last one if that step has none.
         """
-        if not self.is_world_process_zero():
-            return
-        self._record_facts()
-        tags = [tags] if isinstance(tags, str) else list(tags or [])
-        card_data["tags"] = [*(self._card_data.get("tags") or []), *(getattr(self, "_tag_names", None) or []), *tags]
-        if dataset_name is not None:
-            card_data["datasets"] = dataset_name
-        card = self.model_card(model_name, **card_data)
-        folder = Path(directory or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        card.save(folder / CARD_FILE)
-
-    def train(self, *args, **kwargs):
-        """As the parent's; the model carries the card of the run afterwards."""
-        output = super().train(*args, **kwargs)
-        self._record_facts()
-        return output
-
-    def evaluate(self, *args, **kwargs):
-        """As the parent's; the model's card holds what was found."""
-        metrics = super().evaluate(*args, **kwargs)
-        if not self.is_in_train:
-            self._record_facts()
-        return metrics
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's; writes the card beside the weights."""
-        self._record_facts()  # first: they are in the configuration that is saved
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            # Last: PEFT writes a card of its own beside adapters.
-            self.create_model_card(directory=output_dir)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.is_fsdp_enabled:
-            return super()._save(output_dir, state_dict)
-        with as_saved(self.recommender):
-            super()._save(output_dir, state_dict)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Transformers copies what every model has from the checkpoint; ours brings its code as well.
-        if self.is_world_process_zero():
-            for path in Path(checkpoint_folder).glob("*.py"):
-                shutil.copy(path, self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
-
-    def _record_facts(self) -> None:
-        """Puts what is known into the configuration that is saved, and the card on the model that may be pushed."""
-        facts = {**self._earlier_facts, **self._known_facts}
-        facts["stages"] = [*(self._earlier_facts.get("stages") or []), self._stage()]
-        self.recommender.config.run_facts = facts
-        if self.is_world_process_zero():
-            self.recommender.model_card = str(self.model_card())
-
-    def _stage(self) -> dict[str, Any]:
-        settings = {name: getattr(self.args, name) for name in SETTINGS if getattr(self.args, name, None) is not None}
-        for useless, needless in (("max_steps", -1), ("bf16", False), ("fp16", False), ("weight_decay", 0.0)):
-            if settings.get(useless) == needless:
-                del settings[useless]
-        settings["processes"] = self.args.world_size
-        if self._adapter is not None:
-            shown = {name: getattr(self._adapter, name, None) for name in ("r", "lora_alpha")}
-            told = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
-            settings["adapter"] = f"{_plain(self._adapter.peft_type)} ({told})"
-        for library in (torch, transformers, trl, datasets):
-            settings[library.__name__] = library.__version__
-        stage = {
-            "method": self.METHOD,
-            "trainable": self._trainable_part,
-            "trainable_parameters": self._num_trainable_parameters(),
-            "steps": self.state.global_step,
-            "epochs": float(self.state.epoch or 0),
-            "settings": {name: _plain(value) for name, value in settings.items()},
-        }
-        if self.train_dataset is not None:
-            columns = getattr(self.train_dataset, "column_names", None) or []
-            tasks = Counter(self.train_dataset["task"]) if "task" in columns else {}
-            stage |= {"tasks": dict(tasks)} if tasks else {"rows": len(self.train_dataset)}
-        rewards = getattr(self, "reward_func_names", None)
-        return stage if rewards is None else {**stage, "rewards": list(rewards)}
-
-    @property
-    def _adapter(self) -> Any | None:
-        """Configuration of the adapters that PEFT trains."""
-        adapters = getattr(self.accelerator.unwrap_model(self.model), "peft_config", None)
-        return next(iter(adapters.values())) if adapters else None
-
-    @property
-    def _trainable_part(self) -> str:
-        if self._adapter is None:
-            return "sid rows" if self.args.freeze_backbone else "all"
-        return "adapters and sid rows" if getattr(self._adapter, "trainable_token_indices", None) else "adapters"
-
-    def _evaluation_facts(self) -> list[dict[str, Any]]:
-        """The evaluation of the weights as they are, in the form of `build_model_card`, beside the floors if known."""
-        if not self._evaluations:
+        if metrics is None or not metrics.results:
             return []
-        best_is_loaded = self.args.load_best_model_at_end and not self.is_in_train
-        step = self.state.best_global_step if best_is_loaded else None
-        results = {"model": self._evaluations.get(step, self._evaluations[max(self._evaluations)])}
-        if self._floors_from is not None:
-            if self._floor_results is None:
-                train, top_k = self._floors_from.train, self._evaluator.top_k
-                floors = {"popularity": PopularityRecommender(train), "next-item counts": NextItemRecommender(train)}
-                self._floor_results = {
-                    name: {"all": self._evaluator.evaluate(floor.recommend(self._histories, top_k))["all"]}
-                    for name, floor in floors.items()
-                }
-            results |= self._floor_results
-        dataset = self.recommender.config.run_facts.get("dataset") if self.recommender.config.run_facts else None
+        results = {"model": metrics.results.get(-1 if step is None else step, metrics.results[max(metrics.results)])}
+        if self.dataset is not None:
+            if self._baselines is None:
+                self._baselines = metrics.baselines(self.dataset.train)
+            results |= self._baselines
+        dataset = (self.config.run_facts or {}).get("dataset") or {}
         settings = {
-            "dataset": (dataset or {}).get("name"),
+            "dataset": dataset.get("name"),
             "split": "validation",
-            "rows": f"{len(self._histories):,} drawn from validation",
-            "num_beams": self.args.eval_num_beams,
+            "rows": f"{len(metrics.histories):,} drawn from validation",
+            "num_beams": metrics.num_beams,
         }
         return [{"settings": settings, "results": results}]
+
+
+def training_stage(
+    method: str,
+    args: TrainingArguments,
+    state: TrainerState,
+    trained: TrainedPart,
+    train_dataset: Dataset | None,
+    rewards: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """
+    The facts of one stage of training, as JSON holds them.
+
+    Args:
+        method (`str`):
+            `"SFT"` or `"GRPO"`.
+        args ([`~transformers.TrainingArguments`]):
+            Settings; those of `SETTINGS` are kept.
+        state ([`~transformers.TrainerState`]):
+            How far the run is.
+        trained ([`TrainedPart`]):
+            Which parameters are trained.
+        train_dataset (`datasets.Dataset`, *optional*):
+            Rows, counted by their column `task` if they have it.
+        rewards (`Sequence[str]`, *optional*):
+            Names of the rewards.
+    """
+    settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name, None) is not None}
+    settings = {name: value for name, value in settings.items() if name not in UNTOLD or value != UNTOLD[name]}
+    settings["processes"] = args.world_size
+    if trained.adapter is not None:
+        shown = {name: getattr(trained.adapter, name, None) for name in ("r", "lora_alpha")}
+        told = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+        settings["adapter"] = f"{_plain(trained.adapter.peft_type)} ({told})"
+    for library in (torch, transformers, trl, datasets):
+        settings[library.__name__] = library.__version__
+    stage = {
+        "method": method,
+        "trainable": trained.name,
+        "trainable_parameters": trained.num_parameters,
+        "steps": state.global_step,
+        "epochs": float(state.epoch or 0),
+        "settings": {name: _plain(value) for name, value in settings.items()},
+    }
+    if train_dataset is not None:
+        columns = getattr(train_dataset, "column_names", None) or []
+        if "task" in columns and len(train_dataset):
+            stage["tasks"] = dict(Counter(train_dataset["task"]))
+        else:
+            stage["rows"] = len(train_dataset)
+    if rewards is not None:
+        stage["rewards"] = list(rewards)
+    return stage
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 import logging
 
-from accelerate.utils import gather_object
 from datasets import Dataset
 
-from tsrec_hf.evaluation import RecommendationEvaluator
-from tsrec_hf.models import TSRecForCausalLM
+from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results, recommend_distributed
+from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 
-from .sharding import whole_copy
+from .arguments import RecommenderArguments
 
 
 logger = logging.getLogger(__name__)
@@ -16,75 +15,78 @@ logger = logging.getLogger(__name__)
 # The sample of users is the same for every seed, so that runs can be compared.
 SAMPLE_SEED = 0
 
+Results = dict[str, dict[str, float]]
 
-class RecommendationMetricsMixin:
+
+def user_sample(interactions: Dataset, num_users: int) -> Dataset:
+    """The rows that are recommended for: the same whatever the seed of the run."""
+    size = min(num_users, len(interactions))
+    return interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
+
+
+class RecommendationMetrics:
     """
-    For trainers of a recommender: recommends for a fixed sample of users at each evaluation, the users shared among
-    the processes, so that `metric_for_best_model="eval_ndcg@10"` works.
+    Recommends for a fixed sample of users at each evaluation, the users shared among the processes, so that
+    `metric_for_best_model="eval_ndcg@10"` works.
+
+    Args:
+        interactions (`datasets.Dataset`):
+            Rows with `history` and `target`.
+        tokenizer ([`TSRecTokenizer`]):
+            The recommender's tokenizer.
+        args ([`RecommenderArguments`]):
+            `eval_num_users` of at least 1, `eval_num_beams`, `eval_recommend_batch_size`.
+
+    Attributes:
+        results (`dict[int, dict]`):
+            What each evaluation found, by the step it came after.
     """
 
-    _evaluator: RecommendationEvaluator | None = None
-
-    @property
-    def recommender(self) -> TSRecForCausalLM:
-        """The model without what PEFT or a distributed launcher wrapped around it."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-    def _searchable(self) -> TSRecForCausalLM:
-        """The recommender as a search can use it: itself, or a whole copy where FSDP cut its weights into shards."""
-        return whole_copy(self.recommender) if self.is_fsdp_enabled else self.recommender
-
-    @staticmethod
-    def sample_of(interactions: Dataset, num_users: int) -> Dataset:
-        """The rows that are recommended for: the same whatever the seed of the run."""
-        size = min(num_users, len(interactions))
-        return interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
-
-    def _recommend_in_evaluation(self, interactions: Dataset | None) -> None:
-        self._evaluations: dict[int, dict[str, dict[str, float]]] = {}  # by step
-        if interactions is None or self.args.eval_num_users == 0:
-            return
-        sample = self.sample_of(interactions, self.args.eval_num_users)
-        self._histories = sample["history"][:]
+    def __init__(self, interactions: Dataset, tokenizer: TSRecTokenizer, args: RecommenderArguments):
+        sample = user_sample(interactions, args.eval_num_users)
+        self.tokenizer = tokenizer
+        self.num_beams, self.batch_size = args.eval_num_beams, args.eval_recommend_batch_size
+        self.histories: list[list[str]] = sample["history"][:]
         # Cold slices are not reported during training, so the training rows do not matter here.
-        self._evaluator = RecommendationEvaluator(sample, self.processing_class.sid_index, train=sample)
-        highest = self._evaluator.ks[-1]
-        if self.args.eval_num_beams < min(highest, self.processing_class.sid_index.trie.num_leaves):
+        self.evaluator = RecommendationEvaluator(sample, tokenizer.sid_index, train=sample)
+        self.results: dict[int, Results] = {}
+        highest = self.evaluator.ks[-1]
+        if self.num_beams < min(highest, tokenizer.sid_index.trie.num_leaves):
             logger.warning(
-                f"{self.args.eval_num_beams} beams find as many SIDs, so the metrics at {highest} are too low. Set "
+                f"{self.num_beams} beams find as many SIDs, so the metrics at {highest} are too low. Set "
                 f"`eval_num_beams={highest}` or more."
             )
 
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
-        """As the parent's, with the metrics of the recommendations."""
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        metrics = self._recommendation_metrics()
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output
+    def measure(self, recommender: TSRecForCausalLM, step: int) -> dict[str, float]:
+        """
+        Recommends for the sample; called by all processes together.
 
-    def _recommendation_metrics(self) -> dict[str, float]:
-        if self._evaluator is None:
-            return {}
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        num_beams = self.args.eval_num_beams
-        mine = self._searchable().recommend(
-            self.processing_class,
-            self._histories[rank::world],
-            top_k=min(self._evaluator.top_k, num_beams),
-            num_beams=num_beams,
-            batch_size=self.args.eval_recommend_batch_size,
-        )
-        numbered = [
-            (number, [item.item_id for item in items])
-            for number, items in zip(range(rank, len(self._histories), world), mine)
-        ]
-        ranked = [items for _, items in sorted(gather_object(numbered))]
-        results = self._evaluator.evaluate(ranked)
+        Args:
+            recommender ([`TSRecForCausalLM`]):
+                The model as it is, whole in every process.
+            step (`int`):
+                The step that it has been trained to.
+
+        Returns:
+            `dict[str, float]`: `hr@k`, `ndcg@k` (by item), `sid_hr@k` and `sid_ndcg@k` (by SID).
+        """
+
+        def recommend(histories) -> list[list[str]]:
+            recommended = recommender.recommend(
+                self.tokenizer,
+                histories,
+                top_k=min(self.evaluator.top_k, self.num_beams),
+                num_beams=self.num_beams,
+                batch_size=self.batch_size,
+            )
+            return [[item.item_id for item in items] for items in recommended]
+
+        results = self.evaluator.evaluate(recommend_distributed(recommend, self.histories))
         # For the model card, without the slices: cold targets are not known here.
-        self._evaluations[self.state.global_step] = {"all": results["all"]}
-        metrics = dict(results["all"])
-        del metrics["num_rows"]
-        return metrics
+        self.results[step] = {"all": results["all"]}
+        return {name: value for name, value in results["all"].items() if name != "num_rows"}
+
+    def baselines(self, train: Dataset) -> dict[str, Results]:
+        """What recommenders that count `train` find for the same users, by their names."""
+        found = baseline_results(self.evaluator, train, self.histories)
+        return {name: {"all": slices["all"]} for name, slices in found.items()}

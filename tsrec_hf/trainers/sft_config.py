@@ -1,16 +1,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from trl import SFTConfig
 
-from tsrec_hf.data import BUILT_IN_TASKS
-
-from .sid_rows import check_freezing
+from .arguments import RecommenderArguments
 
 
 @dataclass
-class TSRecSFTConfig(SFTConfig):
+class TSRecSFTConfig(RecommenderArguments, SFTConfig):
     r"""
     Settings of [`TSRecSFTTrainer`] on top of [`~trl.SFTConfig`]. Where there is no accelerator, `use_cpu` turns itself
     on.
@@ -29,14 +26,14 @@ class TSRecSFTConfig(SFTConfig):
         > Parameters that control the loss
 
         task_weights (`dict[str, float]`, *optional*):
-            Factor of the loss of each task (`"sequence"`, `"title"`, `"history_title"`, `"alignment"`); 1 where
-            absent.
+            Factor of the loss of each task, by its name (`"sequence"`, `"title"`, `"history_title"`, `"alignment"`, or
+            that of a task of your own); 1 where absent.
 
         > Parameters that control what is trained
 
         freeze_backbone (`bool`, *optional*, defaults to `False`):
-            Whether to train the SID rows of the embeddings alone, everything else staying bit for bit: the grounding
-            stage, before a second one that trains everything. For adapters see [`lora_config`].
+            Whether to train the SID rows of the embeddings alone, everything else staying bit for bit. For this as a
+            first stage see [`ground_sid_rows`], for adapters [`lora_config`].
 
     Example:
 
@@ -53,45 +50,27 @@ class TSRecSFTConfig(SFTConfig):
     # Settings that the command line may give as JSON.
     _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["task_weights"]
 
-    eval_num_users: int = field(
-        default=256, metadata={"help": "Rows of `eval_interactions` to recommend for at each evaluation; 0 for none."}
-    )
-    eval_num_beams: int = field(default=20, metadata={"help": "Beams of the search during evaluation."})
-    eval_recommend_batch_size: int = field(default=16, metadata={"help": "Users searched together in evaluation."})
     task_weights: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Factor of each task's loss, 1 where absent."}
     )
-    freeze_backbone: bool = field(
-        default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
-    )
 
     def __post_init__(self):
-        if not torch.accelerator.is_available():
-            # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
-            self.use_cpu = True
         super().__post_init__()
-        check_freezing(self)
         if self.packing or self.padding_free:
             raise ValueError(
                 "Packed and padding-free batches drop the rows' tasks and positions, which `TSRecSFTTrainer` needs. "
                 "Set `packing=False` and `padding_free=False`; `train_sampling_strategy='group_by_length'` keeps "
                 "padding low."
             )
-        if self.eval_num_users < 0 or self.eval_num_beams < 1 or self.eval_recommend_batch_size < 1:
-            raise ValueError(
-                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at "
-                f"least 1, but found {self.eval_num_users}, {self.eval_num_beams} and "
-                f"{self.eval_recommend_batch_size}."
-            )
         if self.task_weights:
             self._check_task_weights()
 
     def _check_task_weights(self) -> None:
         weights = self.task_weights
-        if not isinstance(weights, dict) or not set(weights) <= set(BUILT_IN_TASKS) or min(weights.values()) < 0:
+        if not isinstance(weights, dict) or min(weights.values()) < 0:
             raise ValueError(
-                "Expected `task_weights` as a dict, or a string of JSON, with numbers of at least 0 for some of "
-                f"{BUILT_IN_TASKS}, but found {weights!r}."
+                "Expected `task_weights` as a dict, or a string of JSON, with a number of at least 0 for each name of "
+                f"a task, but found {weights!r}."
             )
         if self.loss_type != "nll" or self.label_smoothing_factor != 0:
             raise ValueError(

@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from tsrec_hf.models import TSRecForCausalLM
+from tsrec_hf.models import TSRecConfig, TSRecForCausalLM
 
 
 # All parameters in full, on every process.
@@ -15,11 +16,12 @@ WHOLE = StateDictOptions(full_state_dict=True)
 
 def whole_copy(model: TSRecForCausalLM) -> TSRecForCausalLM:
     """
-    A copy of a sharded recommender for this process alone. Called by all processes at once: shards come together only
-    then, and a search takes another number of passes on each.
+    Copies a sharded recommender to this process alone. To be called by all processes at once: shards are gathered
+    together, while a search needs another number of forward passes on each process.
     """
     weights = get_model_state_dict(model, options=WHOLE)
-    whole = TSRecForCausalLM(copy.deepcopy(model.config)).to(model.device)
+    whole = TSRecForCausalLM(cast(TSRecConfig, copy.deepcopy(model.config)))
+    whole.to(model.device)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides its arguments
     for parameter in whole.parameters():
         parameter.data = parameter.data.to(model.dtype)  # not the buffers: frequencies of positions stay float32
     whole.load_state_dict(weights)

@@ -1,21 +1,12 @@
-"""Training the SID rows of the embeddings alone: the grounding stage, in which new tokens find their place first."""
+"""Training the SID rows of the embeddings alone, as the grounding stage does before everything is trained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-from transformers import TrainingArguments
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-
-
-def check_freezing(args: TrainingArguments) -> None:
-    """Raises `ValueError` for settings under which `freeze_backbone` would not keep all other rows as they are."""
-    if args.freeze_backbone and args.weight_decay != 0.0:
-        raise ValueError(
-            f"`freeze_backbone=True` keeps all other rows as they are, but weight_decay={args.weight_decay} would "
-            "shrink them. Set `weight_decay=0.0`."
-        )
 
 
 @contextmanager
@@ -33,7 +24,7 @@ def sid_rows_only(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> Iterato
         tokenizer ([`TSRecTokenizer`]):
             Says which rows are SID tokens.
     """
-    others = torch.ones(model.get_input_embeddings().weight.shape[0], 1, dtype=torch.bool)
+    others = torch.ones(sid_matrices(model)[0].weight.shape[0], 1, dtype=torch.bool)
     others[sid_token_ids(tokenizer)] = False
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
@@ -62,7 +53,8 @@ def sid_token_ids(tokenizer: TSRecTokenizer) -> torch.Tensor:
     return torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
 
 
-def sid_matrices(model: TSRecForCausalLM) -> list[torch.nn.Module]:
+def sid_matrices(model: TSRecForCausalLM) -> list[torch.nn.Embedding | torch.nn.Linear]:
     """The modules with a row for every SID token: the input embeddings and, when untied, the output head."""
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs = cast(torch.nn.Embedding, model.get_input_embeddings())
+    outputs = cast(torch.nn.Linear, model.get_output_embeddings())
     return [inputs] if outputs.weight is inputs.weight else [inputs, outputs]

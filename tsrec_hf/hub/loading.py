@@ -1,0 +1,168 @@
+"""Reading recommenders: checkpoints, adapters (merged into their base), and backbones that are to become one."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
+
+from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.downloading_tsrec import read_checkpoint
+from tsrec_hf.semantics import TokenSemantics
+
+
+ADAPTER = "adapter"
+
+
+def load_recommender(
+    name_or_path: str | Path, revision: str | None = None, sid_index: SIDIndex | None = None, **from_pretrained_kwargs
+) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
+    r"""
+    Loads a recommender and its tokenizer, from a checkpoint or from an adapter, which is merged into its base.
+
+    `TSRecForCausalLM.from_pretrained`, `AutoPeftModelForCausalLM` and `pipeline("recommendation")` read an adapter as
+    well, and leave it beside its base: every forward pass then copies the embeddings to put the SID rows in.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            Folder or Hub id of a checkpoint or of an adapter.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub.
+        sid_index ([`SIDIndex`], *optional*):
+            The catalogue that the recommender must have been trained on.
+        from_pretrained_kwargs (*optional*):
+            As [`~TSRecForCausalLM.from_pretrained`]'s: `dtype`, `attn_implementation`, ...
+
+    Returns:
+        `tuple`: [`TSRecForCausalLM`] without adapters, and [`TSRecTokenizer`].
+
+    Raises:
+        `FileNotFoundError`: an adapter whose base is a folder that is not here. `ValueError`: a plain language model,
+        an adapter that names no base, a recommender of another catalogue than `sid_index`.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from tsrec_hf import load_recommender
+
+    >>> folder = tempfile.mkdtemp()
+    >>> model.save_pretrained(folder), tokenizer.save_pretrained(folder)
+    (...)
+    >>> loaded, its_tokenizer = load_recommender(folder)
+    >>> loaded.recommend(its_tokenizer, [["hammer"]], top_k=2) == model.recommend(tokenizer, [["hammer"]], top_k=2)
+    True
+    ```
+    """
+    hub: dict[str, Any] = {} if revision is None else {"revision": revision}
+    model_type = _model_type(name_or_path, revision)
+    if model_type not in (TSRecConfig.model_type, ADAPTER):
+        raise ValueError(
+            f"Expected a recommender, but {str(name_or_path)!r} is a model of type {model_type!r}. Fine-tune it by "
+            "`examples/sft.py` and pass the folder that it writes."
+        )
+    tokenizer = TSRecTokenizer.from_pretrained(name_or_path, **hub)
+    if sid_index is not None and tokenizer.sid_index.fingerprint != sid_index.fingerprint:
+        raise ValueError(
+            f"The checkpoint {str(name_or_path)!r} holds {tokenizer.sid_index}, but the data have another index: "
+            f"{sid_index}. Pass the data that the checkpoint was trained on, or start from a backbone."
+        )
+    if model_type != ADAPTER:
+        return TSRecForCausalLM.from_pretrained(name_or_path, **hub, **from_pretrained_kwargs), tokenizer
+    config = PeftConfig.from_pretrained(str(name_or_path), **hub)
+    base = config.base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"Expected adapter_config.json of {str(name_or_path)!r} to name its base, but found {base!r}. Set "
+            "`base_model_name_or_path` there to the recommender's folder or Hub id."
+        )
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise FileNotFoundError(
+            f"Expected the base of the adapter {str(name_or_path)!r} in {base!r}, as its adapter_config.json says, "
+            "but there is no such folder. Copy it there, or name where it is now, a folder or a Hub id, as "
+            "`base_model_name_or_path` in adapter_config.json."
+        )
+    model = TSRecForCausalLM.from_pretrained(base, revision=config.revision, **from_pretrained_kwargs)
+    model = PeftModel.from_pretrained(model, str(name_or_path), **hub).merge_and_unload()  # type: ignore[operator]
+    # The checkpoint that the base came from is another model now.
+    model.config._name_or_path = model.name_or_path = ""
+    return model, tokenizer
+
+
+def load_or_start_recommender(
+    name_or_path: str | Path,
+    sid_index: SIDIndex,
+    semantics: TokenSemantics | None = None,
+    sa_init_kwargs: dict[str, Any] | None = None,
+    max_history: int = 10,
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    **from_pretrained_kwargs,
+) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
+    r"""
+    Loads what fine-tuning starts from: a recommender of this catalogue as it is, or a backbone with new SID rows.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            Folder or Hub id of a recommender, of an adapter, or of a backbone.
+        sid_index ([`SIDIndex`]):
+            The catalogue.
+        semantics ([`TokenSemantics`], *optional*):
+            Keywords of every SID token, from which SA-Init makes the new rows of a backbone.
+        sa_init_kwargs (`dict`, *optional*):
+            Arguments of [`initialize_sid_embeddings`]; without `semantics` they are not used.
+        max_history (`int`, *optional*, defaults to `10`):
+            Longest history of the prompts of a backbone; a recommender knows its own.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub.
+        gguf_file (`str`, *optional*):
+            File in `name_or_path`, for GGUF backbones.
+        from_pretrained_kwargs (*optional*):
+            `dtype`, `attn_implementation`, ...
+
+    Returns:
+        `tuple`: [`TSRecForCausalLM`] without adapters, and [`TSRecTokenizer`].
+
+    Raises:
+        `ValueError`: a recommender of another catalogue, and what [`load_recommender`] and
+        [`TSRecForCausalLM.from_backbone`] raise.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from tsrec_hf.hub import load_or_start_recommender
+
+    >>> folder = tempfile.mkdtemp()
+    >>> model.save_pretrained(folder), tokenizer.save_pretrained(folder)
+    (...)
+    >>> loaded, _ = load_or_start_recommender(folder, sid_index)
+    >>> loaded.config.sid_index_fingerprint == sid_index.fingerprint
+    True
+    ```
+    """
+    source: dict[str, Any] = {"revision": revision} if revision is not None else {}
+    if gguf_file is not None:
+        source["gguf_file"] = gguf_file
+    elif is_recommender(name_or_path, revision):
+        return load_recommender(name_or_path, revision, sid_index, **from_pretrained_kwargs)
+    tokenizer = TSRecTokenizer.from_backbone(name_or_path, sid_index, max_history=max_history, **source)
+    kwargs = None if semantics is None else sa_init_kwargs
+    model = TSRecForCausalLM.from_backbone(
+        name_or_path, tokenizer, semantics, kwargs, **source, **from_pretrained_kwargs
+    )
+    return model, tokenizer
+
+
+def is_recommender(name_or_path: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or Hub id holds a recommender's checkpoint or an adapter, rather than a language model."""
+    return _model_type(name_or_path, revision) in (TSRecConfig.model_type, ADAPTER)
+
+
+def _model_type(name_or_path: str | Path, revision: str | None) -> str:
+    """Type of model in the configuration, or `ADAPTER`, which has a configuration of its own."""
+    hub: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if find_adapter_config_file(str(name_or_path), **hub) is not None:
+        return ADAPTER
+    return read_checkpoint(AutoConfig.from_pretrained, name_or_path, "config.json", **hub).model_type

@@ -1,0 +1,55 @@
+"""Settings that all trainers of a recommender share."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class RecommenderArguments:
+    """
+    Fields of a trainer's settings beside those of TRL's class, which stands behind this one among the bases.
+
+    Parameters:
+        > Parameters that control what is trained
+
+        freeze_backbone (`bool`, *optional*, defaults to `False`):
+            Whether to train the SID rows of the embeddings alone; everything else stays bit for bit.
+
+        > Parameters that control the evaluation by recommendation
+
+        eval_num_users (`int`, *optional*, defaults to `256`):
+            Rows of `eval_interactions` that are recommended for at each evaluation: a fixed sample, the same whatever
+            the seed. `0` turns it off.
+        eval_num_beams (`int`, *optional*, defaults to `20`):
+            Beams of that search.
+        eval_recommend_batch_size (`int`, *optional*, defaults to `16`):
+            Users searched together.
+    """
+
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
+    )
+    eval_num_users: int = field(
+        default=256, metadata={"help": "Rows of `eval_interactions` to recommend for at each evaluation; 0 for none."}
+    )
+    eval_num_beams: int = field(default=20, metadata={"help": "Beams of the search during evaluation."})
+    eval_recommend_batch_size: int = field(default=16, metadata={"help": "Users searched together in evaluation."})
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
+            self.use_cpu = True
+        super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
+        weight_decay = self.weight_decay  # type: ignore[attr-defined]  # of `TrainingArguments`
+        if self.freeze_backbone and weight_decay != 0.0:
+            raise ValueError(
+                f"`freeze_backbone=True` keeps all other rows as they are, but weight_decay={weight_decay} would "
+                "shrink them. Set `weight_decay=0.0`."
+            )
+        if self.eval_num_users < 0 or self.eval_num_beams < 1 or self.eval_recommend_batch_size < 1:
+            raise ValueError(
+                "Expected `eval_num_users` of at least 0, `eval_num_beams` and `eval_recommend_batch_size` of at "
+                f"least 1, but found {self.eval_num_users}, {self.eval_num_beams} and "
+                f"{self.eval_recommend_batch_size}."
+            )

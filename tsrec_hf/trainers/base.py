@@ -1,0 +1,321 @@
+"""
+What all trainers of a recommender share: the recommender inside its wrappers, the adapter, the checks at the start,
+and two collaborators that are given what they need, the recommendation metrics and the model card.
+
+Which private methods of TRL and transformers are overridden here, and why, stands in `hooks.py`.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import Trainer
+
+from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+
+from .arguments import RecommenderArguments
+from .grpo_config import TSRecGRPOConfig
+from .lora import TRAINED_IN_MEMORY, is_in_memory_only, name_of, save_base
+from .model_card import RunCard, TrainedPart, training_stage
+from .peft_shims import (
+    copied_rows,
+    copy_rows_to_reference,
+    count_adapter_rows,
+    keep_rows_in_float32,
+    leave_4bit_weights_unpacked,
+    row_layers,
+)
+from .recommendation_metrics import RecommendationMetrics
+from .sft_config import TSRecSFTConfig
+from .sharding import as_saved, whole_copy
+from .sid_rows import count_sid_row_parameters, sid_rows_only
+
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "README.md"
+
+Arguments = TypeVar("Arguments", bound=RecommenderArguments)
+
+
+def checked_arguments(args: Any, kind: type[Arguments], output_dir: str) -> Arguments:
+    """The settings of a trainer, or the defaults; raises `TypeError` for those of another class."""
+    args = kind(output_dir) if args is None else args  # type: ignore[arg-type]  # `output_dir` is the first
+    if not isinstance(args, kind):
+        raise TypeError(f"Expected `args` to be a `{kind.__name__}`, but found `{type(args).__name__}`.")
+    return args
+
+
+def checked_tokenizer(tokenizer: TSRecTokenizer | None, model: Any) -> TSRecTokenizer:
+    """The tokenizer of a trainer, or that of the checkpoint; raises `ValueError` where there is neither."""
+    if tokenizer is not None:
+        return tokenizer
+    if not isinstance(model, str):
+        raise ValueError("Expected `processing_class`, the recommender's `TSRecTokenizer`, beside a loaded model.")
+    return TSRecTokenizer.from_pretrained(model)
+
+
+class RecommenderTrainer(Trainer):
+    """
+    Base of the trainers; one of TRL's trainers stands behind it among the bases.
+
+    Args:
+        model ([`TSRecForCausalLM`], [`~peft.PeftModel`] or `str`):
+            What TRL's trainer takes.
+        args ([`TSRecSFTConfig`] or [`TSRecGRPOConfig`]):
+            Settings.
+        processing_class ([`TSRecTokenizer`]):
+            The recommender's tokenizer.
+        eval_interactions (`Dataset`, *optional*):
+            Rows that are recommended for at each evaluation.
+        card_facts (`dict`, *optional*):
+            What the model card should tell and the trainer cannot know.
+        kwargs (*optional*):
+            As TRL's trainer's.
+
+    Attributes:
+        recommendation_metrics ([`RecommendationMetrics`] or `None`):
+            Adds HR and NDCG to the metrics of an evaluation.
+        card ([`RunCard`]):
+            Writes the model card.
+    """
+
+    METHOD = ""
+
+    args: TSRecSFTConfig | TSRecGRPOConfig
+    model: nn.Module
+    processing_class: TSRecTokenizer
+    train_dataset: Dataset | None
+
+    def __init__(
+        self,
+        model: Any,
+        args: TSRecSFTConfig | TSRecGRPOConfig,
+        processing_class: TSRecTokenizer,
+        eval_interactions: Dataset | None = None,
+        card_facts: Mapping[str, Any] | None = None,
+        **kwargs,
+    ):
+        rows = copied_rows(model)
+        if kwargs.get("peft_config") is not None and isinstance(model, TSRecForCausalLM) and is_in_memory_only(model):
+            folder = save_base(model, processing_class, args)
+            logger.info(f"The base of the adapters exists in memory only: saved to {folder}.")
+        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
+        self.recommender.check_tokenizer(processing_class)
+        self._check_trained_part()
+        if isinstance(self._unwrapped, PeftModel):
+            keep_rows_in_float32(self._unwrapped, rows)
+            copy_rows_to_reference(self._unwrapped)
+            leave_4bit_weights_unpacked(self._unwrapped)
+        self.recommendation_metrics: RecommendationMetrics | None = None
+        if eval_interactions is not None and args.eval_num_users > 0:
+            self.recommendation_metrics = RecommendationMetrics(eval_interactions, processing_class, args)
+        self.card = RunCard(cast(TSRecConfig, self.recommender.config), processing_class.sid_index, args, card_facts)
+
+    # The recommender
+
+    @property
+    def _unwrapped(self) -> nn.Module:
+        """The model without what a distributed launcher wrapped around it: a recommender, or PEFT's model of one."""
+        return cast(nn.Module, self.accelerator.unwrap_model(self.model))
+
+    @property
+    def recommender(self) -> TSRecForCausalLM:
+        """The model without what PEFT or a distributed launcher wrapped around it."""
+        model = self._unwrapped
+        return cast(TSRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+    def searchable(self) -> TSRecForCausalLM:
+        """The recommender as a search can use it: itself, or a whole copy where FSDP cut its weights into shards."""
+        return whole_copy(self.recommender) if self.is_fsdp_enabled else self.recommender
+
+    # What is trained
+
+    @property
+    def adapter(self) -> PeftConfig | None:
+        """Configuration of the adapters that PEFT trains."""
+        model = self._unwrapped
+        return next(iter(model.peft_config.values())) if isinstance(model, PeftModel) else None
+
+    @property
+    def trained_part(self) -> TrainedPart:
+        """Which parameters are trained, and how many."""
+        if self.args.freeze_backbone:
+            return TrainedPart("sid rows", count_sid_row_parameters(self.recommender, self.processing_class))
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        if self.adapter is None:
+            return TrainedPart("all", trained)
+        with_rows = getattr(self.adapter, "trainable_token_indices", None)
+        return TrainedPart("adapters and sid rows" if with_rows else "adapters", trained, self.adapter)
+
+    def describe_trainable(self) -> str:
+        """How many parameters are trained, and which."""
+        part, model = self.trained_part, self._unwrapped
+        total = sum(parameter.numel() for parameter in model.parameters())
+        name = "SID rows" if self.args.freeze_backbone else "all"
+        if isinstance(model, PeftModel) and part.adapter is not None:
+            # Two weights of four bits are stored as one number, which PEFT knows.
+            total = model.get_nb_trainable_parameters()[1]
+            rows = count_adapter_rows(model)
+            name = f"{name_of(part.adapter)}: {part.num_parameters - rows:,}; SID rows: {rows:,}"
+        return f"Trainable parameters: {part.num_parameters:,} of {total:,} ({name})"
+
+    def _check_trained_part(self) -> None:
+        model, args = self._unwrapped, self.args
+        if args.freeze_backbone and isinstance(model, PeftModel):
+            raise ValueError(
+                "`freeze_backbone=True` trains rows of the recommender itself, which PEFT's adapters would not save. "
+                "Train them before adding adapters, or with them: `lora_config` names them among what is trained."
+            )
+        zero_stage = cast(Any, args.deepspeed_plugin).zero_stage if self.is_deepspeed_enabled else None
+        if args.freeze_backbone and (self.is_fsdp_enabled or zero_stage == 3):
+            raise ValueError(
+                "`freeze_backbone=True` keeps rows of whole matrices as they are, but FSDP and ZeRO-3 cut matrices "
+                "into shards. Train on one process, several (DDP) or with ZeRO-2, or use LoRA (`--use_peft`)."
+            )
+        if not isinstance(model, PeftModel):
+            return
+        if self.is_fsdp_enabled and any(row_layers(model)):
+            raise ValueError(
+                "PEFT 0.21 puts the trained SID rows into whole matrices, but FSDP cuts matrices into shards. Train "
+                "adapters on one process, several (DDP) or with ZeRO-2."
+            )
+        base = cast(PeftConfig, self.adapter).base_model_name_or_path
+        if args.push_to_hub and Path(base or "").is_dir():
+            logger.warning(
+                f"The adapters' base is the local folder {base!r}, which whoever loads them from the Hub does not "
+                "have. Push it, `TSRecForCausalLM.from_pretrained(...).push_to_hub(...)` and its tokenizer, and train "
+                "from there, or name it as `base_model_name_or_path` in adapter_config.json."
+            )
+
+    # Training and evaluation
+
+    def train(self, *args, **kwargs):
+        """
+        As the parent's; with `freeze_backbone` all but the SID rows stay as they are. The model carries the card of
+        the run afterwards.
+        """
+        setattr(self.recommender, TRAINED_IN_MEMORY, True)  # an interrupted run changes weights as well
+        if self.args.freeze_backbone:
+            with sid_rows_only(self.recommender, self.processing_class):
+                output = super().train(*args, **kwargs)
+        else:
+            output = super().train(*args, **kwargs)
+        self._keep_card()
+        return output
+
+    def evaluate(self, *args, **kwargs):
+        """As the parent's; the model's card holds what was found."""
+        metrics = super().evaluate(*args, **kwargs)
+        if not self.is_in_train:
+            self._keep_card()
+        return metrics
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """As the parent's, with the metrics of the recommendations."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.recommendation_metrics is not None:
+            metrics = self.recommendation_metrics.measure(self.searchable(), self.state.global_step)
+            cast(dict, output.metrics).update({f"{metric_key_prefix}_{name}": metrics[name] for name in metrics})
+        return output
+
+    # Checkpoints and their card
+
+    def model_card(self, name: str | None = None, **card_data) -> ModelCard:
+        """
+        The card as it stands now.
+
+        Args:
+            name (`str`, *optional*):
+                Heading. Defaults to the name of the repository, or of the output folder.
+            card_data (*optional*):
+                Metadata, beside those of `card_facts`.
+        """
+        self._record_facts()
+        # Which evaluation is that of the weights as they are.
+        best_is_loaded = self.args.load_best_model_at_end and not self.is_in_train
+        step = self.state.best_global_step if best_is_loaded else None
+        tags = [*(getattr(self, "_tag_names", None) or []), *card_data.pop("tags", [])]
+        return self.card.build(
+            name,
+            self.hub_model_id or self.args.hub_model_id,
+            self.adapter,
+            self.card.evaluation(self.recommendation_metrics, step),
+            tags,
+            **card_data,
+        )
+
+    def create_model_card(  # type: ignore[override]  # TRL's arguments, not those of `Trainer`
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        directory: str | Path | None = None,
+        **card_data,
+    ) -> None:
+        """
+        Writes the card to the output folder.
+
+        Args:
+            model_name (`str`, *optional*):
+                Heading of the card.
+            dataset_name (`str`, *optional*):
+                Hub id of the data set.
+            tags (`str` or `list[str]`, *optional*):
+                Tags beside the card's own.
+            directory (`str` or `Path`, *optional*):
+                Another folder to write to.
+            card_data (*optional*):
+                Metadata: `license`, `language`, ...
+        """
+        if not self.is_world_process_zero():
+            return
+        if dataset_name is not None:
+            card_data["datasets"] = dataset_name
+        card = self.model_card(model_name, tags=[tags] if isinstance(tags, str) else list(tags or []), **card_data)
+        self.recommender.model_card = str(card)
+        folder = Path(directory or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        card.save(folder / CARD_FILE)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's; writes the card beside the weights."""
+        self._record_facts()  # first: they are in the configuration that is saved
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            # Last: PEFT writes a card of its own beside adapters.
+            self.create_model_card(directory=output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save(output_dir, state_dict)
+        with as_saved(self.recommender):
+            super()._save(output_dir, state_dict)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Transformers copies what every model has from the checkpoint; ours brings its code as well.
+        if self.is_world_process_zero():
+            for path in Path(checkpoint_folder).glob("*.py"):
+                shutil.copy(path, str(self.args.output_dir))
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _record_facts(self) -> None:
+        """Puts what is known into the configuration that is saved."""
+        rewards: list[str] | None = getattr(self, "reward_func_names", None)
+        stage = training_stage(self.METHOD, self.args, self.state, self.trained_part, self.train_dataset, rewards)
+        self.card.record(stage)
+
+    def _keep_card(self) -> None:
+        """Records the facts, and keeps the card on the model, which may be pushed."""
+        if self.is_world_process_zero():
+            self.recommender.model_card = str(self.model_card())
+        else:
+            self._record_facts()

@@ -1,0 +1,53 @@
+"""Checks at the start of GRPO: what cannot work is refused before the first step."""
+
+from datasets import Dataset
+
+from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.tree_passes_tsrec import why_no_tree_mask
+
+from .grpo_config import TSRecGRPOConfig
+
+
+def check_catalogue(args: TSRecGRPOConfig, tokenizer: TSRecTokenizer) -> None:
+    """Raises `ValueError` for a catalogue with fewer SIDs than a group has completions."""
+    num_generations = max(args.num_generations or 0, args.num_generations_eval or 0)
+    num_sids = tokenizer.sid_index.trie.num_leaves
+    if num_generations > num_sids:
+        raise ValueError(
+            f"Expected a catalogue of at least `num_generations`={num_generations} SIDs, since a group's "
+            f"completions are distinct, but found {num_sids}. Set `num_generations` to {num_sids} or less."
+        )
+
+
+def check_tree_mask(recommender: TSRecForCausalLM, args: TSRecGRPOConfig) -> None:
+    """Raises `ValueError` for a backbone that cannot run the completions of a prompt in one forward pass."""
+    reason = why_no_tree_mask(recommender.backbone)
+    if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
+        raise ValueError(
+            "The completions of a prompt cannot share a pass through "
+            f"`{type(recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and "
+            "`scoring='vocabulary'`."
+        )
+
+
+def check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:
+    """Raises an error for rows without prompts as text or without targets of the catalogue."""
+    if not isinstance(rows, Dataset):
+        raise TypeError(
+            f"Expected the {name} dataset to be a `datasets.Dataset`, but found `{type(rows).__name__}`, whose rows "
+            "cannot be checked."
+        )
+    missing = {"prompt", "target"} - set(rows.column_names)
+    if missing:
+        raise ValueError(
+            f"Expected a {name} dataset with `prompt` and `target`, but {sorted(missing)} are missing from "
+            f"{rows.column_names}. Build it with `build_grpo_rows`."
+        )
+    if len(rows) == 0:
+        raise ValueError(f"Expected a {name} dataset with rows, but found none. Pass a split that has some.")
+    if not isinstance(rows[0]["prompt"], str):
+        raise TypeError(
+            f"Expected prompts of the {name} dataset as strings, but found `{type(rows[0]['prompt']).__name__}`. A "
+            "recommender's prompts are no conversations: build them with `build_grpo_rows`."
+        )
+    tokenizer.sid_index.positions_of(rows.unique("target"))
