@@ -22,16 +22,16 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from tsrec_hf import RecommendationEvaluator, baseline_results, open_dataset, metrics_table
+from tsrec_hf import RecommendationEvaluator, baseline_results, metrics_table, open_dataset
 from tsrec_hf.hub import add_evaluation, load_recommender
 
 
 @dataclass
 class ScriptArguments:
-    """What to evaluate, on what, and how to search."""
+    """Checkpoint, data and settings of the search."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or of its adapter."})
-    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout."})
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     split: Literal["train", "valid", "test"] = field(default="test", metadata={"help": "What to evaluate on."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows to draw from the split; default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of that draw."})

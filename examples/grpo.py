@@ -1,5 +1,5 @@
 """
-Reinforcement learning of a fine-tuned recommender on a catalogue in MiniOneRec's layout.
+Reinforcement learning of a fine-tuned recommender on a prepared catalogue.
 
 On two CPU cores, from a checkpoint that `examples/sft.py` wrote:
 
@@ -33,8 +33,8 @@ from tsrec_hf import (
     TSRecGRPOConfig,
     TSRecGRPOTrainer,
     build_grpo_rows,
-    open_dataset,
     load_recommender,
+    open_dataset,
 )
 from tsrec_hf.rewards import REWARDS, rewards_by_name
 from tsrec_hf.sids import mean_pooled_embeddings
@@ -48,9 +48,7 @@ SEMANTICS_FILE = "description_keywords.json"
 class ScriptArguments:
     """What to train on, and what is rewarded."""
 
-    data_dir: str = field(
-        metadata={"help": "Folder in MiniOneRec's layout: train.csv, valid.csv, test.csv, index.json, item.json."}
-    )
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     semantics_file: str | None = field(
         default=None,
         metadata={

@@ -1,5 +1,5 @@
 """
-Fine-tune a recommender on a catalogue in MiniOneRec's layout.
+Fine-tune a recommender on a prepared catalogue.
 
 On two CPU cores, one pass over the Industrial_and_Scientific sequences:
 
@@ -46,7 +46,7 @@ SEMANTICS_FILE = "description_keywords.json"
 class ScriptArguments:
     """What to train on, and how the SID tokens start."""
 
-    data_dir: str = field(metadata={"help": "Folder in MiniOneRec's layout: train.csv, ..., index.json, item.json."})
+    data_dir: str = field(metadata={"help": "Folder of `build_sids.py`, or one in MiniOneRec's layout."})
     semantics_file: str = field(
         default="",
         metadata={"help": f"Keywords of the SID tokens; default: {SEMANTICS_FILE} in `data_dir`; or 'none'."},
