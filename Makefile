@@ -41,18 +41,19 @@ compat: ## Run the quick tests with the lowest versions that setup.cfg allows, i
 	sed -n '/^ *torch>/d; s/^ \{4\}\([a-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > .venv-compat/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-compat/lowest.txt $(MAKE) test VENV=.venv-compat
 
-quality: $(STAMPS)/dev ## Check format, lint and the arrows between rooms; changes nothing
+quality: $(STAMPS)/dev ## Check format, lint, types and the arrows between rooms; changes nothing
 	$(BLACK) --check --diff $(CODE)
 	$(BIN)/isort --check-only --diff $(CODE)
 	$(BIN)/flake8 $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 style: $(STAMPS)/dev ## Format the code in place
 	$(BIN)/isort --quiet $(CODE)
 	$(BLACK) $(CODE)
 
 bench: $(STAMPS)/demo ## Run every benchmark in its quick form (BENCH_ARGS=)
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(sort $(shell grep -l __main__ benchmarks/*.py)); do \
 		echo "== $$script $(BENCH_ARGS)"; $(BIN)/python $$script $(BENCH_ARGS); \
 	done
 

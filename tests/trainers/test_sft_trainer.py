@@ -12,7 +12,7 @@ from trl import SFTConfig
 
 from tsrec_hf.data import DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture, build_title_rows
 from tsrec_hf.evaluation import RecommendationEvaluator
-from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models import PromptBuilder, SIDIndex, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer
 from tsrec_hf.trainers.recommendation_metrics import RecommendationMetrics
 
@@ -529,3 +529,31 @@ def test_interactions_alone_are_evaluated(make_trainer, dataset, tokenizer, with
     rows = build_sequence_rows(dataset.valid, tokenizer, mode="window")
     assert sorted(trainer.eval_dataset["input_ids"]) == sorted(rows["input_ids"])
     assert metrics["eval_loss"] > 0 and "eval_ndcg@10" in metrics
+
+
+class CategoryTask:
+    """A task from outside the package: SID -> first word of the title."""
+
+    name, weight = "category", 1.0
+
+    def rows(self, dataset, split, tokenizer):
+        prompts = PromptBuilder(tokenizer)
+        pairs = [
+            (f"{prompts.sid(item)} is a", prompts.text_answer(title.split()[0]))
+            for item, title in zip(dataset.items["item_id"], dataset.items["title"])
+        ]
+        return Dataset.from_dict({"prompt": [prompt for prompt, _ in pairs], "completion": [end for _, end in pairs]})
+
+
+@pytest.mark.parametrize("weights", [None, {"category": 2.0}])
+def test_a_task_of_ones_own_trains_and_its_loss_is_logged(
+    make_trainer, dataset, semantics, tokenizer, datasets_cache, weights
+):
+    rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=["sequence", CategoryTask()])
+    trainer = make_trainer(train_dataset=rows, task_weights=weights, per_device_train_batch_size=len(rows))
+    trainer.train()
+    for entry in logs_of(trainer):
+        parts = {name: (entry[f"share/{name}"], entry[f"loss/{name}"]) for name in ("sequence", "category")}
+        assert sum(share for share, _ in parts.values()) == pytest.approx(1.0, abs=1e-5)
+        weighted = sum((weights or {}).get(name, 1.0) * share * loss for name, (share, loss) in parts.items())
+        assert entry["loss"] == pytest.approx(weighted, rel=1e-3)

@@ -142,13 +142,14 @@ def score_completions(
     places = torch.cat([branch.new_zeros(group, 1), branch], dim=1)  # (group, levels)
     rows = torch.arange(num_prompts, device=device).view(-1, 1).expand(-1, group).flatten()
     log_normalizers = logits.logsumexp(-1)[:, places].flatten(0, 1) if scoring == "vocabulary" else None
-    log_probs, entropies, legal_entropies = [], [], []
+    log_probs, legal_entropies = [], []
     for level, (tokens, legal, chosen) in enumerate(legal_tokens.along(completion_ids.flatten(0, 1))):
         columns = places[:, level].repeat(num_prompts)
         picked = logits[rows.unsqueeze(-1), columns.unsqueeze(-1), tokens]  # (completions, width)
         legal_log_probs = catalogue_log_probs(picked, legal)
         chosen = chosen.unsqueeze(-1)
         if scoring == "vocabulary":
+            assert log_normalizers is not None
             log_probs.append(picked.gather(-1, chosen).squeeze(-1) - log_normalizers[:, level])
         else:
             log_probs.append(legal_log_probs.gather(-1, chosen).squeeze(-1))

@@ -78,6 +78,7 @@ class RecommendationMetrics:
                 top_k=min(self.evaluator.top_k, self.num_beams),
                 num_beams=self.num_beams,
                 batch_size=self.batch_size,
+                prior=None,  # the figures are the model's, which is what is trained
             )
             return [[item.item_id for item in items] for items in recommended]
 

@@ -58,7 +58,13 @@ def roll_out(
     return completions
 
 
-def _leaves(search: SIDSearch, inputs, num_generations: int, rollout: str, temperature: float) -> torch.Tensor:
+def _leaves(
+    search: SIDSearch,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    num_generations: int,
+    rollout: str,
+    temperature: float,
+) -> torch.Tensor:
     """Leaves of each prompt's completions, `(prompts, num_generations)`, by falling score."""
     if rollout == "beam":
         return search.beam(*inputs, num_generations, temperature=temperature).leaves
@@ -77,6 +83,8 @@ def _leaves(search: SIDSearch, inputs, num_generations: int, rollout: str, tempe
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """What all prompts begin with, short of the last token of the shortest."""
     longest = min(map(len, prompts)) - 1
-    first, last = min(prompts), max(prompts)
+    # Of sorted prompts the first and the last have the least in common.
+    ordered = sorted(list(prompt) for prompt in prompts)
+    first, last = ordered[0], ordered[-1]
     common = next((place for place in range(longest) if first[place] != last[place]), longest)
-    return list(first[:common])
+    return first[:common]
