@@ -165,7 +165,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "Expected `semantics` with `sa_init_kwargs`: SA-Init needs the keywords of every SID token. Pass "
                 "`TokenSemantics`, or leave out `sa_init_kwargs`."
             )
-        # Where the semantics do not say which index they describe, tokens without keywords are for `missing` to decide.
+        # Where semantics do not name their index, tokens without keywords are for `missing` to decide.
         check = getattr(semantics, "check_index", None)
         if check is not None and getattr(semantics, "fingerprint", None) is not None:
             check(tokenizer.sid_index)
