@@ -2,8 +2,8 @@
 Log-probabilities of a prompt's completions from one forward pass.
 
 The completions of a group differ only in a few tokens behind the same prompt. They stand behind it in one row, as the
-branches of a tree: each sees the prompt and itself, under the mask that decoding uses. The prompt is then read once
-instead of once per completion, forward and backward, and gradients add up over the branches by themselves.
+branches of a tree: each attends to the prompt and to itself, under the mask that decoding uses. The prompt then goes
+through the model once instead of once per completion, forward and backward, and gradients add up over the branches.
 """
 
 from dataclasses import dataclass
