@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,27 @@ def test_training_and_evaluation_from_end_to_end(
 
 
 @pytest.mark.slow
+def test_histories_are_as_long_as_the_data_sets(
+    module_conftest, backbone_dir, tmp_path, datasets_cache, monkeypatch, capsys
+):
+    """What the splits kept is what training, evaluation and `recommend` read."""
+    folder = tmp_path / "native"
+    replace(module_conftest.make_dataset(), max_history=4).save(folder)
+    settings = {
+        **SETTINGS,
+        "max_steps": 1,
+        "data_dir": folder,
+        "model_name_or_path": backbone_dir,
+        "tasks": "sequence",
+    }
+    run_here("sft.py", monkeypatch, output_dir=tmp_path / "sft", **settings)
+    tokenizer = TSRecTokenizer.from_pretrained(tmp_path / "sft")
+    assert tokenizer.max_history == 4 and TSRecForCausalLM.from_pretrained(tmp_path / "sft").config.max_history == 4
+    capsys.readouterr()
+    run_here("evaluate.py", monkeypatch, model_name_or_path=tmp_path / "sft", data_dir=folder, num_beams=7)
+    assert "max_history=4" in capsys.readouterr().out
+
+
 def test_sft_writes_what_it_did(trained):
     folder, done = trained
     metrics = check_metrics(folder)
