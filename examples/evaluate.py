@@ -80,18 +80,26 @@ def main(args: ScriptArguments) -> None:
         )
     evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
 
-    model_results = evaluator.evaluate_model(
-        model,
-        tokenizer,
-        num_beams=args.num_beams,
-        batch_size=args.batch_size,
-        search=args.search,
-        scoring=args.scoring,
-        progress=state.is_main_process,
-    )
+    # With a prior of the checkpoint also what `recommend` gives by default, the model and its prior.
+    methods = {"model": None} | ({} if tokenizer.prior is None else {"model and prior": "fitted"})
+    results = {
+        name: evaluator.evaluate_model(
+            model,
+            tokenizer,
+            num_beams=args.num_beams,
+            batch_size=args.batch_size,
+            search=args.search,
+            scoring=args.scoring,
+            progress=state.is_main_process,
+            prior=prior,
+        )
+        for name, prior in methods.items()
+    }
     if not state.is_main_process:
         return
-    results = {"model": model_results, **baseline_results(evaluator, dataset.train, rows["history"][:])}
+    if tokenizer.prior is not None:
+        results["prior"] = evaluator.evaluate_prior(tokenizer.prior)
+    results |= baseline_results(evaluator, dataset.train, rows["history"][:])
 
     for slice_name, metrics in results["model"].items():
         for match in ("item", "sid"):

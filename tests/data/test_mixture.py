@@ -255,7 +255,9 @@ def test_what_the_builders_say_is_not_hidden(dataset, semantics, tokenizer, back
 
 def test_tokens_without_a_description_are_refused(dataset, semantics, tokenizer):
     fewer = TokenSemantics(entry for entry in semantics.values() if entry.token != "<b_2>")
-    with pytest.raises(ValueError, match="a description for each of the 7 tokens .* first '<b_2>'. Use the descriptions of this index"):
+    with pytest.raises(
+        ValueError, match="a description for each of the 7 tokens .* first '<b_2>'. Use the descriptions of this index"
+    ):
         build_sft_mixture(dataset, fewer, tokenizer)
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.items import load_minionerec
-from tsrec_hf.models import Recommendation, SIDIndex
+from tsrec_hf.models import NextItemPrior, Recommendation, SIDIndex
 
 
 INDUSTRIAL = os.environ.get("TSREC_DATA")
@@ -207,3 +207,14 @@ def test_slices_of_industrial():
     assert counts["memorised"] + counts["unmemorised"] == 4_533
     assert round(counts["memorised"] / 4_533, 3) == 0.35
     assert results["all"]["hr@1"] == results["cold"]["sid_ndcg@10"] == 1
+
+
+def test_a_prior_alone_is_ranked_by_its_weights(dataset, sid_index):
+    evaluator = RecommendationEvaluator(dataset.test, sid_index, dataset.train)
+    prior = NextItemPrior.fit(dataset.train, sid_index)
+    weights = prior.weights(dataset.test["history"][:]).to_dense()
+    lists = [
+        sorted(sid_index.item_ids, key=lambda item: -row[sid_index.position_of(item)].item())[: evaluator.top_k]
+        for row in weights
+    ]
+    assert evaluator.evaluate_prior(prior) == evaluator.evaluate(lists)

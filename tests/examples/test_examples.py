@@ -292,6 +292,15 @@ def test_histories_are_as_long_as_the_data_sets(
     run_here("evaluate.py", monkeypatch, model_name_or_path=tmp_path / "sft", data_dir=folder, num_beams=7)
     assert "max_history=4" in capsys.readouterr().out
 
+    # With a prior the checkpoint's own lists stand beside the model's and the prior's.
+    run_here("fit_prior.py", monkeypatch, model_name_or_path=tmp_path / "sft", data_dir=folder)
+    fitted = capsys.readouterr().out
+    run_here("evaluate.py", monkeypatch, model_name_or_path=tmp_path / "sft", data_dir=folder, num_beams=7)
+    printed = capsys.readouterr().out
+    assert "| fused |" in fitted and "Chosen: " in fitted and "Saved to " in fitted
+    prior = TSRecTokenizer.from_pretrained(tmp_path / "sft").prior
+    assert ("| model and prior |" in printed) == ("| prior |" in printed) == (prior is not None)
+
 
 def test_sft_writes_what_it_did(trained):
     folder, done = trained

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models import ItemPrior, SIDIndex, TSRecForCausalLM, TSRecTokenizer
 
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 from .report import MATCH_PREFIXES
@@ -24,6 +24,8 @@ from .slices import find_slices
 
 logger = logging.getLogger(__name__)
 
+# Users whose weights of all items are held together.
+PRIOR_BATCH = 64
 # Metrics of one method: by slice, then by name.
 Results = dict[str, dict[str, float]]
 
@@ -178,6 +180,26 @@ class RecommendationEvaluator:
             return [[recommendation.item_id for recommendation in items] for items in lists]
 
         return self.evaluate(recommend_distributed(recommend, self._histories))
+
+    def evaluate_prior(self, prior: ItemPrior) -> Results:
+        """
+        Scores what an item prior recommends without a model: the items of the highest weights.
+
+        Args:
+            prior ([`ItemPrior`]):
+                A prior of the evaluator's index.
+
+        Returns:
+            `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
+        """
+        ids, lists = prior.index.item_ids, []
+        for start in range(0, len(self._histories), PRIOR_BATCH):
+            users = range(start, min(start + PRIOR_BATCH, len(self._histories)))
+            weights = prior.weights_of(self._histories, users).to_dense()
+            # A stable sort: items of equal weight stand in index order.
+            best = weights.sort(dim=-1, descending=True, stable=True).indices[:, : self.top_k]
+            lists += [[ids[item] for item in row] for row in best.tolist()]
+        return self.evaluate(lists)
 
     def _item_and_sid_ranks(self, recommended: Sequence[Sequence[str]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Checks the lists, and finds each row's target in them by item and by SID; both of shape `(num_rows,)`."""
