@@ -44,7 +44,8 @@ class TransformersTeacher(ChatTeacher):
         temperature (`float`, *optional*, defaults to `0.0`):
             Sampling temperature; `0` for greedy decoding. Seed sampling with `transformers.set_seed`.
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
-            Penalty on tokens that the text already contains. Values above 1 keep small models from repeating themselves.
+            Penalty on tokens that the text already contains. Values above 1 keep small models from repeating
+            themselves.
         loading_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` where `model` is a string, such as `{"dtype": "bfloat16"}` or
             `{"gguf_file": "..."}`.
@@ -166,8 +167,8 @@ class TransformersTeacher(ChatTeacher):
             repetition_penalty=self.repetition_penalty,
             **(sampling if self.temperature > 0 else {"do_sample": False}),
         )
-        # `generate` takes every option that `settings` leaves unset from the model's own generation config, which comes
-        # with the checkpoint. An empty config keeps it from doing so.
+        # `generate` takes every option that `settings` leaves unset from the model's own generation config, which
+        # comes with the checkpoint. An empty config keeps it from doing so.
         own = self.model.generation_config
         self.model.generation_config = GenerationConfig()
         try:
