@@ -27,10 +27,10 @@ class InteractionLog:
 
     Args:
         items (`datasets.Dataset`):
-            One row per item with the string columns `item_id`, `title` and `description`, and perhaps more.
+            One row per item with the string columns `item_id`, `title` and `description`; more columns are allowed.
         interactions (`datasets.Dataset`):
             One row per interaction with the columns `user_id` and `item_id` (strings) and `timestamp` (`float64`), and
-            perhaps more, in any order.
+            optionally more, in any order.
         summary ([`~items.LogSummary`], *optional*):
             Counts of what earlier stages kept and dropped. Defaults to one stage with the counts of the given tables.
 

@@ -143,7 +143,7 @@ def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, 
 
     lengths = np.minimum(num_earlier[targets], max_history)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    # Entry j of a history of n items whose target stands at t is at t - n + j.
+    # Entry j of a history of n items whose target is at position t is at position t - n + j, for all rows at once.
     entries = np.repeat(targets - lengths - offsets[:-1], lengths) + np.arange(offsets[-1])
     history = pa.LargeListArray.from_arrays(offsets, items.take(by_user[entries])).cast(pa.list_(pa.string()))
     rows = pa.table(

@@ -45,7 +45,7 @@ class LogSummary:
     >>> interactions = Dataset.from_dict({"user_id": ["u"] * 2, "item_id": ["1", "2"], "timestamp": [1.0, 2.0]})
     >>> log = tidy(InteractionLog(items, interactions))
     >>> [(stage.name, stage.items) for stage in log.summary.stages][:2]
-    [('given', 2), ('0 texts made plain', 2)]
+    [('given', 2), ('0 texts cleaned', 2)]
     >>> print(str(log.summary).splitlines()[-1])
     | repeated user, item and time dropped | 1 | 1 | 1 |
     ```

@@ -77,7 +77,7 @@ def tidy(
     | stage | items | users | interactions |
     | --- | --- | --- | --- |
     | given | 3 | 2 | 3 |
-    | 2 texts made plain | 3 | 2 | 3 |
+    | 2 texts cleaned | 3 | 2 | 3 |
     | items without an id dropped | 3 | 2 | 3 |
     | repeated item ids dropped | 2 (-1) | 2 | 3 |
     | items without a title dropped | 2 | 2 | 3 |
@@ -104,7 +104,7 @@ def tidy(
         plain = clean_text(items[name])
         changed += pc.sum(pc.not_equal(plain, items[name])).as_py() or 0
         items = items.set_column(items.column_names.index(name), name, plain)
-    summary = summary.add(f"{changed:,} texts made plain", items, interactions)
+    summary = summary.add(f"{changed:,} texts cleaned", items, interactions)
 
     items = items.filter(_is_given(items["item_id"]))
     summary = summary.add("items without an id dropped", items, interactions)

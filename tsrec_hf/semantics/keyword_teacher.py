@@ -217,8 +217,8 @@ def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str]
     )
     analyze = vectorizer.build_analyzer()
     if not any(analyze(text) for text in texts):  # scikit-learn raises on an empty vocabulary
-        nobody = csr_matrix((len(texts), 0), dtype=np.int32)
-        return [], nobody, nobody
+        empty = csr_matrix((len(texts), 0), dtype=np.int32)
+        return [], empty, empty
     uses = csr_matrix(vectorizer.fit_transform(texts))
     return vectorizer.get_feature_names_out().tolist(), uses, csr_matrix(vectorizer.transform(titles))
 

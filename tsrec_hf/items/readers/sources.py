@@ -53,7 +53,7 @@ def read_columns(source: Dataset | str | Path, name: str, kinds: dict[str, str])
     if suffix == ".parquet":
         return _read_parquet(path, kinds)
     raise ValueError(
-        f"Expected {path} to end in one of {[*DELIMITERS, *JSON_LINES, '.parquet']}, text files perhaps in `.gz` "
+        f"Expected {path} to end in one of {[*DELIMITERS, *JSON_LINES, '.parquet']}, text files optionally with `.gz` "
         f"after that, but found {suffix!r}. Rename the file, or read it with `datasets` and pass the `Dataset`."
     )
 
