@@ -77,7 +77,7 @@ def test_of_equal_rows_the_first_stays():
 def test_min_rating_drops_what_has_none():
     log = make_log(["Nut"], [("a", "0", 1.0), ("b", "0", 1.0), ("c", "0", 1.0)], rating=[4.0, None, 3.0])
     assert tidy(log, min_rating=3.5).interactions["user_id"][:] == ["a"]
-    with pytest.raises(ValueError, match="a column `rating` for `min_rating=3`"):
+    with pytest.raises(ValueError, match=r"\['rating'\] are missing .* `min_rating=3` needs it"):
         tidy(make_log(["Nut"], [("a", "0", 1.0)]), min_rating=3)
 
 
@@ -96,6 +96,15 @@ def test_further_columns_stay():
     tidied = tidy(InteractionLog(items, log.interactions))
     assert tidied.items[0]["image"] == "<a>.jpg"
     assert tidied.interactions[0]["device"] == "<phone>"
+
+
+def test_known_text_columns_become_plain():
+    log = make_log(["Nut"], [("a", "0", 1.0)])
+    items = log.items.add_column("brand", ["Nuts &amp; Co"]).add_column("categories", [["<b>a</b>"]])
+    tidied = tidy(InteractionLog(items, log.interactions))
+    assert tidied.items[0]["brand"] == "Nuts & Co"
+    # A list is no text.
+    assert tidied.items[0]["categories"] == ["<b>a</b>"]
 
 
 def test_nothing_left_shows_where_it_went():

@@ -1,4 +1,4 @@
-"""What we recommend and who took it: readers, filters, splits and the dataset they make."""
+"""Catalogues and interaction logs: readers, filters, splits and the data set built from them."""
 
 from .cleaning import clean_text
 from .dataset import RecommendationDataset

@@ -1,4 +1,4 @@
-"""Texts of shops as plain lines: no HTML, no entities, no control characters, single spaces."""
+"""Clean scraped texts: remove HTML and control characters, resolve entities, collapse white space."""
 
 import html
 import re
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-# Tags are known by name: `vector<int>` and `5 < 6 > 4` are no HTML.
+# Tags are matched by name, because `vector<int>` and `5 < 6 > 4` are not HTML.
 TAGS = (
     "a|abbr|address|article|aside|b|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div|dl|"
     "dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|"
@@ -17,29 +17,30 @@ TAGS = (
 MARKUP = (
     r"(?is)<script\b[^>]*>.*?</script\s*>|<style\b[^>]*>.*?</style\s*>|<!--.*?-->" rf"|</?(?:{TAGS})(?:\s[^<>]*)?/?>"
 )
-# Only entities that end in a semicolon: "&notebook" is not "¬ebook". The first is for Arrow, which tells the few texts
-# that have one, the second for those.
+# Only entities that end in a semicolon: "&notebook" is not "¬ebook". Arrow finds the few texts that have one by the
+# first pattern; Python resolves their entities by the second.
 HAS_ENTITY = r"&#?\w+;"
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-# Invisible: soft hyphen, zero-width space, direction marks, byte order mark, what stood for undecodable bytes. The
-# joiners U+200C and U+200D stay, as some scripts and emoji need them.
+# Invisible: soft hyphen, zero-width space, direction marks, byte order mark and the replacement character of
+# undecodable bytes. The joiners U+200C and U+200D are kept, because some scripts and emoji need them.
 INVISIBLE = r"[\x{00AD}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2069}\x{FEFF}\x{FFFD}]"
 SPACE = r"[\s\p{Z}\p{Cc}]+"
 
 
 def clean_text(texts: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     r"""
-    Makes texts plain, one line each.
+    Converts texts to plain text without HTML, one line each.
 
-    HTML tags become spaces, scripts and comments go with their content, entities are resolved (also those that were
-    escaped twice), control and invisible characters go, white space collapses, and letters are composed (NFC).
+    HTML tags become spaces, scripts and comments are removed with their content, entities are resolved (also those
+    escaped twice), control and invisible characters are removed, white space is collapsed, and Unicode is normalised
+    to NFC.
 
     Args:
         texts (`pyarrow.Array` or `pyarrow.ChunkedArray`):
-            Strings; a missing one becomes empty.
+            Strings; missing ones become empty.
 
     Returns:
-        `pyarrow.ChunkedArray`: As many strings.
+        `pyarrow.ChunkedArray`: The cleaned strings, in the same order.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The one checker of columns: that a table is a `Dataset` and has the columns it needs, of their types."""
+"""Check the columns of tables: presence, types and missing values. All rooms of data use this checker."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ RENAME = "Rename your columns with `rename_column`."
 def require_columns(
     found: Iterable[str], required: Sequence[str], where: str, advice: str = RENAME, noun: str = "columns"
 ) -> None:
-    """Raises `ValueError` where some of the required columns are missing from those found."""
+    """Raises `ValueError` if a required column is missing."""
     found = list(found)
     missing = [column for column in required if column not in found]
     if missing:
@@ -24,7 +24,7 @@ def require_columns(
 
 
 def arrow_table(dataset: Dataset, name: str, required: Sequence[str], advice: str = RENAME) -> pa.Table:
-    """A `Dataset` as an Arrow table of all its columns, after checking that the required ones are there."""
+    """Converts a `Dataset` to an Arrow table, after checking that it has the required columns."""
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"Expected `{name}` to be a `datasets.Dataset`, but found `{type(dataset).__name__}`. Build one with "
@@ -37,7 +37,7 @@ def arrow_table(dataset: Dataset, name: str, required: Sequence[str], advice: st
 
 def checked_columns(dataset: Dataset, name: str, kinds: dict[str, str]) -> dict[str, pa.Array]:
     """
-    Some columns as Arrow arrays, after checking that they exist, are of their kind and have no missing values.
+    Returns columns as Arrow arrays, after checking that they exist, have the given kinds and no missing values.
 
     Kinds are `"a string"`, `"a list of strings"` and `"a time"`, which is a number or a date.
     """
@@ -49,12 +49,12 @@ def checked_columns(dataset: Dataset, name: str, kinds: dict[str, str]) -> dict[
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is that of strings, of either width of offsets."""
+    """Tells whether a type is `string` or `large_string`."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _checked(array: pa.Array, column: str, name: str, kind: str) -> pa.Array:
-    # A table without rows may not know its types (`null`), and has nothing that could be wrong.
+    # A table without rows may have columns of type `null`, which are cast to the expected type.
     if len(array) == 0:
         return array.cast(ARROW_TYPES[kind]) if kind in ARROW_TYPES else array
     is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)

@@ -1,4 +1,4 @@
-"""The one form in which every other room receives a catalogue and its interactions."""
+"""`RecommendationDataset`: a catalogue, its splits and its SID index, as all other rooms use them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ SPLITS = ("train", "valid", "test")
 @dataclass(frozen=True, eq=False, repr=False)
 class RecommendationDataset:
     r"""
-    A catalogue, three splits of next-item rows over it and, if it has one, its SID index.
+    Holds a catalogue, three splits of next-item rows and, optionally, the SID index of the catalogue.
 
-    Everything is checked on construction: columns and types, unique item ids, every item of every row in the
-    catalogue, and an index that covers exactly the catalogue. Nothing is copied.
+    The constructor checks columns and types, that item ids are unique, that the catalogue has every item of every row,
+    and that the index covers exactly the catalogue. Tables are not copied.
 
     Args:
         items (`datasets.Dataset`):
@@ -41,7 +41,7 @@ class RecommendationDataset:
         name (`str`, *optional*, defaults to `""`):
             Name that cards and logs show.
         max_history (`int`, *optional*):
-            Length to which the splits truncated histories; `None` where they are whole.
+            Length to which the splits truncated histories; `None` if they are not truncated.
 
     Example:
 
@@ -93,7 +93,8 @@ class RecommendationDataset:
         if self.sid_index is not None:
             _check_index(self.sid_index, catalogue)
             if self.sid_index.counts is None and len(self.train):
-                # The class is frozen for its users; the index of a loaded data set always ranks by training counts.
+                # Items that share a SID are ranked by training counts, and only here the training rows are known.
+                # `object.__setattr__` because the class is frozen.
                 object.__setattr__(self, "sid_index", _with_training_counts(self.sid_index, self.train))
 
     def __repr__(self) -> str:
@@ -105,12 +106,12 @@ class RecommendationDataset:
         """
         Writes the data set to a folder: Parquet tables, the SID index and `dataset.json`, which is written last.
 
-        A save that is killed leaves a folder that [`RecommendationDataset.load`] refuses, never a mixture of two data
-        sets that passes for one. Other files of the folder stay.
+        [`RecommendationDataset.load`] refuses the folder of an interrupted save, so files of two data sets are never
+        mixed. Other files of the folder are kept.
 
         Args:
             directory (`str` or `Path`):
-                The folder; made if missing.
+                The folder; it is created if missing.
 
         Returns:
             `Path`: The folder.

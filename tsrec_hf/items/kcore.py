@@ -1,4 +1,4 @@
-"""The k-core of a log: what is left when rare users and rare items go, until none is rare."""
+"""K-core filter: drop rare users and items until none is left."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,23 +13,24 @@ def k_core(log: InteractionLog, user_k: int = 5, item_k: int = 5) -> Interaction
     r"""
     Keeps the users with at least `user_k` interactions and the items with at least `item_k`.
 
-    Without rare items some users become rare, and the other way round, so this is repeated until nothing changes. What
-    is left is the largest log in which all are frequent enough, whatever the order of dropping. Interactions are
-    counted, not different items: `tidy(log, repeats="first")` first makes that the same.
+    Dropping rare items makes some users rare and vice versa, so the filter is repeated until nothing changes. The
+    result is the largest log in which all users and items are frequent enough, and does not depend on the order of
+    dropping. Interactions are counted, including repeated ones; use `tidy(log, repeats="first")` before to count
+    distinct items.
 
     Args:
         log ([`InteractionLog`]):
             The log.
         user_k (`int`, *optional*, defaults to `5`):
-            Fewest interactions of a user; `1` keeps all.
+            Minimum number of interactions of a user; `1` keeps all.
         item_k (`int`, *optional*, defaults to `5`):
-            Fewest interactions of an item; `1` drops only items that nobody took, `0` keeps these too.
+            Minimum number of interactions of an item; `1` drops only items without interactions, `0` keeps these too.
 
     Returns:
-        [`InteractionLog`]: The items and interactions that are left, in their order.
+        [`InteractionLog`]: The remaining items and interactions, in their order.
 
     Raises:
-        `ValueError`: nothing is left.
+        `ValueError`: no item or interaction is left.
 
     Example:
 

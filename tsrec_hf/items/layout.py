@@ -1,4 +1,4 @@
-"""The native layout of a prepared data set: Parquet tables, the SID index, and a JSON of facts, written last."""
+"""Read and write the native layout of a data set: Parquet tables, the SID index and a manifest, `dataset.json`."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ TABLES = ("items", "train", "valid", "test")
 
 
 def write_dataset(dataset: "RecommendationDataset", directory: Path) -> Path:
-    """Writes the files beside the folder first, then moves them into it, the facts last."""
+    """Writes all files to a temporary folder, then moves them into the target folder, the manifest last."""
     if (directory / MINIONEREC_INDEX_NAME).exists():
         raise ValueError(
             f"Expected {directory} without a data set in MiniOneRec's layout, but found {MINIONEREC_INDEX_NAME} "
@@ -35,11 +35,11 @@ def write_dataset(dataset: "RecommendationDataset", directory: Path) -> Path:
         )
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, so that moving is renaming.
+    # On the same file system as the folder, so that moving a file is an atomic rename.
     written = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         facts = _write_files(dataset, written)
-        # From here to the last move the folder has no facts: a killed save is then known by their absence.
+        # Until the last move the folder has no manifest, by which an interrupted save is recognised.
         (directory / FACTS_NAME).unlink(missing_ok=True)
         if dataset.sid_index is None:
             (directory / INDEX_NAME).unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def _write_files(dataset: "RecommendationDataset", directory: Path) -> dict[str,
 
 
 def read_dataset(directory: Path) -> dict[str, Any]:
-    """Arguments of the `RecommendationDataset` that a folder holds, after checking that its files belong together."""
+    """Reads the arguments of a `RecommendationDataset` and checks that the files of the folder belong together."""
     facts = _read_facts(directory)
     for name, expected in facts["files"].items():
         path = directory / name

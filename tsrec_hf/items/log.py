@@ -1,4 +1,4 @@
-"""The one form that readers return and filters take: a catalogue and its interactions, not yet split."""
+"""`InteractionLog`: a catalogue and its interactions before the split, returned by readers and filters."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ LOG_COLUMNS = ("user_id", "item_id", "timestamp")
 @dataclass(frozen=True, eq=False, repr=False)
 class InteractionLog:
     r"""
-    A catalogue and its interactions, not yet split. Unpacks as `items, interactions = log`.
+    Holds a catalogue and its interactions before the split. Unpacks as `items, interactions = log`.
 
     Args:
         items (`datasets.Dataset`):
-            One row per item with the string columns `item_id`, `title` and `description`, and perhaps more.
+            One row per item with the string columns `item_id`, `title` and `description`; more columns are allowed.
         interactions (`datasets.Dataset`):
             One row per interaction with the columns `user_id` and `item_id` (strings) and `timestamp` (`float64`), and
-            perhaps more, in any order.
+            optionally more, in any order.
         summary ([`~items.LogSummary`], *optional*):
-            What was kept and dropped so far. Starts with what is given.
+            Counts of what earlier stages kept and dropped. Defaults to one stage with the counts of the given tables.
 
     Example:
 
@@ -51,8 +51,8 @@ class InteractionLog:
     RecommendationDataset(name='toy', items=2, train=1, valid=1, test=1, sid_index=None)
     ```
 
-    A reader of another format is a function that gives these two tables as they are. It drops and corrects nothing:
-    unknown items, repeated rows, missing times and HTML are left to [`~items.tidy`], which counts them.
+    A reader of another format is a function that returns these two tables. It does not drop or correct rows: unknown
+    items, repeated rows, missing times and HTML are left to [`~items.tidy`], which counts them.
 
     ```python
     >>> from tsrec_hf import tidy
@@ -85,7 +85,7 @@ class InteractionLog:
         return f"{type(self).__name__}(items={len(self.items):,}, users={users:,}, interactions={interactions:,})"
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Items and interactions as Arrow tables, after checking their columns."""
+        """Returns items and interactions as Arrow tables, after checking their columns."""
         return _as_table(self.items, "items", ITEM_COLUMNS), _as_table(self.interactions, "interactions", LOG_COLUMNS)
 
     def split(
@@ -120,7 +120,7 @@ class InteractionLog:
 
 
 def no_interactions() -> Dataset:
-    """The interactions of a catalogue alone."""
+    """Returns an empty table of interactions, for a catalogue without a log."""
     columns = {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.float64(), "rating": pa.float64()}
     return Dataset(pa.schema(columns).empty_table())
 
@@ -137,5 +137,5 @@ def _as_table(dataset: Dataset, name: str, required: tuple[str, ...]) -> pa.Tabl
             )
         if pa.types.is_large_string(kind):
             table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
-    # The schema says what `datasets` knows more than Arrow, such as which column holds images.
+    # The metadata holds the features of `datasets` that Arrow has no type for, such as images.
     return table.replace_schema_metadata(dataset.features.arrow_schema.metadata)

@@ -1,4 +1,4 @@
-"""Open a prepared data set, in whichever of the two layouts its folder is."""
+"""Open a prepared data set in the native layout or in MiniOneRec's."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from .readers.minionerec import load_minionerec
 
 def open_dataset(directory: str | Path) -> RecommendationDataset:
     r"""
-    Opens a folder that [`RecommendationDataset.save`] wrote, or one in MiniOneRec's layout.
+    Opens a prepared data set, recognising its layout: native ([`RecommendationDataset.save`]) or MiniOneRec's.
 
     Args:
         directory (`str` or `Path`):
             The folder.
 
     Returns:
-        [`RecommendationDataset`]: What [`RecommendationDataset.load`] or [`load_minionerec`] gives.
+        [`RecommendationDataset`]: The result of [`RecommendationDataset.load`] or [`load_minionerec`].
 
     Raises:
         `FileNotFoundError`: a folder of neither layout. `ValueError`: a folder of both, or one with wrong files.

@@ -1,4 +1,4 @@
-"""Splits of an interaction log into next-item rows."""
+"""Split an interaction log into next-item rows for training, validation and test."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ def chronological_split(
     interactions: Dataset, ratios: Sequence[float] = (0.8, 0.1, 0.1), max_history: int = 10
 ) -> DatasetDict:
     r"""
-    Turns a log into next-item rows and cuts them at two points in time.
+    Splits a log into next-item rows by time, at two points for all users.
 
-    Every interaction of a user but the first is the target of one row, and the row's history are the user's items
-    before it. All rows are put in time order and cut by the ratios, so that training never sees what happens later.
-    Ties keep the order of the log. This is the protocol of MiniOneRec's data sets.
+    Every interaction of a user except the first is the target of one row, whose history holds the user's earlier
+    items. All rows are sorted by time and split by the ratios, so training rows never come after validation or test
+    rows. Ties keep the order of the log. This is the protocol of MiniOneRec's data sets.
 
     Args:
         interactions (`datasets.Dataset`):
@@ -30,7 +30,7 @@ def chronological_split(
         ratios (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`):
             Shares of train, valid and test; they sum to 1.
         max_history (`int`, *optional*, defaults to `10`):
-            Length of the longest history: older items are left out.
+            Maximum length of a history; longer ones are truncated to the latest items.
 
     Returns:
         `datasets.DatasetDict`: `train`, `valid` and `test` with the columns `user_id`, `history` (list of item ids,
@@ -65,18 +65,18 @@ def chronological_split(
 
 def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> DatasetDict:
     r"""
-    Turns a log into next-item rows and keeps each user's last for `test` and the one before for `valid`.
+    Splits a log into next-item rows per user: the last one for `test`, the one before it for `valid`.
 
-    The protocol of SASRec and of most work on generative recommendation. Users with fewer than three interactions only
-    train. Ties keep the order of the log. Unlike [`chronological_split`] it trains on what others do after the time of
-    a test row.
+    The protocol of SASRec and of most work on generative recommendation. Rows of users with fewer than three
+    interactions are used for training only. Ties keep the order of the log. Unlike [`chronological_split`], training
+    rows of other users may be later than a test row.
 
     Args:
         interactions (`datasets.Dataset`):
             The log, in any order, with the columns `user_id` and `item_id` (strings) and `timestamp` (numbers or
             dates).
         max_history (`int`, *optional*, defaults to `10`):
-            Length of the longest history: older items are left out.
+            Maximum length of a history; longer ones are truncated to the latest items.
 
     Returns:
         `datasets.DatasetDict`: `train`, `valid` and `test` with the columns `user_id`, `history` (list of item ids,
@@ -110,12 +110,16 @@ def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> Dataset
 
 
 def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """A row per interaction but a user's first, in time order, and how many of the user's come before and after."""
+    """
+    Builds one row per interaction except each user's first, in time order, without a loop over rows.
+
+    Also returns how many interactions of the same user come before and after each target.
+    """
     if max_history < 1:
         raise ValueError(f"Expected `max_history` of at least 1, but found {max_history}. Every row needs a history.")
     users, items, timestamps = _read_log(interactions)
 
-    # The log user by user, each user's part in time order: histories are then slices that end before their target.
+    # Sort the log by user, then by time: a history is then a contiguous slice that ends right before its target.
     by_time = np.argsort(timestamps, kind="stable")
     user_codes = pc.dictionary_encode(users).indices.to_numpy()
     by_user = by_time[np.argsort(user_codes[by_time], kind="stable")]
@@ -126,7 +130,7 @@ def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, 
     num_earlier = position - np.repeat(begins, num_interactions)
     num_later = np.repeat(num_interactions, num_interactions) - num_earlier - 1
 
-    # Rows in time order: where in `by_user` the target of each row stands.
+    # Targets in time order, as positions in `by_user`; a user's first interaction has no history and is no target.
     place = np.empty_like(by_user)
     place[by_user] = position
     targets = place[by_time]
@@ -139,7 +143,7 @@ def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, 
 
     lengths = np.minimum(num_earlier[targets], max_history)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    # Entry j of a history of n items whose target stands at t is at t - n + j.
+    # Entry j of a history of n items whose target is at position t is at position t - n + j, for all rows at once.
     entries = np.repeat(targets - lengths - offsets[:-1], lengths) + np.arange(offsets[-1])
     history = pa.LargeListArray.from_arrays(offsets, items.take(by_user[entries])).cast(pa.list_(pa.string()))
     rows = pa.table(

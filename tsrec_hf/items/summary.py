@@ -1,4 +1,4 @@
-"""What reading, tidying and filtering kept and dropped, stage by stage, as a table to print."""
+"""`LogSummary`: counts of what reading, cleaning and filtering kept and dropped, stage by stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """How much there was after a stage."""
+    """Counts after one stage."""
 
     name: str
     items: int
@@ -25,9 +25,9 @@ class Stage(NamedTuple):
 @dataclass(frozen=True)
 class LogSummary:
     r"""
-    The stages that a log went through, each with what was left after it.
+    Records how many items, users and interactions each processing stage of a log left.
 
-    `str(summary)` is a markdown table. In brackets stands what a stage took away.
+    `str(summary)` is a Markdown table with the number of rows that each stage dropped in brackets.
 
     Args:
         stages (`tuple[Stage]`, *optional*):
@@ -45,7 +45,7 @@ class LogSummary:
     >>> interactions = Dataset.from_dict({"user_id": ["u"] * 2, "item_id": ["1", "2"], "timestamp": [1.0, 2.0]})
     >>> log = tidy(InteractionLog(items, interactions))
     >>> [(stage.name, stage.items) for stage in log.summary.stages][:2]
-    [('given', 2), ('0 texts made plain', 2)]
+    [('given', 2), ('0 texts cleaned', 2)]
     >>> print(str(log.summary).splitlines()[-1])
     | repeated user, item and time dropped | 1 | 1 | 1 |
     ```
@@ -55,12 +55,12 @@ class LogSummary:
     splits: tuple[Stage, ...] = ()
 
     def add(self, name: str, items: pa.Table, interactions: pa.Table) -> LogSummary:
-        """This summary and one more stage, which left `items` and `interactions`."""
+        """Returns a summary with one more stage, after which `items` and `interactions` remain."""
         users = pc.count_distinct(interactions["user_id"]).as_py()
         return replace(self, stages=(*self.stages, Stage(name, len(items), users, len(interactions))))
 
     def with_splits(self, dataset: RecommendationDataset) -> LogSummary:
-        """This summary and how the interactions became rows of `train`, `valid` and `test`."""
+        """Returns a summary with the numbers of rows, users and targets of `train`, `valid` and `test`."""
         splits = []
         for name in ("train", "valid", "test"):
             rows = getattr(dataset, name).select_columns(["user_id", "target"]).with_format("arrow")[:]

@@ -1,4 +1,4 @@
-"""From what a file holds to what one can train on: plain texts, every item once, every interaction with an item."""
+"""Clean a raw log for training: plain texts, unique items, interactions with known items only."""
 
 from typing import Literal
 
@@ -8,8 +8,14 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .cleaning import clean_text
+from .columns import is_text, require_columns
 from .log import InteractionLog
 from .summary import LogSummary
+
+
+# Text columns of catalogues that readers know. Other columns, such as an image's path, are not touched: their strings
+# need not be prose.
+TEXT_COLUMNS = ("title", "description", "features", "brand", "categories")
 
 
 def tidy(
@@ -20,32 +26,33 @@ def tidy(
     min_rating: float | None = None,
 ) -> InteractionLog:
     r"""
-    Cleans the texts of a log and drops what cannot be used; the summary tells what and how much.
+    Cleans the texts of a log and drops unusable rows; the summary counts them by reason.
 
-    Titles and descriptions become plain text ([`~items.clean_text`]); other columns stay as they are. Of several rows
-    with one item id the first that has a title stays. Interactions without a user, an item or a time, with an item
-    that is not (or no longer) in the catalogue, and exact repeats go. The order of items and interactions does not
-    change.
+    The columns `title`, `description` and, where they hold strings, `features`, `brand` and `categories` become plain
+    text ([`~items.clean_text`]); other columns are not changed. Of several rows with the same item id, the first one
+    with a title is kept. Interactions without a user, item or time, with an item that is not (or no longer) in the
+    catalogue, and exact duplicates are dropped. Items and interactions keep their order.
 
     Args:
         log ([`InteractionLog`]):
-            What a reader returned, or your own tables.
+            The log of a reader, or of your own tables.
         untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Whether items without a title, which a language model cannot know, go with their interactions.
+            Whether to drop items without a title, of which a language model knows nothing, and their interactions.
         same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            `"merge"` makes one item (the first) of all that have the same title, case aside, and their interactions
-            those of this item. Items of equal text have equal embeddings, so their SIDs collide.
+            `"merge"` replaces all items with the same title, ignoring case, by the first of them, also in the
+            interactions. Items of equal text have equal embeddings, so their SIDs collide.
         repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
             `"first"` keeps only a user's first interaction with an item, as is usual for reviews; `"keep"` is for logs
-            in which an item is taken again and again. The same item at the same time counts once in any case.
+            of repeated consumption. Rows with the same user, item and time count once in either case.
         min_rating (`float`, *optional*):
-            Keep only interactions with at least this `rating`. Defaults to all of them.
+            Minimum `rating` of an interaction; those without a rating are dropped too. By default ratings are ignored.
 
     Returns:
         [`InteractionLog`]: The tidy log, with a longer summary.
 
     Raises:
-        `ValueError`: nothing is left, or an argument is unknown.
+        `ValueError`: no item or interaction is left, an option is unknown, or `min_rating` is given without ratings.
+        `TypeError`: `min_rating` is given and ratings are not numbers.
 
     Example:
 
@@ -70,7 +77,7 @@ def tidy(
     | stage | items | users | interactions |
     | --- | --- | --- | --- |
     | given | 3 | 2 | 3 |
-    | 2 texts made plain | 3 | 2 | 3 |
+    | 2 texts cleaned | 3 | 2 | 3 |
     | items without an id dropped | 3 | 2 | 3 |
     | repeated item ids dropped | 2 (-1) | 2 | 3 |
     | items without a title dropped | 2 | 2 | 3 |
@@ -91,11 +98,13 @@ def tidy(
     summary = log.summary
 
     changed = 0
-    for name in ("title", "description"):
+    for name in TEXT_COLUMNS:
+        if name not in items.column_names or not is_text(items[name].type):
+            continue
         plain = clean_text(items[name])
         changed += pc.sum(pc.not_equal(plain, items[name])).as_py() or 0
         items = items.set_column(items.column_names.index(name), name, plain)
-    summary = summary.add(f"{changed:,} texts made plain", items, interactions)
+    summary = summary.add(f"{changed:,} texts cleaned", items, interactions)
 
     items = items.filter(_is_given(items["item_id"]))
     summary = summary.add("items without an id dropped", items, interactions)
@@ -144,12 +153,12 @@ def _is_given(ids: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal values as equal integers from 0 on."""
+    """Encodes values as integers from 0 on, equal values as equal integers."""
     return column.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
 
 
 def _pairs(interactions: pa.Table) -> np.ndarray:
-    """Each pair of user and item as an integer."""
+    """Encodes each pair of user and item as an integer."""
     items = _codes(interactions["item_id"])
     return _codes(interactions["user_id"]) * (items.max(initial=0) + 1) + items
 
@@ -159,7 +168,12 @@ def _times(interactions: pa.Table) -> np.ndarray:
 
 
 def _first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False) -> pa.Array:
-    """Mask of the row of lowest rank of each code, or of one row of each code and rank; of equals the first."""
+    """
+    Returns a mask that selects the row of lowest rank of each code; the first one of ties.
+
+    `each_rank=True` selects one row of each pair of code and rank instead, which removes exact duplicates. After the
+    stable sort by code and rank, the rows to select are those that differ from their predecessor.
+    """
     order = np.lexsort((ranks, codes))
     codes, ranks = codes[order], ranks[order]
     new = np.diff(codes, prepend=-1) != 0
@@ -171,14 +185,18 @@ def _first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False
 
 
 def _first_titled(titles: pa.ChunkedArray) -> np.ndarray:
-    """For each item the place of the first with its title, case aside; an item without a title is its own."""
+    """
+    Returns for each item the position of the first item with its title, ignoring case.
+
+    An item without a title gets its own position: empty titles say nothing about equality.
+    """
     codes = _codes(pc.utf8_lower(titles))
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return np.where(pc.equal(titles, "").to_numpy(), np.arange(len(codes)), first[group])
 
 
 def _merge(items: pa.Table, interactions: pa.Table, first: np.ndarray) -> tuple[pa.Table, pa.Table]:
-    """The items whose place is in `first`, and the interactions with the others made theirs."""
+    """Keeps the first item of each title and assigns it the interactions of the others."""
     ids, taken = items["item_id"].combine_chunks(), interactions["item_id"].combine_chunks()
     # Interactions with unknown items stay as they are, for the stage that counts them.
     merged = pc.coalesce(ids.take(pa.array(first).take(pc.index_in(taken, value_set=ids))), taken)
@@ -195,9 +213,12 @@ def _is_complete(interactions: pa.Table) -> pa.ChunkedArray:
 
 
 def _is_rated(interactions: pa.Table, min_rating: float) -> pa.ChunkedArray:
-    if "rating" not in interactions.column_names:
-        raise ValueError(
-            f"Expected a column `rating` for `min_rating={min_rating:g}`, but found {interactions.column_names}. Name "
-            "the column that holds the ratings, or leave `min_rating` out."
+    advice = f"`min_rating={min_rating:g}` needs it: rename the column of ratings, or leave `min_rating` out."
+    require_columns(interactions.column_names, ["rating"], "`interactions`", advice)
+    kind = interactions["rating"].type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise TypeError(
+            f"Expected column 'rating' of `interactions` to hold numbers for `min_rating={min_rating:g}`, but found "
+            f"{kind}. Convert it with `cast_column`."
         )
     return pc.fill_null(pc.greater_equal(interactions["rating"], min_rating), False)

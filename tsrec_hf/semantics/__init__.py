@@ -1,3 +1,5 @@
+"""Meaning of SID tokens: teachers that describe them, and the descriptions that training uses."""
+
 from .answer_cache import AnswerCache
 from .chat_teacher import ChatTeacher, TeacherReport
 from .describe import describe_tokens

@@ -1,4 +1,4 @@
-"""Answers of a teacher on disk, one JSON line each, so that a killed run resumes without asking twice."""
+"""Cache a teacher's answers as JSON lines, so that an interrupted run resumes without asking again."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 class AnswerCache:
     r"""
-    A file of answers, looked up by the content of their questions.
+    Caches answers in a file, with a hash of the question as key.
 
-    The key is a hash of all that decides an answer: teacher, model, settings and the conversation. Another catalogue,
-    prompt or model has other keys, so one file may serve many runs. Answers are appended one by one, as they come. A
-    last line that was cut off, by a kill or a full disk, is removed; any other line that cannot be read is an error.
+    The hash covers everything that determines an answer: teacher, model, settings and conversation. Another catalogue,
+    prompt or model has other keys, so several runs can share a file. Each answer is appended when it arrives. A
+    truncated last line (interrupted run, full disk) is removed; any other line that cannot be parsed is an error.
 
     Args:
         path (`str` or `Path`, *optional*):
-            The file, made on the first answer. Without it, answers are kept in memory.
+            The file; it is created with the first answer. By default answers are kept in memory only.
 
     Example:
 
@@ -47,13 +47,13 @@ class AnswerCache:
         return len(self._answers)
 
     def get(self, question: dict[str, Any]) -> str | None:
-        """The answer to `question`, or `None`."""
+        """Returns the cached answer to `question`, or `None`."""
         return self._answers.get(_key(question))
 
     def add(self, question: dict[str, Any], answer: str) -> None:
-        """Keeps an answer; it is on disk when this returns. May be called from several threads."""
+        """Stores an answer and writes it to the file before returning. Safe to call from several threads."""
         key = _key(question)
-        # ASCII alone: half of a surrogate pair in an answer could not be written as UTF-8.
+        # `json.dumps` escapes to ASCII: a lone surrogate in an answer could not be encoded as UTF-8.
         line = json.dumps({"key": key, "answer": answer}) + "\n"
         with self._lock:
             self._answers[key] = answer
@@ -83,7 +83,7 @@ class AnswerCache:
                     f"Expected {path} to hold answers, one JSON line each, but it ends in another form. Name another "
                     "file for the cache."
                 )
-            # What is appended next must start a line of its own.
+            # Truncate, so that the next answer starts on a line of its own.
             logger.info("%s: the last line was cut off and is asked again.", path)
             with path.open("r+b") as file:
                 file.truncate(whole)

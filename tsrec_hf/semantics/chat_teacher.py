@@ -1,8 +1,8 @@
-"""What all language-model teachers share: sample, ask, check, ask again, fall back, and keep every answer.
+"""Base class of LLM teachers: sample items, ask, validate, retry, fall back to keywords, and cache every answer.
 
-TS-Rec asks its teacher once a token and takes what comes. Here an answer that does not follow the form is sent back
-with the reason, and a token without a good answer is described by `KeywordTeacher`, never left out. The teacher of
-every token is written into its provenance and the counts into `report`.
+TS-Rec asks its teacher once per token and accepts every answer. Here an answer in a wrong format is sent back with the
+reason, and a token without a valid answer is described by `KeywordTeacher`, so that none is left out. The provenance
+of each token names its teacher, and `report` has the counts.
 """
 
 import logging
@@ -24,21 +24,21 @@ from .token_semantics import TokenDescription
 
 logger = logging.getLogger(__name__)
 
-# Of an item's text; the title comes first, and the end of a long description tells little.
+# Maximum characters of an item's text. The title comes first, and the end of a long description adds little.
 LONGEST_ITEM = 300
 
 
 @dataclass
 class TeacherReport:
     r"""
-    What became of a teacher's questions, over all levels it described.
+    Counts of a teacher's questions and answers, over all levels it described.
 
     Attributes:
         num_tokens (`int`): SID tokens described.
-        asked (`int`): Answers that the model gave now.
-        from_cache (`int`): Answers that an earlier run had kept.
-        bad_answers (`int`): Answers among both that did not follow the form.
-        unanswered (`int`): Questions that the model did not answer at all, however often it was tried.
+        asked (`int`): New answers of the model.
+        from_cache (`int`): Answers found in the cache.
+        bad_answers (`int`): Answers among both in a wrong format.
+        unanswered (`int`): Questions without any answer after all tries.
         fallbacks (`list[str]`): Tokens that `KeywordTeacher` described instead.
 
     Example:
@@ -68,23 +68,23 @@ class TeacherReport:
 
 class ChatTeacher(ABC):
     r"""
-    A teacher that asks a chat model. Subclasses say how to reach the model.
+    Base class of teachers that ask a chat model. Subclasses implement the call of the model.
 
     Args:
         sample_tokens (`int`, *optional*, defaults to `1500`):
-            Tokens that a cluster's sampled items may take in the prompt.
+            Maximum number of prompt tokens for the sampled items of a cluster.
         sample_items (`int`, *optional*, defaults to `40`):
-            Most items of a cluster in the prompt.
+            Maximum number of items of a cluster in the prompt.
         max_retries (`int`, *optional*, defaults to `2`):
-            How often a bad answer is sent back before [`KeywordTeacher`] takes over.
+            Number of retries after a bad answer; then [`KeywordTeacher`] describes the token.
         cache_file (`str` or `Path`, *optional*):
-            JSON lines file that keeps every answer; a run with the same file goes on where the last one stopped.
+            JSON lines file that caches every answer; a run with the same file resumes an earlier one.
 
     Attributes:
         report ([`TeacherReport`]):
-            What became of the questions so far.
+            Counts of the questions and answers so far.
 
-    Example, a teacher that knows one answer:
+    Example of a teacher with a constant answer:
 
     ```python
     >>> import json
@@ -125,14 +125,14 @@ class ChatTeacher(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that decides an answer besides the conversation, `teacher` and `model` among it: part of cache keys."""
+        """Returns what determines an answer besides the conversation: `teacher`, `model`, settings; for cache keys."""
 
     @abstractmethod
     def ask(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str | None]]:
-        """Yields each conversation's number with its answer as soon as it is there; `None` if there is none to get."""
+        """Yields each conversation's number and answer as soon as it arrives; `None` if there is no answer."""
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text, for `sample_tokens`: about four bytes each. Override where the tokenizer is at hand."""
+        """Estimates the tokens of a text, about four bytes each. Override it where a tokenizer is available."""
         return -(-len(text.encode(errors="replace")) // 4)
 
     def describe(self, clusters: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, TokenDescription]:
@@ -141,14 +141,15 @@ class ChatTeacher(ABC):
 
         Args:
             clusters (`Mapping[str, Sequence[Mapping]]`):
-                Token -> the items that carry it, the most telling first.
+                Token -> the items that carry it, most representative first.
 
         Returns:
-            `dict[str, TokenDescription]`: One entry a token, in the order of `clusters`. Its `provenance` names
-            teacher, model, prompt version, the number of items of the cluster and in the prompt, and the bad answers
-            before this one.
+            `dict[str, TokenDescription]`: One entry per token, in the order of `clusters`. Its `provenance` holds
+            teacher, model, prompt version, the numbers of items in the cluster and in the prompt, and the number of
+            bad answers before this one.
         """
-        # Any token may be left to `KeywordTeacher`. Seen only then, a missing package would cost a level's answers.
+        # Any token may fall back to `KeywordTeacher`. Check its package first: failing after all questions would lose
+        # the answers of a level.
         check_sklearn()
         samples = {token: self._sample(cluster) for token, cluster in clusters.items()}
         open_questions = {
@@ -169,7 +170,7 @@ class ChatTeacher(ABC):
                 counts = {"num_items": len(clusters[token]), "num_sampled": len(samples[token])}
                 provenance = {**self._provenance(), **counts, "num_bad_answers": bad_answers[token]}
                 described[token] = TokenDescription(token, description, keywords, provenance)
-            # In the order of the clusters, not of the answers: batches are then the same on every run.
+            # In the order of the clusters, not of the answers, so that batches are the same on every run.
             open_questions = {token: rejected[token] for token in open_questions if token in rejected}
         left = [token for token in clusters if token not in described]
         self.report.num_tokens += len(clusters)
@@ -183,7 +184,7 @@ class ChatTeacher(ABC):
                 len(clusters),
                 left[0],
             )
-            by_keywords = KeywordTeacher().describe(clusters)  # all of them: it weighs siblings against each other
+            by_keywords = KeywordTeacher().describe(clusters)  # all of them: TF-IDF compares siblings
             for token in left:
                 meaning = by_keywords[token]
                 provenance = {
@@ -199,7 +200,7 @@ class ChatTeacher(ABC):
         return {"teacher": identity["teacher"], "model": identity["model"], "prompt_version": PROMPT_VERSION}
 
     def _sample(self, cluster: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Texts of a cluster's first items, no title twice."""
+        """Returns the texts of a cluster's first items with distinct titles, within the token budget."""
         distinct: dict[str, Mapping[str, Any]] = {}
         for item in cluster:
             distinct.setdefault((title_of(item) or text_of(item)).casefold(), item)
@@ -207,7 +208,7 @@ class ChatTeacher(ABC):
         return fill_budget(texts, self.sample_tokens, self.count_tokens, self.sample_items)
 
     def _answers(self, questions: Mapping[str, list[Message]]) -> Iterator[tuple[str, str]]:
-        """Tokens with their answers: kept ones first, then new ones, each kept before it is handed on."""
+        """Yields tokens with answers: cached ones first, then new ones, each cached before it is yielded."""
         identity = {**self.identity(), "prompt_version": PROMPT_VERSION}
         to_ask = []
         for token, messages in questions.items():

@@ -1,4 +1,4 @@
-"""From SID tokens to what they mean: gather each token's cluster and let a teacher read it (TS-Rec's teacher step)."""
+"""Describe SID tokens: collect the items of each token and ask a teacher for their meaning (TS-Rec's teacher step)."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ Item = Mapping[str, Any]
 
 
 class Teacher(Protocol):
-    """What [`describe_tokens`] asks of a teacher: one call a level, so that it can tell siblings apart."""
+    """Protocol of a teacher for [`describe_tokens`]: one call per level, so that it can contrast sibling tokens."""
 
     def describe(self, clusters: Mapping[str, Sequence[Item]]) -> Mapping[str, TokenDescription]:
         """
-        One description a token. `clusters` maps each token of a level to the items that carry it, never none; with
-        embeddings, those that say most about the cluster come first.
+        Returns one description per token. `clusters` maps each token of a level to the items that carry it, at least
+        one; with embeddings, the most representative items come first.
         """
 
 
@@ -35,24 +35,24 @@ def describe_tokens(
     embeddings: np.ndarray | None = None,
 ) -> TokenSemantics:
     r"""
-    Describes every SID token that occurs, from the items that carry it at its level.
+    Describes every SID token that at least one item carries.
 
     Args:
         items (`datasets.Dataset` or iterable of `dict`):
-            Rows with `item_id`, `title` and, for most teachers, `description`. Rows outside the index are left out.
+            Rows with `item_id`, `title` and, for most teachers, `description`. Rows outside the index are ignored.
         sid_index ([`SIDIndex`]):
-            Which item carries which tokens.
+            Index that maps items to tokens.
         teacher (*optional*, defaults to `KeywordTeacher()`):
-            Object with a method `describe(clusters) -> dict[token, TokenDescription]`, called once a level:
+            Object with a method `describe(clusters) -> dict[token, TokenDescription]`, called once per level:
             [`KeywordTeacher`], [`TransformersTeacher`], [`InferenceClientTeacher`] or your own.
         embeddings (`np.ndarray` of shape `(items, dim)`, *optional*):
-            Embeddings of the items in the order of `sid_index.item_ids`, such as those that the SIDs were made from.
-            Teachers that read a sample then get each cluster's most typical items first, no two alike; without them
-            they read the first items in the order of the index.
+            Embeddings of the items in the order of `sid_index.item_ids`, such as those that the SIDs were built from.
+            Teachers that sample items then get representative and diverse items of each cluster first; without
+            embeddings they get the first items in the order of the index.
 
     Returns:
-        [`TokenSemantics`]: One entry for every token with at least one item; levels in order. It knows the index's
-        fingerprint.
+        [`TokenSemantics`]: One entry per token with at least one item, level by level, with the fingerprint of the
+        index.
 
     Example:
 

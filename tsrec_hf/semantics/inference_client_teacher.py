@@ -1,4 +1,4 @@
-"""A teacher elsewhere: the Hub's inference providers, or any server that speaks OpenAI's chat protocol."""
+"""Teacher that calls a remote chat model: an inference provider of the Hub or an OpenAI-compatible server."""
 
 import logging
 import random
@@ -16,21 +16,21 @@ from .teacher_prompt import Message
 
 logger = logging.getLogger(__name__)
 
-# Too early, too many requests, time-outs and what servers say when they are overloaded or restarting.
+# Transient: rate limits, time-outs and the statuses of overloaded or restarting servers. These requests are retried.
 PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-# Key, rights, address or name of the model: true of every question.
+# Permanent: a wrong key, missing rights, a wrong address or model name. Every further question would fail as well.
 FATAL_STATUSES = frozenset({401, 403, 404})
 
 
 class InferenceClientTeacher(ChatTeacher):
     r"""
-    Describes SID tokens with a chat model behind an HTTP interface, by [`~huggingface_hub.InferenceClient`].
+    Describes SID tokens with a remote chat model, called through [`~huggingface_hub.InferenceClient`].
 
-    Requests that fail in passing (time-outs, broken connections, statuses such as 429 and 500, bodies that are not the
-    protocol's) are repeated after a random pause whose limit doubles each time, or after what the server asks for in
-    `Retry-After`. A question that is refused (400 and its like) or that no try gets answered is left to
-    [`KeywordTeacher`], and after `max_failures` of them in a row the run stops: the answers so far are in the cache
-    file. 401, 403 and 404 stop it at once.
+    Transient failures (time-outs, broken connections, statuses such as 429 and 500, malformed responses) are retried
+    with exponential backoff and full jitter; a longer `Retry-After` of the server is respected. A token whose question
+    is refused (status 400 and similar) or gets no answer in any try is described by [`KeywordTeacher`]. After
+    `max_failures` such questions in a row the run stops; the answers received so far are in the cache file. The
+    statuses 401, 403 and 404 stop it at once.
 
     Args:
         model (`str`, *optional*):
@@ -38,28 +38,28 @@ class InferenceClientTeacher(ChatTeacher):
         provider (`str`, *optional*):
             Inference provider of the Hub; default: the Hub's choice.
         base_url (`str`, *optional*):
-            A server that speaks OpenAI's protocol, such as vLLM or llama.cpp: `"http://localhost:8000/v1"`.
+            URL of an OpenAI-compatible server, such as vLLM or llama.cpp: `"http://localhost:8000/v1"`.
         token (`str`, *optional*):
-            Key of the service. Default: that of the Hub for providers and none for a `base_url`, which never sees the
-            Hub's token unless it is passed here.
+            API key. Defaults to the Hub's token for providers and to no key for a `base_url`: the Hub's token is never
+            sent to another server unless it is passed here.
         temperature (`float`, *optional*, defaults to `0.0`):
-            Temperature of sampling.
+            Sampling temperature.
         max_tokens (`int`, *optional*, defaults to `1024`):
-            Tokens after which an answer is cut off.
+            Maximum length of an answer in tokens; longer ones are truncated.
         extra_body (`dict`, *optional*):
-            Further fields of the request that the server knows.
+            Additional fields of the request body that the server supports.
         concurrency (`int`, *optional*, defaults to `8`):
-            Most requests under way at once.
+            Maximum number of concurrent requests.
         timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds of silence after which a try is given up.
+            Time-out of a request in seconds.
         max_tries (`int`, *optional*, defaults to `6`):
-            Tries of one request.
+            Maximum number of tries of one request.
         backoff (`float`, *optional*, defaults to `1.0`):
-            Limit of the first pause in seconds.
+            Upper bound of the first pause in seconds; it doubles with each try.
         max_backoff (`float`, *optional*, defaults to `60.0`):
-            Limit of any pause, those that a server asks for among them.
+            Upper bound of every pause, including those that a server requests.
         max_failures (`int`, *optional*, defaults to `5`):
-            Questions in a row without an answer after which the run stops.
+            Number of consecutive unanswered questions after which the run stops.
         kwargs:
             Arguments of [`ChatTeacher`]: `sample_tokens`, `sample_items`, `max_retries`, `cache_file`.
 
@@ -111,7 +111,8 @@ class InferenceClientTeacher(ChatTeacher):
             # Without a token of its own the client would send the Hub's to this server.
             self.client = InferenceClient(base_url=base_url, token=token or "none", timeout=timeout)
         else:
-            self.client = InferenceClient(provider=provider, token=token, timeout=timeout)
+            # The client checks the name; its annotation lists the providers of its own version.
+            self.client = InferenceClient(provider=provider, token=token, timeout=timeout)  # type: ignore[arg-type]
         self.has_address = base_url is not None
         self.model = model
         self.concurrency = concurrency
@@ -119,18 +120,22 @@ class InferenceClientTeacher(ChatTeacher):
         self.backoff = backoff
         self.max_backoff = max_backoff
         self.max_failures = max_failures
-        self.settings = {"temperature": temperature, "max_tokens": max_tokens, "extra_body": extra_body}
+        self.settings: dict[str, Any] = {
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "extra_body": extra_body,
+        }
         # The address is part of it: servers may serve different models under one name.
         where = {"provider": provider, "base_url": base_url}
         self._identity = {"teacher": type(self).__name__, "model": model, **where, **self.settings}
         self._stop = threading.Event()
 
     def identity(self) -> dict[str, Any]:
-        """Model, provider or address, and settings of the request."""
+        """Returns the model, its provider or address, and the settings of the request."""
         return self._identity
 
     def ask(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str | None]]:
-        """Answers in the order in which they come."""
+        """Yields answers in the order in which they arrive."""
         self._stop.clear()
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="teacher")
         failures = 0
@@ -147,17 +152,17 @@ class InferenceClientTeacher(ChatTeacher):
                         "answered is not asked again."
                     )
         finally:
-            # Also when the caller stops listening or presses Ctrl-C: nobody sleeps on, nothing new is sent.
+            # Also runs when the caller stops iterating or presses Ctrl-C: pauses end and no further request is sent.
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self, messages: list[Message]) -> str | None:
-        """One answer, `None` if no try brings one."""
+        """Returns one answer, or `None` if every try fails."""
         for attempt in range(self.max_tries):
             pause = random.uniform(0, min(self.max_backoff, self.backoff * 2**attempt))
             try:
-                output = self.client.chat_completion(messages, model=self.model, **self.settings)
-                # An empty answer, as of a model that only calls tools, is an answer all the same: a bad one.
+                output = self.client.chat_completion([*messages], model=self.model, **self.settings)
+                # An empty answer (a model that only calls tools) counts as a bad answer, not as a failed request.
                 return output.choices[0].message.content or ""
             except HfHubHTTPError as error:
                 status = error.response.status_code
@@ -172,13 +177,13 @@ class InferenceClientTeacher(ChatTeacher):
                 pause = max(pause, min(self.max_backoff, _retry_after(error)))
                 reason: Exception = error
             except OfflineModeIsEnabled:
-                raise  # says itself which variable to unset
+                raise  # its message names the variable to unset
             except (HTTPError, OSError) as error:
                 reason = error
             except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
                 if type(error) is ValueError and not self.has_address:
-                    raise  # the client cannot ask: no key, or no such provider of this model
-                # A body that is no JSON, or has no choices: a proxy's error page, a server that starts up.
+                    raise  # raised before sending: no key, or the model has no such provider
+                # The body is not JSON or has no choices: the error page of a proxy, or a server that is starting.
                 reason = ValueError(f"the response does not follow the chat protocol ({error!r})")
             logger.info("Try %d of %d failed: %s", attempt + 1, self.max_tries, reason)
             if attempt + 1 < self.max_tries and self._stop.wait(pause):
@@ -188,6 +193,6 @@ class InferenceClientTeacher(ChatTeacher):
 
 
 def _retry_after(error: HfHubHTTPError) -> float:
-    """Seconds that the server asks to wait; 0 if it names none."""
+    """Returns the seconds of the `Retry-After` header; 0 if there is none."""
     value = error.response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else 0.0

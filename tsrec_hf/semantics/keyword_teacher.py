@@ -1,9 +1,9 @@
-"""A teacher without a language model: a token means the words that set its cluster apart from its siblings.
+"""Teacher without a language model: describe a token by the keywords that distinguish its cluster from its siblings.
 
-TS-Rec asks a teacher LLM for about 20 keywords and a description of a sample of each cluster. Here all items of the
-cluster are read, words and two-word phrases are ranked by class-based TF-IDF (one class a token, over the tokens of
-one level), and the description is put together from the best of them and the most typical titles. Nothing is
-downloaded and nothing is random.
+TS-Rec asks a teacher LLM for about 20 keywords and a description of a sample of each cluster. Here words and two-word
+phrases of all items of the cluster are ranked by class-based TF-IDF (one class per token, over the tokens of one
+level), and the description is built from the top keywords and the most typical titles. The result is deterministic and
+needs no download.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-# Two or more characters, one of them a letter: sizes such as "12" say little.
+# Two or more characters with at least one letter, because sizes such as "12" are not informative.
 WORD_PATTERN = r"(?u)\b(?=\w*[^\W\d_])\w\w+\b"
-# The most frequent words and phrases; bounds memory on large catalogues.
+# Maximum number of distinct words and phrases, the most frequent ones; it bounds memory on large catalogues.
 VOCABULARY_SIZE = 200_000
 KEYWORDS_IN_DESCRIPTION = 5
 
@@ -31,19 +31,19 @@ KEYWORDS_IN_DESCRIPTION = 5
 @dataclass(frozen=True)
 class KeywordTeacher:
     r"""
-    Describes SID tokens by the words that separate their items from those of the other tokens of the level.
+    Describes SID tokens by the keywords that distinguish their items from those of the level's other tokens.
 
-    Every item votes once for each word and two-word phrase of its text and once more for those of its title, English
-    stop words left out. A phrase counts only if two items of the cluster share it, and a word that occurs in the
-    cluster only inside a chosen phrase is left out. Words that a single item uses, such as part numbers, come last.
-    An item without title and description is read by its other text columns. A cluster without any usable word gets
-    its titles as keywords, word for word. Needs scikit-learn: `pip install "tsrec_hf[keywords]"`.
+    Each item counts once for every word and two-word phrase of its text, and once more for those of its title; English
+    stop words are excluded. A phrase needs two items of the cluster, and a word that the cluster has only inside a
+    chosen phrase is skipped. Words of a single item, such as part numbers, are ranked last. For an item without title
+    and description the other text columns are used. A cluster without any usable word gets its titles as keywords.
+    Requires scikit-learn: `pip install "tsrec_hf[keywords]"`.
 
     Args:
         num_keywords (`int`, *optional*, defaults to `20`):
-            Most keywords for one token.
+            Maximum number of keywords per token.
         num_titles (`int`, *optional*, defaults to `3`):
-            Most example titles in a description.
+            Maximum number of example titles in a description.
 
     Example:
 
@@ -78,10 +78,10 @@ class KeywordTeacher:
 
         Args:
             clusters (`Mapping[str, Sequence[Mapping]]`):
-                Token -> the items that carry it. All tokens of a level at once: they are weighed against each other.
+                Token -> the items that carry it. All tokens of a level at once, because TF-IDF compares them.
 
         Returns:
-            `dict[str, TokenDescription]`: One entry a token, in the order of `clusters`.
+            `dict[str, TokenDescription]`: One entry per token, in the order of `clusters`.
 
         Example:
 
@@ -123,13 +123,18 @@ class KeywordTeacher:
     def _choose(
         self, terms: Sequence[str], counts: "csr_matrix", weights: "csr_matrix", unshared: np.ndarray
     ) -> list[int]:
-        """Columns of one token's terms, best first, at most `num_keywords`; `counts` and `weights` are its rows."""
+        """
+        Selects the columns of one token's top `num_keywords` terms; `counts` and `weights` are the token's rows.
+
+        Greedy by rank. A word is redundant if a chosen phrase contains it equally often, since the word then only
+        occurs inside the phrase; a phrase is redundant if chosen phrases already contain all its words.
+        """
         count_of = dict(zip(counts.indices.tolist(), counts.data.tolist(), strict=True))
         ranked = sorted(
             zip(weights.indices.tolist(), weights.data.tolist(), strict=True),
             key=lambda pair: (
                 unshared[pair[0]],
-                -round(pair[1], 12),  # equal but for the order of additions
+                -round(pair[1], 12),  # ties that differ only by rounding
                 " " not in terms[pair[0]],  # phrases first
                 terms[pair[0]],
             ),
@@ -154,17 +159,17 @@ class KeywordTeacher:
 
 def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
     r"""
-    Class-based TF-IDF: how much a term belongs to one class rather than to all.
+    Computes class-based TF-IDF: the weight of each term for each class.
 
     The weight of term `t` in class `c` is `counts[c, t] / counts[c].sum() * log(1 + A / counts[:, t].sum())`,
     where `A` is the average `counts[c].sum()` over the classes.
 
     Args:
         counts (`scipy.sparse.csr_matrix` of shape `(classes, terms)`):
-            Occurrences; every term occurs somewhere.
+            Number of occurrences; each term needs at least one.
 
     Returns:
-        `scipy.sparse.csr_matrix` of shape `(classes, terms)`: Weights, zero where the count is.
+        `scipy.sparse.csr_matrix` of shape `(classes, terms)`: Weights; zero where the count is zero.
 
     Example:
 
@@ -186,7 +191,7 @@ def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
 
 
 def check_sklearn() -> None:
-    """Raises `ImportError` where scikit-learn, without which [`KeywordTeacher`] cannot describe, is missing."""
+    """Raises `ImportError` if scikit-learn, which [`KeywordTeacher`] requires, is not installed."""
     try:
         import sklearn.feature_extraction.text  # noqa: F401
     except ImportError as error:
@@ -197,7 +202,7 @@ def check_sklearn() -> None:
 
 
 def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
-    """Terms of `texts`, then which text and which title uses them: 0 or 1, each of shape `(texts, terms)`."""
+    """Returns the terms of `texts` and binary term matrices of texts and titles, each of shape `(texts, terms)`."""
     check_sklearn()
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
@@ -211,15 +216,15 @@ def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str]
         dtype=np.int32,
     )
     analyze = vectorizer.build_analyzer()
-    if not any(analyze(text) for text in texts):  # scikit-learn refuses an empty vocabulary
-        nobody = csr_matrix((len(texts), 0), dtype=np.int32)
-        return [], nobody, nobody
+    if not any(analyze(text) for text in texts):  # scikit-learn raises on an empty vocabulary
+        empty = csr_matrix((len(texts), 0), dtype=np.int32)
+        return [], empty, empty
     uses = csr_matrix(vectorizer.fit_transform(texts))
     return vectorizer.get_feature_names_out().tolist(), uses, csr_matrix(vectorizer.transform(titles))
 
 
 def _sum_rows(uses: "csr_matrix", sizes: Sequence[int]) -> "csr_matrix":
-    """Sums of consecutive rows, `sizes[c]` of them for class `c`; shape `(classes, terms)`."""
+    """Sums consecutive rows, `sizes[c]` of them for class `c`; returns shape `(classes, terms)`."""
     from scipy.sparse import csr_matrix
 
     num_rows = sum(sizes)
@@ -231,7 +236,7 @@ def _sum_rows(uses: "csr_matrix", sizes: Sequence[int]) -> "csr_matrix":
 
 
 def _sentence(keywords: Sequence[str], titles: Sequence[str]) -> str:
-    """`Items about a, b and c. For example: X; Y.`"""
+    """Formats a description: `Items about a, b and c. For example: X; Y.`"""
     named = keywords[:KEYWORDS_IN_DESCRIPTION]
     topic = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     examples = "; ".join(title.rstrip(".") for title in titles)

@@ -1,26 +1,26 @@
-"""Which items of a cluster a teacher reads: the typical ones first, no two alike, as many as fit into its budget."""
+"""Sample the items of a cluster for a teacher's prompt: representative, diverse, and within a token budget."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 
-# How much a pick's likeness to earlier picks counts, against its likeness to the centroid.
+# Weight of the similarity to earlier picks in maximal marginal relevance; the similarity to the centroid has the rest.
 DIVERSITY = 0.5
 
 
 def rank_by_typicality(embeddings: np.ndarray, num_ranked: int = 64) -> np.ndarray:
     r"""
-    Orders the items of one cluster so that its first ones say most about it.
+    Ranks the items of a cluster by maximal marginal relevance to its centroid.
 
     The item nearest to the centroid is first. Each next one maximises `0.5 * cos(item, centroid) - 0.5 * max cos(item,
-    earlier pick)`: maximal marginal relevance, so that near copies of an item do not fill a teacher's prompt.
+    earlier pick)`, so that near duplicates of an item do not fill a teacher's prompt.
 
     Args:
         embeddings (`np.ndarray` of shape `(items, dim)`):
-            One finite vector an item, of any length.
+            One finite vector per item; it need not be normalised.
         num_ranked (`int`, *optional*, defaults to `64`):
-            Picks to make this way; the other items follow, nearest to the centroid first.
+            Number of picks; the other items follow by their similarity to the centroid.
 
     Returns:
         `np.ndarray` of shape `(items,)`: Positions of all items, int64.
@@ -62,23 +62,23 @@ def fill_budget(
     texts: Sequence[str], budget: int, count_tokens: Callable[[str], int], max_texts: int | None = None
 ) -> list[str]:
     r"""
-    Takes texts in order, none twice, as long as they fit.
+    Selects distinct texts in order until the token budget is used.
 
-    A text that does not fit is passed over for shorter ones behind it. If not even one fits, the first is cut to half
-    its length until it does: a teacher always has something to read.
+    A text that does not fit is skipped, and shorter ones after it may be taken. If none fits, the first one is
+    truncated by halves until it does, so that a prompt is never empty.
 
     Args:
         texts (`Sequence[str]`):
-            Most telling first. Empty ones are left out.
+            Texts, most representative first. Empty ones are skipped.
         budget (`int`):
-            Tokens that all of them may take together.
+            Maximum total number of tokens.
         count_tokens (`Callable[[str], int]`):
-            Number of tokens of a text.
+            Function that counts the tokens of a text.
         max_texts (`int`, *optional*):
-            Most texts to take; default: no limit.
+            Maximum number of texts. No limit by default.
 
     Returns:
-        `list[str]`: The texts taken; empty only if all are empty.
+        `list[str]`: The selected texts; none only if all are empty.
 
     Example:
 
@@ -108,5 +108,5 @@ def fill_budget(
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:
-    # A zero vector stays zero: it is like nothing, not an error.
+    # A zero vector stays zero: its similarity to every item is 0.
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

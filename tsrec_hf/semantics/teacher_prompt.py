@@ -1,6 +1,6 @@
-"""What a chat model is asked about a cluster, and what counts as an answer.
+"""Build the prompt for a chat model about a cluster, and parse and validate its answer.
 
-`PROMPT_VERSION` goes up with every change of the wording: it is part of the provenance that files carry.
+`PROMPT_VERSION` increases with every change of the wording, since files record it in their provenance.
 """
 
 import json
@@ -10,14 +10,14 @@ from typing import Any
 
 PROMPT_VERSION = 1
 LEAST_KEYWORDS, MOST_KEYWORDS = 15, 20
-# Longer ones are sentences or listings, which SA-Init and TS-Align cannot use.
+# Limits in characters. Longer ones are sentences or lists, which SA-Init and TS-Align cannot use.
 LONGEST_KEYWORD, LONGEST_DESCRIPTION = 80, 3000
-# Beyond this, an answer is no answer but a model that does not stop.
+# Limit in characters: a longer answer comes from a model that does not stop.
 LONGEST_ANSWER = 50_000
 
 Message = dict[str, str]
 
-# No example of an answer: small models would copy it, and a copy has the right form.
+# Without an example answer: small models would copy it, and a copy would pass validation.
 QUESTION = """The following {shown} of {total} items form one group of a catalogue:
 
 {items}
@@ -26,20 +26,20 @@ What do the items of this group share? Answer with one JSON object and nothing e
 "description", a string of two or three sentences on what the items are, what they share and what they are used for; \
 and "keywords", a list of {least} to {most} strings, words or short phrases, the most characteristic first, none \
 twice."""
-# Put into the mouth of a model whose answers can be started for it.
+# Prefix of the answer, for models whose answers can be prefilled.
 ANSWER_START = '{"description": "'
 CORRECTION = "This answer cannot be used: {reason} Answer again with the JSON object alone."
 
 
 class BadAnswerError(ValueError):
-    """A teacher's answer that does not follow the form; the message says why, for the teacher to read."""
+    """Raised for an answer in a wrong format; the message gives the reason and is sent back to the model."""
 
 
 def build_question(texts: Sequence[str], total: int) -> list[Message]:
     r"""
-    The conversation that asks for one token's description.
+    Builds the conversation that asks for the description of one token.
 
-    Everything stands in one user message: some chat templates refuse a system message.
+    It is a single user message, because some chat templates do not accept a system message.
 
     Args:
         texts (`Sequence[str]`):
@@ -66,7 +66,7 @@ def build_question(texts: Sequence[str], total: int) -> list[Message]:
 
 
 def ask_again(messages: Sequence[Message], answer: str, error: BadAnswerError) -> list[Message]:
-    """The conversation continued: the bad answer, cut short, and what is wrong with it."""
+    """Continues a conversation with the bad answer, truncated, and the reason why it was rejected."""
     return [
         *messages,
         {"role": "assistant", "content": answer[:500] or "..."},
@@ -76,10 +76,10 @@ def ask_again(messages: Sequence[Message], answer: str, error: BadAnswerError) -
 
 def parse_answer(text: str) -> tuple[str, list[str]]:
     r"""
-    Reads description and keywords out of a teacher's answer.
+    Parses and validates description and keywords of a teacher's answer.
 
-    The first JSON object with both fields counts, so a code fence, a greeting or a `<think>` block around it does no
-    harm. Spaces are tidied and a keyword that comes twice counts once; nothing else is repaired.
+    The first JSON object with both fields is used; a code fence, greeting or `<think>` block around it is ignored.
+    White space is collapsed and duplicate keywords are removed; nothing else is repaired.
 
     Args:
         text (`str`):
@@ -133,7 +133,7 @@ def parse_answer(text: str) -> tuple[str, list[str]]:
 
 
 def _find_object(text: str) -> dict[str, Any]:
-    """The first JSON object in `text`, behind any thinking aloud, that holds both fields."""
+    """Returns the first JSON object after any `<think>` block that has both fields."""
     text = text.rpartition("</think>")[2]
     if len(text) > LONGEST_ANSWER:
         raise BadAnswerError(f"Expected an answer of at most {LONGEST_ANSWER} characters, found {len(text)}.")

@@ -1,4 +1,4 @@
-"""What each SID token means: the teacher's description and keywords of the items that carry it."""
+"""Meaning of SID tokens: a teacher's description and keywords of the items that carry each token."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsrec_hf.models import SIDIndex
 
-# Part of each entry: the file stays a list, whose readers pass over a field that they do not know.
+# Stored in each entry, so that the file stays a list that readers of MiniOneRec's format accept.
 FINGERPRINT_KEY = "index_fingerprint"
 
 
@@ -22,10 +22,9 @@ class TokenDescription:
 
     Attributes:
         token (`str`): The token, such as `<a_12>`.
-        description (`str`): What the items of its cluster share, in a sentence or more.
+        description (`str`): What the items of its cluster have in common, in one or more sentences.
         keywords (`list[str]`): About 20 words or short phrases.
-        provenance (`dict`, *optional*): Where both come from: the teacher, its model and prompt version, and counts.
-            `None` for files that do not say.
+        provenance (`dict`, *optional*): Teacher, model, prompt version and counts; `None` if unknown.
 
     Example:
 
@@ -43,7 +42,7 @@ class TokenDescription:
     provenance: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        # The letters of one string would pass for keywords.
+        # A string is a sequence of strings too, and its letters would be taken for keywords.
         if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
             raise TypeError(
                 f"Expected the keywords of {self.token!r} as a list of strings, but found {self.keywords!r}. Split "
@@ -53,13 +52,13 @@ class TokenDescription:
 
 class TokenSemantics(Mapping[str, TokenDescription]):
     r"""
-    The meaning of SID tokens, looked up by token.
+    Maps SID tokens to their descriptions.
 
     Args:
         entries (`Iterable[TokenDescription]`):
             One entry per token.
         fingerprint (`str`, *optional*):
-            Fingerprint of the [`SIDIndex`] whose tokens are described. `None` where a file does not say.
+            Fingerprint of the [`SIDIndex`] whose tokens are described. `None` if unknown.
 
     Raises:
         `TypeError`: entries that are not [`TokenDescription`]. `ValueError`: a token that occurs twice.
@@ -113,15 +112,15 @@ class TokenSemantics(Mapping[str, TokenDescription]):
 
     def check_index(self, sid_index: "SIDIndex") -> None:
         """
-        Checks that the descriptions belong to an index: to itself or to one that it grew out of.
+        Checks that the descriptions belong to an index or to one of its ancestors.
 
-        Every index spells its tokens `<a_0>`, `<a_1>`, ..., so the descriptions of another one would pass unnoticed
-        and teach a model that shampoo is made of steel. Where the fingerprint is unknown, as in MiniOneRec's files,
-        every token that an item carries needs a description.
+        All indexes name their tokens `<a_0>`, `<a_1>`, ..., so the descriptions of another index would be used without
+        an error and train the model on wrong meanings. If the fingerprint is unknown, as in MiniOneRec's files, the
+        check only requires a description of every token that an item carries.
 
         Args:
             sid_index ([`SIDIndex`]):
-                The index that the descriptions are to be used with.
+                The index to use the descriptions with.
 
         Raises:
             `ValueError`: the descriptions belong to another index, or do not cover this one.
@@ -180,9 +179,8 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         """
         Writes the file that [`TokenSemantics.from_json`] reads.
 
-        Each entry has its own `provenance`, where it is known: other readers of this format pass over a field that
-        they do not know, and its index's fingerprint. A file written here and one of MiniOneRec's come back byte for
-        byte.
+        Each entry also holds its `provenance` and the fingerprint of the index, if known; other readers of the format
+        ignore these fields. Reading a file and writing it again, also one of MiniOneRec's, gives the same bytes.
         """
         rows = [asdict(entry) for entry in self._entries.values()]
         rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
@@ -193,11 +191,11 @@ class TokenSemantics(Mapping[str, TokenDescription]):
 
     def count_teachers(self) -> dict[str, int]:
         r"""
-        How many tokens each teacher described, most first.
+        Counts the tokens that each teacher described, in descending order.
 
         Returns:
-            `dict[str, int]`: Teacher, with its model if it has one -> number of tokens; "unknown" where a file does
-            not say.
+            `dict[str, int]`: Teacher, with its model if it has one -> number of tokens; "unknown" if a file does
+            not name it.
 
         Example:
 

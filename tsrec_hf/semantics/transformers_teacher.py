@@ -1,10 +1,10 @@
-"""A teacher on this machine: any chat model of transformers, asked in batches."""
+"""Teacher that runs a local chat model of transformers in batches."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -19,7 +19,7 @@ from .chat_teacher import ChatTeacher
 from .teacher_prompt import ANSWER_START, Message
 
 
-# Values read of every weight for the fingerprint: enough to tell models apart, quick even for large ones.
+# Values sampled from each weight for the fingerprint: enough to distinguish models, fast even for large ones.
 FINGERPRINT_VALUES = 256
 
 
@@ -27,10 +27,10 @@ class TransformersTeacher(ChatTeacher):
     r"""
     Describes SID tokens with a local chat model.
 
-    Decoding is greedy unless a temperature is given, and nothing else is set: whatever the model's own
-    `generation_config.json` says (temperature, penalties, beams, stop tokens) is left aside. Answers end at the
-    tokenizer's `eos_token`. The first words of the answer, `{"description": "`, are given: small models rarely find
-    the form on their own.
+    Decoding is greedy unless a temperature is given. The model's own `generation_config.json` (temperature, penalties,
+    beams, stop tokens) is ignored, so that answers depend on the arguments alone. Answers end at the tokenizer's
+    `eos_token`. Each answer is prefilled with `{"description": "`, because small models rarely produce the JSON format
+    without it.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -38,13 +38,14 @@ class TransformersTeacher(ChatTeacher):
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Its tokenizer, with a chat template. Needed where `model` is not a string.
         batch_size (`int`, *optional*, defaults to `8`):
-            Conversations generated together. Those of like length share a batch.
+            Number of conversations per batch. Conversations of similar length share a batch.
         max_new_tokens (`int`, *optional*, defaults to `512`):
-            Tokens after which an answer is cut off.
+            Maximum length of an answer in tokens; longer ones are truncated.
         temperature (`float`, *optional*, defaults to `0.0`):
-            Temperature of sampling; `0` for greedy decoding. Seed sampling with `transformers.set_seed`.
+            Sampling temperature; `0` for greedy decoding. Seed sampling with `transformers.set_seed`.
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
-            Above 1, what was said already becomes less likely: it keeps small models from going in circles.
+            Penalty on tokens that the text already contains. Values above 1 keep small models from repeating
+            themselves.
         loading_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` where `model` is a string, such as `{"dtype": "bfloat16"}` or
             `{"gguf_file": "..."}`.
@@ -100,6 +101,7 @@ class TransformersTeacher(ChatTeacher):
             )
         if tokenizer.eos_token_id is None:
             raise ValueError("Expected a tokenizer with an `eos_token`, which ends answers, found none. Set it.")
+        name = model.name_or_path or ""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -108,7 +110,7 @@ class TransformersTeacher(ChatTeacher):
         self.repetition_penalty = repetition_penalty
         self._identity: dict[str, Any] = {
             "teacher": type(self).__name__,
-            "model": Path(model.name_or_path).name if Path(model.name_or_path).exists() else model.name_or_path,
+            "model": Path(name).name if Path(name).exists() else name,
             "weights": _fingerprint(model),
             "chat_template": tokenizer.chat_template,
             "answer_start": ANSWER_START,
@@ -118,15 +120,15 @@ class TransformersTeacher(ChatTeacher):
         }
 
     def identity(self) -> dict[str, Any]:
-        """Name and a fingerprint of the weights, chat template and settings of decoding."""
+        """Returns the model's name, a fingerprint of its weights, the chat template and the decoding settings."""
         return self._identity
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text by the model's own tokenizer."""
+        """Counts the tokens of a text with the model's own tokenizer."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ask(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str | None]]:
-        """Answers batch by batch, the longest prompts first: a batch that does not fit fails early."""
+        """Generates answers in batches, longest prompts first, so that a batch that exceeds the memory fails early."""
         prompts = [self._encode(messages) for messages in conversations]
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
         too_long = {number for number, ids in enumerate(prompts) if len(ids) + self.max_new_tokens > limit}
@@ -137,7 +139,7 @@ class TransformersTeacher(ChatTeacher):
                     f"{len(prompts[number])} tokens and an answer may have {self.max_new_tokens}. Lower "
                     f"`sample_tokens` (now {self.sample_tokens}) or `max_new_tokens`."
                 )
-            yield number, None  # the bad answers in it leave no room for another
+            yield number, None  # the rejected answers in the conversation leave no room for another one
         order = sorted(set(range(len(prompts))) - too_long, key=lambda number: (-len(prompts[number]), number))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -145,8 +147,9 @@ class TransformersTeacher(ChatTeacher):
             yield from ((number, ANSWER_START + answer) for number, answer in zip(batch, answers, strict=True))
 
     def _encode(self, messages: list[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # The template writes the special tokens itself.
+        # With `tokenize=False` the result is a string, which the library's annotation does not say.
+        text = cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        # The template adds the special tokens itself.
         return self.tokenizer(text + ANSWER_START, add_special_tokens=False)["input_ids"]
 
     @torch.inference_mode()
@@ -164,8 +167,8 @@ class TransformersTeacher(ChatTeacher):
             repetition_penalty=self.repetition_penalty,
             **(sampling if self.temperature > 0 else {"do_sample": False}),
         )
-        # `generate` fills whatever `settings` leaves open from the model's own configuration, whose file comes with
-        # the checkpoint; an empty one has nothing to add.
+        # `generate` takes every option that `settings` leaves unset from the model's own generation config, which
+        # comes with the checkpoint. An empty config keeps it from doing so.
         own = self.model.generation_config
         self.model.generation_config = GenerationConfig()
         try:
@@ -180,7 +183,7 @@ class TransformersTeacher(ChatTeacher):
 
 
 def _fingerprint(model: PreTrainedModel) -> str:
-    """Hash of names, shapes and a few values of all weights: a model fine-tuned further has another one."""
+    """Hashes config, names, shapes and sampled values of all weights, so that a further fine-tuned model differs."""
     config = model.config.to_diff_dict()
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)  # they change nothing

@@ -81,15 +81,15 @@ def test_missing_files_are_named(folder, tmp_path):
         load_recbole(tmp_path / "nowhere")
 
 
-def test_min_rating_keeps_ratings_from_there_on(folder):
-    assert load_recbole(folder, min_rating=4.5).interactions["user_id"][:] == ["186"]
-    assert len(load_recbole(folder, min_rating=3).interactions) == 2
+def test_min_rating_of_tidy_keeps_ratings_from_there_on(folder):
+    assert tidy(load_recbole(folder), min_rating=4.5).interactions["user_id"][:] == ["186"]
+    assert len(tidy(load_recbole(folder), min_rating=3).interactions) == 2
 
 
 def test_a_rating_that_is_missing_is_below_every_minimum(tmp_path):
     folder = write(tmp_path / "toy", inter=INTER_FILE.replace("4.5", ""))
     assert load_recbole(folder).interactions["rating"][:] == [3.0, None]
-    assert load_recbole(folder, min_rating=0).interactions["user_id"][:] == ["196"]
+    assert tidy(load_recbole(folder), min_rating=0).interactions["user_id"][:] == ["196"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,8 @@ def test_what_cannot_be_used_is_left_to_tidy(tmp_path, caplog):
     log = load_recbole(write(tmp_path / "toy", item=item, inter=inter))
     assert len(log.items) == 3 and len(log.interactions) == 7
     assert log.items["price"][:] == [None, None, 3.0] and log.items["vector"][0] == [0.5, None]
-    assert "1 of 3 values of field 'price'" in caplog.text and "1 of 2 values of field 'vector'" in caplog.text
+    [told] = [record.getMessage() for record in caplog.records if "toy.item" in record.getMessage()]
+    assert "not numbers" in told and "1 of field 'price', 1 of field 'vector'" in told
     before, counts = log.summary.stages[0], {}
     for stage in tidy(log).summary.stages[1:]:
         counts[stage.name] = (before.items - stage.items, before.interactions - stage.interactions)
@@ -199,7 +200,10 @@ def test_min_rating_needs_ratings(tmp_path):
     folder = write(tmp_path / "toy", inter="user_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\n")
     assert len(load_recbole(folder).interactions) == 1
     with pytest.raises(ValueError, match=r"\['rating'\] are missing"):
-        load_recbole(folder, min_rating=1)
+        tidy(load_recbole(folder), min_rating=1)
+    folder = write(tmp_path / "toy", inter=INTER_FILE.replace("rating:float", "rating:token"))
+    with pytest.raises(TypeError, match="'rating' .* numbers for `min_rating=1`, but found string"):
+        tidy(load_recbole(folder), min_rating=1)
 
 
 def test_other_encodings_say_how_to_convert(folder):
@@ -233,6 +237,6 @@ def test_movielens_100k_as_recbole_ships_it():
     }
     assert "Cérémonie, La" in items["title"][:]
     assert interactions[0] == {"user_id": "196", "item_id": "242", "timestamp": 881250949.0, "rating": 3.0}
-    assert len(load_recbole(folder / "ml-100k", min_rating=4).interactions) == 55_375
+    assert len(tidy(load_recbole(folder / "ml-100k"), min_rating=4).interactions) == 55_375
     # 943 users: all but their first interactions are targets.
     assert chronological_split(interactions).num_rows == {"train": 79_245, "valid": 9_906, "test": 9_906}

@@ -147,10 +147,11 @@ def test_missing_columns_are_named(tmp_path, kind):
     elif kind == "parquet":
         pyarrow.parquet.write_table(table, source)
     with pytest.raises(
-        ValueError, match=r"to have \['user_id'\] for our column 'user_id', but found the columns \['user', .*columns="
+        ValueError,
+        match=r"the columns \['user_id'\], but \['user_id'\] are missing from \['user', .*'user_id' by .*columns=",
     ):
         load_table(source, ITEMS)
-    with pytest.raises(ValueError, match=r"to have \['Rating'\] for our column 'rating'"):
+    with pytest.raises(ValueError, match=r"to have the columns \['Rating'\], .*our column 'rating' by"):
         load_table(source, ITEMS, {"user_id": "user", "rating": "Rating"})
 
 
@@ -160,9 +161,9 @@ def test_missing_columns_are_named(tmp_path, kind):
         ("log.csv", b"user_id,item_id,timestamp\na,1\n", r"log.csv is not a UTF-8 table .*','.*#2.* got 2"),
         ("log.csv", b"user_id,item_id,timestamp\na,1,1,1\n", "log.csv is not .*#2.* got 4"),
         ("log.csv", b"user_id,item_id,timestamp\n\xff,1,1\n", "log.csv is not a UTF-8 table"),
-        ("log.csv", b"user_id;item_id;timestamp\na;1;1\n", r"found the columns \['user_id;item_id;timestamp'\]"),
+        ("log.csv", b"user_id;item_id;timestamp\na;1;1\n", r"missing from \['user_id;item_id;timestamp'\]"),
         ("log.csv", b"user_id,item_id,user_id,timestamp\na,1,1,1\n", r"once in .*log.csv, but \['user_id'\] repeat"),
-        ("log.csv", b"", r"found the columns \[\]"),
+        ("log.csv", b"", r"missing from \[\]"),
         ("log.csv", b"user_id,item_id,timestamp\n", "it is empty. Pass `interactions=None`"),
         (
             "log.csv",

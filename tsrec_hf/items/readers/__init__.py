@@ -1,4 +1,4 @@
-"""Readers: each gives the raw tables of one format, and leaves all cleaning to [`~items.tidy`]."""
+"""Readers of file formats. All cleaning is done by [`~items.tidy`], which `load_amazon` and `load_table` also call."""
 
 from .amazon import load_amazon
 from .minionerec import load_minionerec, save_minionerec

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..cleaning import clean_text
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
 from .json_lines import first_json_line, read_json_lines
 
 
 class Version(NamedTuple):
-    """How a release of the data names our columns, and how long its unit of time is."""
+    """Field names and unit of time of one release of the data."""
 
     year: int
     reviews: dict[str, str]
@@ -62,8 +61,7 @@ KINDS = {
     "categories": "texts",
 }
 SEPARATORS = {"description": " ", "features": " ", "categories": ", "}
-FURTHER_TEXTS = {"features", "brand", "categories"}
-# Some pages of 2018 were scraped before they were there: their titles are a script's first lines.
+# Some pages of 2018 were scraped before they had loaded: their titles are the first lines of a script.
 SCRIPT = "getTime()"
 
 
@@ -76,35 +74,35 @@ def load_amazon(
     min_rating: float | None = None,
 ) -> InteractionLog:
     r"""
-    Reads a category of Amazon Reviews 2018 or 2023 and makes it [`~items.tidy`].
+    Reads a category of Amazon Reviews 2018 or 2023 and cleans it with [`~items.tidy`].
 
-    The version is told by the fields. In 2023 variants of a product share a `parent_asin`, which is the item id here.
-    Only the fields that are needed are read, in blocks, so the reviews' texts never fill the memory. Ratings-only CSV
-    files are read by [`load_table`].
+    The version is recognised by the fields. In 2023 the variants of a product share a `parent_asin`, which is used as
+    item id. Files are read in blocks and only the needed fields are kept, so the texts of reviews do not fill the
+    memory. Use [`load_table`] for the CSV files that hold ratings only.
 
     Args:
         reviews_path (`str` or `Path`):
             Reviews as JSON lines, plain or gzipped, such as `Toys_and_Games.json.gz` or `Toys_and_Games.jsonl.gz`;
-            `None` for the products alone.
+            `None` to read only the products.
         metadata_path (`str` or `Path`):
             The products of the same category and version, such as `meta_Toys_and_Games.jsonl.gz`.
         untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            What to do with items without a title; see [`~items.tidy`], also for what follows.
+            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
         same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether items of the same title become one.
+            Whether to merge items of the same title.
         repeats (`"first"` or `"keep"`, *optional*, defaults to `"first"`):
-            Whether only a user's first review of an item counts.
+            Whether to keep only a user's first review of an item.
         min_rating (`float`, *optional*):
-            Keep only reviews with at least this rating.
+            Minimum rating of a review.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title`, `description`, `features`, `brand` and
         `categories`; `interactions` with `user_id`, `item_id`, `timestamp` (seconds since 1970) and `rating`; and the
-        `summary` of what was kept and dropped.
+        `summary` of the rows kept and dropped.
 
     Raises:
         `FileNotFoundError`: a file is missing.
-        `ValueError`: a file is neither version's, both are of different versions, or a line is malformed.
+        `ValueError`: a file is of neither version, the files are of different versions, or a line is malformed.
 
     Example:
 
@@ -135,7 +133,7 @@ def load_amazon(
     items = _read(metadata_path, other.metadata)
     scripts = pc.match_substring(items["title"], SCRIPT)
     items = items.set_column(items.column_names.index("title"), "title", pc.if_else(scripts, None, items["title"]))
-    # Both versions are the same here, where there are reviews.
+    # Where there are reviews, both files are known to be of this version.
     interactions = no_interactions() if reviews_path is None else _read_reviews(reviews_path, other)
     log = InteractionLog(Dataset(items), interactions)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
@@ -146,7 +144,8 @@ def _find_version(path: str | Path, part: str) -> Version:
     for version in VERSIONS:
         if part == "reviews" and all(name in found for name in version.reviews.values()):
             return version
-        # Metadata may lack any field but the id. Reviews have that too, and even a title, which is not the item's.
+        # Any field of the metadata but the id may be missing. Reviews have that id too, and in 2023 a title of
+        # their own, so only the absence of a user tells metadata from reviews.
         of_users = any(one.reviews["user_id"] in found for one in VERSIONS)
         if part == "metadata" and version.metadata["item_id"] in found and not of_users:
             return version
@@ -168,11 +167,9 @@ def _read_reviews(path: str | Path, version: Version) -> Dataset:
 
 
 def _read(path: str | Path, name_of: dict[str, str]) -> pa.Table:
-    """Our columns of a file; lists of texts joined, and made plain where `tidy` does not do it."""
+    """Reads our columns of a file and joins lists of texts; cleaning them is left to `tidy`."""
     table = read_json_lines(path, {name: KINDS[column] for column, name in name_of.items()})
     columns = dict(zip(name_of, table.columns))
     for column in SEPARATORS.keys() & columns:
         columns[column] = pc.binary_join(columns[column], SEPARATORS[column])
-    for column in FURTHER_TEXTS & columns.keys():
-        columns[column] = clean_text(columns[column])
     return pa.table(columns)

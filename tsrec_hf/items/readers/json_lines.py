@@ -1,9 +1,9 @@
 """
-JSON lines, plain or gzipped, as Arrow tables of a few named fields.
+Read selected fields of JSON lines, plain or gzipped, into Arrow tables.
 
-Arrow's reader does the work, in blocks of whole lines. A block it does not take (one item spells its description as a
-string, another as a list; an id is a number; a line is broken) is read line by line instead: what can be read is, and
-what cannot be is an error that names the line.
+Arrow's reader parses blocks of whole lines, which is fast but needs one type a field. A block that it refuses (one
+item has its description as a string, another as a list; an id is a number; a line is broken) is parsed line by line in
+Python, which converts mixed types and names the line of an error.
 """
 
 import json
@@ -20,7 +20,7 @@ from .packed import UNPACKING_ERRORS, open_plain_or_gzip
 
 
 BLOCK_BYTES = 16 << 20
-# What a field of each kind is in a table.
+# Arrow type of each kind of field.
 ARROW_TYPES = {
     "id": pa.string(),
     "text": pa.string(),
@@ -74,7 +74,7 @@ def read_json_lines(path: str | Path, fields: Mapping[str, str]) -> pa.Table:
 
 
 def first_json_line(path: str | Path) -> dict[str, Any]:
-    """The first object of a file, by whose fields one can tell what the file is."""
+    """Returns the first object of a file, whose fields identify the format."""
     for block, line in _blocks(path):
         for number, text in enumerate(block.split(b"\n"), start=line):
             if text.strip():
@@ -83,7 +83,7 @@ def first_json_line(path: str | Path) -> dict[str, Any]:
 
 
 def _blocks(path: str | Path) -> Iterator[tuple[bytes, int]]:
-    """Blocks of whole lines, each with the number of its first line."""
+    """Yields blocks of whole lines, each with the number of its first line."""
     line = 1
     with open_plain_or_gzip(path) as file:
         while True:
@@ -102,14 +102,15 @@ def _blocks(path: str | Path) -> Iterator[tuple[bytes, int]]:
 
 def _read_block(block: bytes, line: int, path: str | Path, fields: Mapping[str, str], schema: pa.Schema) -> pa.Table:
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    # Arrow crashes on a line that begins with `null` (apache/arrow#47409), and takes several objects on one line.
+    # Arrow crashes on a line that begins with `null` (apache/arrow#47409) and accepts several objects on one line, so
+    # it only gets blocks whose lines all begin with `{`.
     if block.startswith(b"{") + block.count(b"\n{") == lines:
         try:
             table = pyarrow.json.read_json(
                 pa.BufferReader(block),
                 parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             ).select(schema.names)
-            # Otherwise bytes that are no UTF-8 would pass.
+            # Arrow does not check UTF-8 while parsing.
             table.validate(full=True)
             if len(table) == lines and not any(_has_gap(column) for column in table.columns):
                 return table
@@ -119,12 +120,12 @@ def _read_block(block: bytes, line: int, path: str | Path, fields: Mapping[str, 
 
 
 def _has_gap(column: pa.ChunkedArray) -> bool:
-    """Whether a list holds a missing value, which nothing could join."""
+    """Tells whether a list contains a missing value, which `binary_join` cannot handle."""
     return pa.types.is_list(column.type) and pc.list_flatten(column).null_count > 0
 
 
 def _read_lines(block: bytes, line: int, path: str | Path, fields: Mapping[str, str], schema: pa.Schema) -> pa.Table:
-    columns = {name: [] for name in fields}
+    columns: dict[str, list[Any]] = {name: [] for name in fields}
     for number, text in enumerate(block.split(b"\n"), start=line):
         if not text.strip():
             continue
@@ -168,7 +169,7 @@ def _as_id(value: Any) -> str:
 
 def _as_texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    # Lists of lists are the categories of older files.
+    # Older releases store categories as lists of lists.
     flat = [part for one in values for part in (one if isinstance(one, list) else [one]) if part is not None]
     if not all(isinstance(part, (str, int, float)) for part in flat):
         raise TypeError
@@ -186,8 +187,8 @@ def _as_number(value: Any) -> float:
 
 
 def seconds_of(date: str) -> float:
-    """Seconds since 1970 of an ISO date; one without a time zone is UTC."""
-    # Python also reads dates without hyphens, and would take some numbers of milliseconds for such.
+    """Converts an ISO date to seconds since 1970; a date without a time zone is taken as UTC."""
+    # Python also parses dates without hyphens and would misread some timestamps in milliseconds as such dates.
     if date[4:5] != "-":
         raise ValueError
     moment = datetime.fromisoformat(date)
@@ -199,7 +200,7 @@ def _as_time(value: Any) -> float:
 
 
 def _without_surrogates(text: str) -> str:
-    """Half an emoji, as texts cut at a fixed length have it, is valid JSON but not valid UTF-8."""
+    """Replaces lone surrogates (half an emoji in a truncated text), which are valid JSON but not valid UTF-8."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 

@@ -31,9 +31,8 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     The folder holds `train.csv`, `valid.csv` and `test.csv` (one row a target, in time order, with at least the
     columns `user_id`, `history_item_id`, `item_id` and `item_sid`; histories are Python list literals), `item.json`
     (item id to `title`, `description`, `brand` and `categories`) and `index.json` (item id to SID tokens). Item ids
-    become strings, texts become plain: HTML entities are resolved and descriptions that spell a Python list are
-    joined. The SIDs in the CSV files must agree with `index.json`, so the index of another catalogue is never taken
-    for this one's.
+    become strings. HTML entities in texts are resolved, and descriptions that are Python list literals are joined. The
+    SIDs in the CSV files must agree with `index.json`, which detects the index of another catalogue.
 
     Args:
         path (`str` or `Path`):
@@ -91,7 +90,7 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
         **splits,
         sid_index=sid_index,
         name=path.resolve().name,
-        # The layout does not say: MiniOneRec's own files truncate at 10, also where no user has as many.
+        # The layout does not record the limit. MiniOneRec truncates at 10, which short histories do not show.
         max_history=max(10, longest),
     )
 
@@ -100,14 +99,14 @@ def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
     r"""
     Writes a data set in MiniOneRec's layout, the reverse of [`load_minionerec`].
 
-    Of the items `title`, `description`, `brand` and `categories` are written, where they are. A split without rows
-    becomes a file without rows.
+    The columns `title`, `description`, `brand` and `categories` of the items are written if present. An empty split
+    becomes a file with a header only.
 
     Args:
         dataset ([`RecommendationDataset`]):
             A data set with a SID index.
         path (`str` or `Path`):
-            Folder to write to; made if missing. Its name becomes the name of what is read from it.
+            Folder to write to; it is created if missing. Its name becomes the name of the data set when it is read.
 
     Raises:
         `ValueError`: the data set has no SID index, or a row without a history, or the folder holds a data set in the
@@ -164,7 +163,7 @@ def _as_frame(rows: Dataset, split: str, sid_of: dict[str, str]) -> pd.DataFrame
 
 
 def _escape(text: str) -> str:
-    """A plain text so that the reader gives it back: it resolves entities, and joins what looks like a list."""
+    """Escapes entities and texts that look like a list, so that the reader returns the same text."""
     text = text.replace("&", "&amp;")
     return f"&#91;{text[1:]}" if text.startswith("[") else text
 
@@ -243,7 +242,7 @@ def _parse_history(literal: str, path: Path, row: int) -> list[str]:
 
 
 def _line_of(path: Path, row: int) -> int:
-    """Line on which a data row begins; quoted cells may span several lines, so only the reader can tell."""
+    """Returns the line on which a data row begins, by parsing the file: quoted cells may span several lines."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         for _ in range(row + 1):
@@ -256,7 +255,7 @@ def _shorten(text: str, width: int = 60) -> str:
 
 
 def _plain_text(value: str | list | float | None, separator: str) -> str:
-    """A field as one line of text: lists joined, spelled or not, entities resolved, white space collapsed."""
+    """Converts a field to one line: joins lists and list literals, resolves entities, collapses white space."""
     if not isinstance(value, (str, list)):
         return "" if value is None or value != value else str(value)  # NaN stands for a missing text in some files.
     if isinstance(value, str) and re.fullmatch(r"""\[\s*(['"].*['"]\s*)?\]""", value.strip(), re.DOTALL):
@@ -269,5 +268,5 @@ def _parse_list(text: str) -> list[str]:
     try:
         return [str(part) for part in ast.literal_eval(text)]
     except (ValueError, SyntaxError):
-        # Some descriptions were cleaned after they had been spelled, and lost the backslashes of their quotes.
+        # Some list literals were cleaned after they had been written and lost the backslashes before quotes.
         return re.split(r"""['"],\s*['"]""", text[1:-1].strip()[1:-1].replace("\\n", " "))

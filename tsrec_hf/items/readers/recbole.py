@@ -23,16 +23,16 @@ ARROW_TYPES = {
 NUMBER = r"(?i)^-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$|^-?(?:nan|inf|infinity)$"
 
 
-def load_recbole(path: str | Path, title_field: str | None = None, min_rating: float | None = None) -> InteractionLog:
+def load_recbole(path: str | Path, title_field: str | None = None) -> InteractionLog:
     r"""
     Reads the atomic files `<name>.inter` and `<name>.item` of a RecBole data set.
 
-    Nothing is dropped and no text is changed: pass the result to [`~items.tidy`], which counts and drops repeated
-    items, interactions with unknown items and those without a time, and to [`~items.k_core`].
+    The reader drops no row and changes no text. Pass the result to [`~items.tidy`], which drops and counts repeated
+    items, interactions with unknown items, without a time or below a `min_rating`, and to [`~items.k_core`].
 
     Fields of type `token` become strings, `float` becomes `float64`, and the `_seq` types become lists, split at
-    spaces. A title or description of type `token_seq` stays one string. Where a `float` field is empty or no number,
-    such as a price of `-`, the value is missing.
+    spaces. A title or description of type `token_seq` stays one string. A `float` value that is empty or not a
+    number, such as a price of `-`, becomes a missing value; one warning a file counts those that are not numbers.
 
     Args:
         path (`str` or `Path`):
@@ -40,8 +40,6 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
         title_field (`str`, *optional*):
             Column of the item file that holds the title. Defaults to `title`, or else to the one column whose name
             ends in `title`.
-        min_rating (`float`, *optional*):
-            Keep only interactions with at least this `rating`. Defaults to all of them.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description` (empty if the file has
@@ -74,12 +72,12 @@ def load_recbole(path: str | Path, title_field: str | None = None, min_rating: f
     prefix = _find_prefix(Path(path))
     item_path, inter_path = Path(f"{prefix}.item"), Path(f"{prefix}.inter")
     items = _read_items(item_path, title_field)
-    interactions = _read_interactions(inter_path, min_rating)
+    interactions = _read_interactions(inter_path)
     return InteractionLog(Dataset(items), Dataset(interactions))
 
 
 def _find_prefix(path: Path) -> Path:
-    """Path of the atomic files without their suffix, after checking that both are there."""
+    """Returns the path of the atomic files without their suffix, after checking that both exist."""
     if path.is_dir():
         names = sorted(file.stem for file in path.glob("*.inter"))
         if path.resolve().name in names:
@@ -100,13 +98,13 @@ def _find_prefix(path: Path) -> Path:
 
 
 def _read_header(path: Path) -> list[str]:
-    """Fields as the first line spells them; bytes that are no UTF-8 are left for the reader of the rows to report."""
+    """Reads the fields of the first line; invalid UTF-8 is reported later, by the reader of the rows."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.readline().rstrip("\r\n").split("\t")
 
 
 def _read_atomic(path: Path, keep_text: tuple[str, ...] = ()) -> pa.Table:
-    """The table of an atomic file; fields that `keep_text` names stay strings even if they are sequences."""
+    """Reads an atomic file; fields named in `keep_text` stay strings even if their type is a sequence."""
     header = _read_header(path)
     kinds = dict(field.rpartition(":")[::2] for field in header)
     malformed = [
@@ -130,31 +128,39 @@ def _read_atomic(path: Path, keep_text: tuple[str, ...] = ()) -> pa.Table:
             f"{path} is not a UTF-8 table of {len(kinds)} tab-separated columns: {error}. Correct the row, or convert "
             "the file with `iconv -f latin1 -t utf-8`."
         ) from error
-    return pa.table({name: _convert(table[name], kind, path, name, keep_text) for name, kind in kinds.items()})
+    columns, not_numbers = {}, {}
+    for name, kind in kinds.items():
+        columns[name], count = _convert(table[name], "token" if name in keep_text else kind)
+        if count:
+            not_numbers[name] = count
+    if not_numbers:
+        counts = ", ".join(f"{count:,} of field {name!r}" for name, count in not_numbers.items())
+        logger.warning(f"Some values of number fields of {path} are not numbers and became missing values: {counts}.")
+    return pa.table(columns)
 
 
-def _convert(column: pa.ChunkedArray, kind: str, path: Path, name: str, keep_text: tuple[str, ...]) -> pa.ChunkedArray:
-    if kind == "token" or name in keep_text:
-        return column
+def _convert(column: pa.ChunkedArray, kind: str) -> tuple[pa.ChunkedArray, int]:
+    """Converts a column of strings to its type; also returns how many values should be numbers and are not."""
+    if kind == "token":
+        return column, 0
     column = pc.utf8_trim_whitespace(column)
     if kind == "float":
-        return _as_numbers(column, path, name)
+        return _as_numbers(column)
     filled = pc.not_equal(column, "")
     parts = pc.if_else(filled, pc.utf8_split_whitespace(column), pa.scalar([], pa.list_(pa.string())))
     if kind == "token_seq":
-        return parts
+        return parts, 0
     lists = parts.combine_chunks()
-    return pa.chunked_array([pa.ListArray.from_arrays(lists.offsets, _as_numbers(lists.values, path, name))])
+    numbers, count = _as_numbers(lists.values)
+    return pa.chunked_array([pa.ListArray.from_arrays(lists.offsets, numbers)]), count
 
 
-def _as_numbers(texts: pa.ChunkedArray | pa.Array, path: Path, name: str) -> pa.ChunkedArray | pa.Array:
-    """Texts as numbers. What is none, such as a price of `-`, is a missing value."""
+def _as_numbers(texts: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | pa.Array, int]:
+    """Parses numbers; a value that is not one, such as a price of `-`, becomes missing and is counted."""
     texts = pc.replace_substring_regex(texts, r"^\+", "")
     is_number = pc.match_substring_regex(texts, NUMBER)
-    junk = pc.sum(pc.and_(pc.invert(is_number), pc.not_equal(texts, ""))).as_py()
-    if junk:
-        logger.warning(f"{junk} of {len(texts)} values of field {name!r} of {path} are no numbers, and are missing.")
-    return pc.if_else(is_number, texts, None).cast(pa.float64())
+    not_numbers = pc.sum(pc.and_(pc.invert(is_number), pc.not_equal(texts, ""))).as_py() or 0
+    return pc.if_else(is_number, texts, None).cast(pa.float64()), not_numbers
 
 
 def _check_fields(table: pa.Table, expected: dict[str, str], path: Path) -> None:
@@ -197,12 +203,8 @@ def _read_items(path: Path, title_field: str | None) -> pa.Table:
     return pa.table(columns | {name: table[name] for name in names if name not in taken})
 
 
-def _read_interactions(path: Path, min_rating: float | None) -> pa.Table:
+def _read_interactions(path: Path) -> pa.Table:
     required = {"user_id": "token", "item_id": "token", "timestamp": "float"}
     table = _read_atomic(path)
-    _check_fields(table, required if min_rating is None else {**required, "rating": "float"}, path)
-    if min_rating is not None:
-        kept = table.filter(pc.greater_equal(table["rating"], min_rating))
-        logger.info(f"Kept {len(kept)} of {len(table)} interactions with a rating of at least {min_rating}.")
-        table = kept
+    _check_fields(table, required, path)
     return table.select([*required, *(name for name in table.column_names if name not in required)])

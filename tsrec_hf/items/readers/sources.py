@@ -1,4 +1,4 @@
-"""Columns of a table that may be a `Dataset` or a file: CSV, JSON lines (both plain or gzipped) or Parquet."""
+"""Read columns of a `Dataset` or a file: CSV, JSON lines (both plain or gzipped) or Parquet."""
 
 import csv
 import io
@@ -19,13 +19,13 @@ JSON_LINES = (".jsonl", ".json", ".ndjson")
 
 def read_columns(source: Dataset | str | Path, name: str, kinds: dict[str, str]) -> tuple[pa.Table, list[str]]:
     """
-    Reads some columns of a table, wherever it is.
+    Reads the requested columns of a `Dataset` or a file.
 
     Args:
         source (`datasets.Dataset`, `str` or `Path`):
-            A table, or a file of a kind that its name tells.
+            A table, or a file whose format is recognised by its suffix.
         name (`str`):
-            What errors call the table.
+            Name of the table in error messages.
         kinds (`dict[str, str]`):
             Name and kind of each column, as `read_json_lines` has them. Columns of a CSV file that are neither
             `"time"` nor `"number"` stay as they are written; other tables have types of their own.
@@ -53,7 +53,7 @@ def read_columns(source: Dataset | str | Path, name: str, kinds: dict[str, str])
     if suffix == ".parquet":
         return _read_parquet(path, kinds)
     raise ValueError(
-        f"Expected {path} to end in one of {[*DELIMITERS, *JSON_LINES, '.parquet']}, text files perhaps in `.gz` "
+        f"Expected {path} to end in one of {[*DELIMITERS, *JSON_LINES, '.parquet']}, text files optionally with `.gz` "
         f"after that, but found {suffix!r}. Rename the file, or read it with `datasets` and pass the `Dataset`."
     )
 

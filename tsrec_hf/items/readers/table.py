@@ -1,4 +1,4 @@
-"""Reader of any two tables, interactions and items, whose columns the caller names."""
+"""Reader of two tables of any layout, interactions and items, by a mapping of column names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
+from ..columns import require_columns
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
 from .json_lines import seconds_of
 from .sources import read_columns
 
 
-# Kinds as in `json_lines`. Columns that are not here are further ones: they stay what they are.
+# Kinds as in `json_lines`. Other columns keep their type.
 KINDS = {
     "user_id": "id",
     "item_id": "id",
@@ -36,7 +37,7 @@ def load_table(
     min_rating: float | None = None,
 ) -> InteractionLog:
     r"""
-    Reads interactions and items from two tables of any layout and makes them [`~items.tidy`].
+    Reads interactions and items from two tables of any layout and cleans them with [`~items.tidy`].
 
     Each table is a `datasets.Dataset` or a file: `.csv`, `.tsv`, `.jsonl` (also gzipped, `.csv.gz`) or `.parquet`. Ids
     may be strings or integers; those of text files are taken as they are written, so `007` is not `7`. Times may be
@@ -45,34 +46,33 @@ def load_table(
 
     Args:
         interactions (`datasets.Dataset`, `str` or `Path`):
-            One row per interaction; `None` for a catalogue alone.
+            One row per interaction; `None` to read only a catalogue.
         items (`datasets.Dataset`, `str` or `Path`):
             One row per item.
         interaction_columns (`Mapping[str, str]`, *optional*):
-            What the columns `user_id`, `item_id`, `timestamp` and, if there are ratings, `rating` are called in the
-            table. Those that are not named here are called just so; `rating` need not be there. Further names add
-            columns.
+            Maps `user_id`, `item_id`, `timestamp` and `rating` to the table's column names. Columns that are not
+            mapped are looked up by these names; `rating` is optional. Other keys add columns.
         item_columns (`Mapping[str, str | list[str]]`, *optional*):
-            What the columns `item_id`, `title` and `description` are called; a list joins several columns of text.
-            `description` need not be there. Further names add columns: `{"image": "photo"}`. Of text files these are
-            read as text.
+            Maps `item_id`, `title` and `description` to the table's column names; a list joins several columns of
+            text. `description` is optional. Other keys add columns: `{"image": "photo"}`; those of text files are read
+            as text.
         untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            What to do with items without a title; see [`~items.tidy`], also for what follows.
+            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
         same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether items of the same title become one.
+            Whether to merge items of the same title.
         repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
-            Whether only a user's first interaction with an item counts.
+            Whether to keep only a user's first interaction with an item.
         min_rating (`float`, *optional*):
-            Keep only interactions with at least this rating.
+            Minimum rating of an interaction.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description`, `interactions` with
-        `user_id`, `item_id` and `timestamp`, both with the further columns that were named; and the `summary` of what
-        was kept and dropped.
+        `user_id`, `item_id` and `timestamp`, both with the added columns; and the `summary` of the rows kept
+        and dropped.
 
     Raises:
         `FileNotFoundError`: a file is missing.
-        `TypeError`: a column holds something else than ids, texts or times.
+        `TypeError`: a column is not of the type of its ids, texts, times or numbers.
         `ValueError`: a column is missing, or a file is malformed.
 
     Example:
@@ -120,7 +120,7 @@ def _read_table(
     required: tuple[str, ...],
     optional: tuple[str, ...],
 ) -> Dataset:
-    """Our columns of a table, of the types that an `InteractionLog` has."""
+    """Reads our columns of a table and converts them to the types of an `InteractionLog`."""
     where = f"`{name}`" if isinstance(source, Dataset) else str(source)
     named = {column: column for column in (*required, *optional)} | dict(columns or {})
     names_of = {column: [names] if isinstance(names, str) else list(names) for column, names in named.items()}
@@ -133,19 +133,18 @@ def _read_table(
     kinds = {one: KINDS.get(column, "text") for column, names in names_of.items() for one in names}
     table, found = read_columns(source, name, kinds)
     for column, names in names_of.items():
-        missing = [one for one in names if one not in table.column_names]
-        if missing and (column in required or column in (columns or {})):
-            raise ValueError(
-                f"Expected {where} to have {missing} for our column {column!r}, but found the columns {found}. Say "
-                f"what is meant by `{name.removesuffix('s')}_columns={{{column!r}: ...}}`."
-            )
+        if column in required or column in (columns or {}):
+            # A field that all JSON lines lack is among the names found, but not in the table.
+            present = [one for one in found if one in table.column_names or one not in kinds]
+            advice = f"Name our column {column!r} by `{name.removesuffix('s')}_columns={{{column!r}: ...}}`."
+            require_columns(present, names, where, advice)
     given = {column: names for column, names in names_of.items() if set(names) <= set(table.column_names)}
-    ours = {column: _convert(table, names, KINDS.get(column), where) for column, names in given.items()}
-    for column in {"description"}.intersection(optional).difference(ours):
-        ours[column] = pa.repeat("", len(table))
-    ours = pa.table(ours)
+    converted = {column: _convert(table, names, KINDS.get(column), where) for column, names in given.items()}
+    for column in {"description"}.intersection(optional).difference(converted):
+        converted[column] = pa.repeat("", len(table))
+    ours = pa.table(converted)
     if isinstance(source, Dataset):
-        # Arrow alone would not know that a column holds images.
+        # Arrow's types do not say that a column holds images.
         further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
         features = Features(Features.from_arrow_schema(ours.schema) | further)
         ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
@@ -153,8 +152,8 @@ def _read_table(
 
 
 def _convert(table: pa.Table, names: list[str], kind: str | None, where: str) -> pa.ChunkedArray:
-    """A column of ours from one of the table's, or several texts joined; further columns stay what they are."""
-    if kind is None and len(names) == 1:
+    """Converts a column to our type, joining several columns of text; columns of unknown kind keep their type."""
+    if kind is None:
         return table[names[0]]
     read = {"id": _as_ids, "text": _as_text, "time": _as_seconds, "number": _as_numbers}[kind]
     columns = [read(_plain(table[name]), f"column {name!r} of {where}") for name in names]
@@ -162,7 +161,7 @@ def _convert(table: pa.Table, names: list[str], kind: str | None, where: str) ->
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column without what only saves memory: dictionaries, and offsets of 64 bits."""
+    """Decodes dictionaries, large strings and string views to plain strings."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     is_text = pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type)
@@ -200,7 +199,7 @@ def _as_numbers(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _as_seconds(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Numbers as they are, dates as seconds since 1970."""
+    """Converts dates to seconds since 1970; numbers keep their unit."""
     if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
         return pc.divide(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
     if not pa.types.is_string(column.type) or column.null_count == len(column):
