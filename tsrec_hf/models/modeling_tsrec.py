@@ -271,7 +271,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         exclude_items: ItemSet | None = None,
         exclude_history: bool = False,
         search: str = "beam",
-        scoring: str = "vocabulary",
+        scoring: str = "catalogue",
         max_batch_tokens: int = 16_384,
         prior: Any = "fitted",
         prior_form: str | None = None,
@@ -305,9 +305,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             search (`str`, *optional*, defaults to `"beam"`):
                 `"beam"`, or `"exact"` for the true best of the whole catalogue, whatever it costs: a progress bar and
                 the log say how many prefixes were expanded.
-            scoring (`str`, *optional*, defaults to `"vocabulary"`):
-                `"vocabulary"` sums log-probabilities over the whole vocabulary, as `generate` does; `"catalogue"`
-                renormalises them over the tokens that continue a SID that exists, which is faster.
+            scoring (`str`, *optional*, defaults to `"catalogue"`):
+                `"catalogue"` sums log-probabilities over the tokens that continue a SID that exists, so those of the
+                whole catalogue add up to 1; `"vocabulary"` sums them over the whole vocabulary, as `generate` does,
+                which is slower and ranks no better.
             max_batch_tokens (`int`, *optional*, defaults to `16384`):
                 Tokens of a batch, prompts and beams together, above which it takes fewer users.
             prior ([`ItemPrior`], array, `dict` or `Callable`, *optional*, defaults to `"fitted"`):
