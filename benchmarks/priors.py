@@ -13,6 +13,7 @@ of an exact search, for users of the test split.
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import common
 import numpy as np
@@ -39,7 +40,9 @@ class ScriptArguments:
     interactions: int = field(default=10_000_000, metadata={"help": "Synthetic interactions to fit transitions on."})
     items: int = field(default=1_000_000, metadata={"help": "Items whose weights are compiled."})
     entries: int = field(default=2_000, metadata={"help": "Entries of a user's sparse weights."})
-    data_dir: str | None = field(default=None, metadata={"help": "Data set in MiniOneRec's layout, with its test rows."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Data set in MiniOneRec's layout."}
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "A checkpoint with a fitted prior."})
     dtype: str = field(default="float32", metadata={"help": "Type of the checkpoint's weights."})
     users: int = field(default=256, metadata={"help": "Test users that are searched for."})
@@ -77,6 +80,7 @@ def fitting_cost(args: ScriptArguments) -> dict[str, float]:
     num_items = max(args.items // 10, 1_000)
     index = random_index(num_items, rng)
     rows = synthetic_rows(args.interactions, num_items, rng)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of making the rows (Linux)
     before = resident_bytes()
     prior, seconds = timed(lambda: NextItemPrior.fit(rows, index))
     return {
@@ -116,7 +120,7 @@ def exactness(args: ScriptArguments) -> list[dict[str, float]]:
     model = TSRecForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype)
     if tokenizer.prior is None:
         raise SystemExit(
-            "Expected a checkpoint with a prior, but `tokenizer.prior` is None. Run `examples/fit_prior.py` on it first."
+            "Expected a checkpoint with a prior, but it has none. Run `examples/fit_prior.py` on it first."
         )
     rows = draw_rows(load_minionerec(args.data_dir).test, args.users, args.seed)
     histories = rows["history"][:]
