@@ -40,9 +40,7 @@ class ScriptArguments:
     interactions: int = field(default=10_000_000, metadata={"help": "Synthetic interactions to fit transitions on."})
     items: int = field(default=1_000_000, metadata={"help": "Items whose weights are compiled."})
     entries: int = field(default=2_000, metadata={"help": "Entries of a user's sparse weights."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Data set in MiniOneRec's layout."}
-    )
+    data_dir: str | None = field(default=None, metadata={"help": "Data set in MiniOneRec's layout."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "A checkpoint with a fitted prior."})
     dtype: str = field(default="float32", metadata={"help": "Type of the checkpoint's weights."})
     users: int = field(default=256, metadata={"help": "Test users that are searched for."})
