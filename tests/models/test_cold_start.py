@@ -23,7 +23,7 @@ def test_a_new_item_is_recommended_at_once(model, tokenizer, tmp_path) -> None:
         assert [r.score for r in others] == pytest.approx([r.score for r in old], abs=1e-5)
         assert sorted((r.score for r in new), reverse=True) == [r.score for r in new]
         assert "axe" in ids_of([new])[0]
-    # By the default scoring its probability comes from the items that share its SID's prefix, a catalogue's add up to 1.
+    # By the default scoring its probability comes from its siblings: those of the whole catalogue still add up to 1.
     for row in model.recommend(tokenizer, histories, top_k=9):
         by_sid = {r.sid: math.exp(r.score) for r in row}
         assert "axe" in ids_of([row])[0] and sum(by_sid.values()) == pytest.approx(1, abs=1e-5)
