@@ -77,9 +77,11 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
         tokens = {meaning["token"] for item in history for meaning in ask("explain", item)}
         return recommendations_html(found, tokens, ask("about")["described"])
 
-    def recommend_items(item_ids: list[str], top_k: int = TOP_K, use_prior: bool = True) -> list[dict]:
+    def recommend_items(
+        item_ids: list[str], top_k: int = TOP_K, use_prior: bool = True, unknown_items: str = "error"
+    ) -> list[dict]:
         """Items recommended after these item ids, oldest first, as the page shows them."""
-        return answer("recommend", item_ids, top_k, use_prior)
+        return answer("recommend", item_ids, top_k, use_prior, unknown_items)
 
     def search_items(query: str, limit: int = 12) -> dict:
         """Items whose titles match."""

@@ -95,7 +95,9 @@ class Recommender:
         alike = np.flatnonzero(first == generator.choice(first))
         return [self.index.item_ids[row] for row in generator.permutation(alike)[:3]]
 
-    def recommend(self, history: list[str], top_k: int = 10, use_prior: bool = True) -> list[dict]:
+    def recommend(
+        self, history: list[str], top_k: int = 10, use_prior: bool = True, unknown_items: str = "error"
+    ) -> list[dict]:
         """
         The items that the model, or the model and its prior together, give this history, without those in it.
 
@@ -106,10 +108,13 @@ class Recommender:
                 How many.
             use_prior (`bool`, *optional*, defaults to `True`):
                 Whether the checkpoint's fitted prior takes part, if it has one.
+            unknown_items (`str`, *optional*, defaults to `"error"`):
+                `"drop"` goes on without items of the history that the catalogue does not hold.
 
         Returns:
             `list[dict]`: Best first: `item_id`, `title`, `sid`, `score`, its two parts `log_prob` (the summed
-            log-probability of its tokens) and `log_prior` (what the prior adds, or `None` without one), `sharing` (how many other items have this SID) and `tokens`, as [`Recommender.explain`] returns them.
+            log-probability of its tokens) and `log_prior` (what the prior adds, or `None` without one), `sharing`
+            (how many other items have this SID) and `tokens`, as [`Recommender.explain`] returns them.
 
         Raises:
             `KeyError`: an item that is not in the catalogue. `ValueError`: an empty history, or nothing left.
@@ -122,6 +127,7 @@ class Recommender:
             num_beams=num_beams,
             exclude_history=True,
             prior="fitted" if use_prior else None,
+            unknown_items=unknown_items,
         )
         return [
             {

@@ -218,7 +218,15 @@ def test_cards_show_scores_and_meanings(guide):
 )
 def test_a_token_without_other_titles(num_items, text):
     meaning = {"token": "<a_0>", "description": None, "keywords": [], "examples": [], "num_items": num_items}
-    item = {"item_id": "1", "title": "saw", "score": -1.0, "log_prob": -1.0, "log_prior": None, "sharing": 0, "tokens": [meaning]}
+    item = {
+        "item_id": "1",
+        "title": "saw",
+        "score": -1.0,
+        "log_prob": -1.0,
+        "log_prior": None,
+        "sharing": 0,
+        "tokens": [meaning],
+    }
     assert text in cards.recommendations_html([item], set(), described=True)
 
 
@@ -231,7 +239,15 @@ def test_percentages(share, text):
 
 def test_texts_are_escaped():
     meaning = {"token": "<a_0>", "description": EVIL, "keywords": [EVIL], "examples": [EVIL], "num_items": 2}
-    item = {"item_id": EVIL, "title": EVIL, "score": -1.0, "log_prob": -1.0, "log_prior": None, "sharing": 0, "tokens": [meaning]}
+    item = {
+        "item_id": EVIL,
+        "title": EVIL,
+        "score": -1.0,
+        "log_prob": -1.0,
+        "log_prior": None,
+        "sharing": 0,
+        "tokens": [meaning],
+    }
     for html in (
         cards.recommendations_html([item], set(), True),
         cards.results_html({"items": [item], "total": 1}, EVIL, []),

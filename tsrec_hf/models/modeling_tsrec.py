@@ -276,6 +276,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         prior: Any = "fitted",
         prior_form: str | None = None,
         prior_weight: float | None = None,
+        unknown_items: str = "error",
     ) -> list[list[Recommendation]]:
         """
         Ranks the catalogue's items for each history by constrained search.
@@ -322,6 +323,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 the fitted one, or else `"log_linear"`.
             prior_weight (`float`, *optional*):
                 Weight of the prior. Defaults to the fitted one, or else 1.
+            unknown_items (`str`, *optional*, defaults to `"error"`):
+                What happens where a history names an item that the index does not hold, one that was delisted since:
+                `"error"` refuses the call, `"drop"` goes on without the item. A history that nothing is left of gets
+                an empty list.
 
         Returns:
             `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
@@ -329,9 +334,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them,
-            a generator, a whole data set. `ValueError`: an empty history, a tokenizer of another index, a checkpoint
-            of another prompt version, fewer beams than items asked for, another search or scoring, a model whose
-            scores are not numbers, rules that leave a user nothing.
+            a generator, a whole data set, an option of another type. `ValueError`: an empty history, a tokenizer of
+            another index, a checkpoint of another prompt version, fewer beams than items asked for, another search or
+            scoring, a model whose scores are not numbers, rules that leave a user nothing.
 
         Example:
 
@@ -359,6 +364,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prior=prior,
             prior_form=prior_form,
             prior_weight=prior_weight,
+            unknown_items=unknown_items,
         )
 
 
