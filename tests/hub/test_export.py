@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from tsrec_hf import SIDIndex, TSRecForCausalLM, export_backbone
+from tsrec_hf import SIDIndex, TSRecForCausalLM, TSRecTokenizer, export_backbone
+from tsrec_hf.hub import load_or_start_recommender
 from tsrec_hf.models import PromptBuilder
 
 
@@ -234,3 +235,48 @@ class TestErrors:
             folder = export_backbone(model, tmp_path / "plain", tokenizer)
         other = AutoTokenizer.from_pretrained(folder).encode(TEXTS[1]) != tokenizer.encode(TEXTS[1])
         assert other is ("encodes otherwise" in caplog.text)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("gpt2", False)])
+def test_a_checkpoint_that_spells_sids_already_is_taken_over(make_recommender, tmp_path, kind, tied, special):
+    """As others' recommenders are: a plain model whose vocabulary holds the SID tokens, at times as special ones."""
+    model, tokenizer = make_recommender(kind, tied=tied)
+    expected = model.recommend(tokenizer, [["hammer", "apple"]], top_k=8)
+    folder = export_backbone(model, tmp_path / "plain", tokenizer)
+    if special:
+        plain = AutoTokenizer.from_pretrained(folder)
+        plain.add_special_tokens({"additional_special_tokens": sum(tokenizer.sid_index.tokens, [])})
+        plain.save_pretrained(folder)
+    taken = TSRecTokenizer.from_backbone(folder, tokenizer.sid_index, existing_tokens="keep")
+    assert taken.sid_token_ids == tokenizer.sid_token_ids and len(taken.kept_token_ids) == 7
+    text = "like<a_0><b_1><c_0> hammer"
+    ids = taken.encode(text, add_special_tokens=False)
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+    assert taken.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids, skip_special_tokens=True)
+    other = TSRecForCausalLM.from_backbone(folder, taken)
+    assert other.recommend(taken, [["hammer", "apple"]], top_k=8) == expected
+    assert other.config.sid_initialization == {"pooling": "kept"}
+    # Saved, it is a checkpoint like any other.
+    other.save_pretrained(tmp_path / "ours")
+    taken.save_pretrained(tmp_path / "ours")
+    loaded, saved = (one.from_pretrained(tmp_path / "ours") for one in (TSRecForCausalLM, TSRecTokenizer))
+    assert loaded.recommend(saved, [["hammer", "apple"]], top_k=8) == expected
+    assert saved.kept_token_ids == taken.kept_token_ids
+
+
+def test_tokens_that_are_missing_are_added_to_those_taken_over(model, tokenizer, semantics, tmp_path):
+    folder = export_backbone(model, tmp_path / "plain", tokenizer)
+    grown = SIDIndex(["x", "y"], [[0, 0, 0], [2, 1, 1]])
+    taken = TSRecTokenizer.from_backbone(folder, grown, existing_tokens="keep")
+    [first, *_] = taken.sid_token_ids
+    assert first[:2] == tokenizer.sid_token_ids[0] and first[2] not in taken.kept_token_ids
+    rows = model.get_input_embeddings().weight
+    own = TSRecForCausalLM.from_backbone(folder, taken).get_input_embeddings().weight
+    assert torch.equal(own[taken.kept_token_ids], rows[taken.kept_token_ids])
+    with pytest.raises(ValueError, match="no `semantics`: 6 SID tokens were taken over"):
+        TSRecForCausalLM.from_backbone(folder, taken, semantics)
+    with pytest.raises(ValueError, match="'error' or 'keep', but found 'yes'"):
+        TSRecTokenizer.from_backbone(folder, grown, existing_tokens="yes")
+    loaded, _ = load_or_start_recommender(folder, grown, semantics, {}, existing_tokens="keep")
+    assert torch.equal(loaded.get_input_embeddings().weight, own)

@@ -1,7 +1,7 @@
 """Reading recommenders: checkpoints, adapters (merged into their base), and backbones that are to become one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig
@@ -98,6 +98,7 @@ def load_or_start_recommender(
     max_history: int = 10,
     revision: str | None = None,
     gguf_file: str | None = None,
+    existing_tokens: Literal["error", "keep"] = "error",
     **from_pretrained_kwargs,
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
     r"""
@@ -118,6 +119,8 @@ def load_or_start_recommender(
             Branch, tag or commit on the Hub.
         gguf_file (`str`, *optional*):
             File in `name_or_path`, for GGUF backbones.
+        existing_tokens (`str`, *optional*, defaults to `"error"`):
+            As in [`TSRecTokenizer.from_backbone`]. Rows that are kept are not initialised by `semantics`.
         from_pretrained_kwargs (*optional*):
             `dtype`, `attn_implementation`, ...
 
@@ -147,7 +150,11 @@ def load_or_start_recommender(
         source["gguf_file"] = gguf_file
     elif is_recommender(name_or_path, revision):
         return load_recommender(name_or_path, revision, sid_index, **from_pretrained_kwargs)
-    tokenizer = TSRecTokenizer.from_backbone(name_or_path, sid_index, max_history=max_history, **source)
+    tokenizer = TSRecTokenizer.from_backbone(
+        name_or_path, sid_index, max_history=max_history, existing_tokens=existing_tokens, **source
+    )
+    if tokenizer.kept_token_ids:
+        semantics = None
     kwargs = None if semantics is None else sa_init_kwargs
     model = TSRecForCausalLM.from_backbone(
         name_or_path, tokenizer, semantics, kwargs, **source, **from_pretrained_kwargs

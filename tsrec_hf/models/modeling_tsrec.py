@@ -179,6 +179,13 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             fresh.generation_config = backbone.generation_config
             backbone = fresh.eval()
         token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
+        kept = set(tokenizer.kept_token_ids)
+        if kept and semantics is not None:
+            raise ValueError(
+                f"Expected no `semantics`: {len(kept)} SID tokens were taken over from {str(name_or_path)!r} with "
+                "their rows, which SA-Init would overwrite. Leave `semantics` out, or make the tokenizer without "
+                "`existing_tokens='keep'`."
+            )
         rows = cast(torch.Tensor, backbone.get_input_embeddings().weight).shape[0]
         if int(token_ids.min()) > rows:
             raise ValueError(
@@ -189,13 +196,15 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         needed = max(len(tokenizer), int(token_ids.max()) + 1)
         if needed > rows:
             backbone.resize_token_embeddings(needed, mean_resizing=False)
-        resize_default_rows(backbone, token_ids)
+        fresh_ids = torch.tensor([token_id for token_id in token_ids.tolist() if token_id not in kept])
+        if len(fresh_ids):
+            resize_default_rows(backbone, fresh_ids)
         config = TSRecConfig(
             backbone_config=backbone.config,
             sid_index_fingerprint=tokenizer.sid_index.fingerprint,
             prompt_version=tokenizer.prompt_version,
             max_history=tokenizer.max_history,
-            sid_initialization={"pooling": "resize"},
+            sid_initialization={"pooling": "kept" if kept else "resize"},
             # A local folder means nothing elsewhere.
             run_facts=None if Path(name_or_path).exists() else {"base_model": str(name_or_path)},
             dtype=backbone.dtype,

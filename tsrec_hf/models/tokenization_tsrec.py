@@ -1,9 +1,12 @@
 """Tokenizer of a TS-Rec recommender: its backbone's tokenizer plus one token for every code of every level."""
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from tokenizers import Tokenizer
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from .downloading_tsrec import read_checkpoint
@@ -63,7 +66,12 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_backbone(
-        cls, name_or_path: str | Path, sid_index: SIDIndex, max_history: int = MAX_HISTORY, **kwargs
+        cls,
+        name_or_path: str | Path,
+        sid_index: SIDIndex,
+        max_history: int = MAX_HISTORY,
+        existing_tokens: Literal["error", "keep"] = "error",
+        **kwargs,
     ) -> "TSRecTokenizer":
         """
         Adds the tokens of an index to a backbone's tokenizer.
@@ -75,17 +83,24 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 Catalogue whose tokens are added.
             max_history (`int`, *optional*, defaults to `10`):
                 Most items of a history, the most recent ones, that prompts hold, in training as in inference.
+            existing_tokens (`str`, *optional*, defaults to `"error"`):
+                What happens where the backbone's vocabulary holds SID tokens already, as that of others' recommenders
+                and of exported ones does: `"error"` refuses it, `"keep"` takes these tokens over, and
+                [`TSRecForCausalLM.from_backbone`] leaves their rows as they are.
             kwargs (*optional*):
                 Passed to `AutoTokenizer.from_pretrained`: `revision`, `gguf_file`, `token`, ...
 
         Raises:
             `TypeError`: an index that is not a [`SIDIndex`]. `ValueError`: a backbone without a `tokenizer.json` or
-            without an end token, or one whose vocabulary holds a SID token already; a `max_history` below 1.
+            without an end token, or one whose vocabulary holds a SID token already; a `max_history` below 1; another
+            `existing_tokens`.
         """
         if not isinstance(sid_index, SIDIndex):
             raise TypeError(f"Expected `sid_index` to be a `SIDIndex`, but found `{type(sid_index).__name__}`.")
         if isinstance(max_history, bool) or not isinstance(max_history, int) or max_history < 1:
             raise ValueError(f"Expected `max_history` as a whole number of at least 1, but found {max_history!r}.")
+        if existing_tokens not in ("error", "keep"):
+            raise ValueError(f"Expected `existing_tokens` to be 'error' or 'keep', but found {existing_tokens!r}.")
         base = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
         if not base.is_fast:
             raise ValueError(
@@ -99,19 +114,30 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
             )
         tokens = [token for level_tokens in sid_index.tokens for token in level_tokens]
         known = base.get_vocab()
-        clash = next((token for token in tokens if token in known), None)
-        if clash is not None:
+        kept = sorted(known[token] for token in tokens if token in known)
+        if kept and existing_tokens == "error":
+            clash = next(token for token in tokens if token in known)
             raise ValueError(
                 f"Expected SID tokens that are new to {str(name_or_path)!r}, but its vocabulary holds {clash!r}, "
-                "whose embedding would be overwritten. Spell the index's `tokens` otherwise; a checkpoint of ours is "
-                "loaded with `TSRecTokenizer.from_pretrained`."
+                "whose embedding would be overwritten. A checkpoint of ours is loaded with "
+                "`TSRecTokenizer.from_pretrained`; another recommender of these tokens is taken over, rows and all, by "
+                "`existing_tokens='keep'`; otherwise spell the index's `tokens` otherwise."
             )
         settings = {name: value for name, value in base.init_kwargs.items() if name not in _NOT_SETTINGS}
         settings |= base.special_tokens_map
         # Only what is an argument is saved, whatever becomes of the attribute later.
         settings |= {"padding_side": base.padding_side, "truncation_side": base.truncation_side}
         settings |= {"tsrec_prompt_version": PROMPT_VERSION, "tsrec_max_history": max_history}
-        tokenizer = cls(tokenizer_object=base.backend_tokenizer, **settings)
+        backend = base.backend_tokenizer
+        if kept:
+            settings["tsrec_kept_token_ids"] = kept
+            backend = _with_ordinary_tokens(backend, set(tokens))
+            settings |= {
+                name: [token for token in named if str(token) not in set(tokens)]
+                for name, named in base.special_tokens_map.items()
+                if isinstance(named, list)
+            }
+        tokenizer = cls(tokenizer_object=backend, **settings)
         tokenizer.chat_template = base.chat_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -296,6 +322,11 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         return self.init_kwargs.get("tsrec_prompt_version")
 
     @property
+    def kept_token_ids(self) -> list[int]:
+        """Ids of SID tokens that were the backbone's own before, whose rows hold what it learned of them."""
+        return self.init_kwargs.get("tsrec_kept_token_ids", [])
+
+    @property
     def sid_token_ids(self) -> list[list[int]]:
         """Token id of every code, level by level: code `c` of level `l` is token `sid_token_ids[l][c]`."""
         return self._sid_token_ids
@@ -305,3 +336,12 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         codes = self.sid_index.codes[self.sid_index.positions_of(item_ids)]
         token_ids = self.sid_token_ids
         return [[token_ids[level][code] for level, code in enumerate(row)] for row in codes.tolist()]
+
+
+def _with_ordinary_tokens(backend: Tokenizer, tokens: set[str]) -> Tokenizer:
+    """A tokenizer whose SID tokens are no special ones; `add_tokens` would leave those that are there as they are."""
+    state = json.loads(backend.to_str())
+    for entry in state["added_tokens"]:
+        if entry["content"] in tokens:
+            entry |= {"special": False, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    return Tokenizer.from_str(json.dumps(state))
