@@ -8,7 +8,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from tsrec_hf import SIDIndex, TSRecForCausalLM, TSRecTokenizer, export_backbone
 from tsrec_hf.hub import load_or_start_recommender
@@ -203,6 +210,17 @@ class TestErrors:
         tokenizer._sid_index = SIDIndex(["1"], [[0, 0, 0]])
         with pytest.raises(ValueError, match="belongs to the SID index"):
             export_backbone(model, tmp_path / "plain", tokenizer)
+        assert not (tmp_path / "plain").exists()
+
+    @pytest.mark.parametrize("kind", [{"load_in_4bit": True}, {"load_in_8bit": True}])
+    def test_quantised_weights(self, model, tokenizer, tmp_path, kind):
+        pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+        model.save_pretrained(tmp_path / "sft")
+        quantised = TSRecForCausalLM.from_pretrained(
+            tmp_path / "sft", quantization_config=BitsAndBytesConfig(**kind), dtype=torch.float32
+        )
+        with pytest.raises(ValueError, match="as they were trained, but found quantised.*load_recommender"):
+            export_backbone(quantised, tmp_path / "plain", tokenizer)
         assert not (tmp_path / "plain").exists()
 
     def test_adapters_are_merged_first(self, model, tokenizer, tmp_path):

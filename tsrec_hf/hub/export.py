@@ -64,7 +64,7 @@ def export_backbone(
 
     Raises:
         `TypeError`: a model or tokenizer of another kind. `ValueError`: a tokenizer of another catalogue, a model that
-        was read from nowhere and comes without a tokenizer, a folder that holds a recommender.
+        was read from nowhere and comes without a tokenizer, a folder that holds a recommender, quantised weights.
 
     Example:
 
@@ -97,6 +97,12 @@ def export_backbone(
             f"Expected a recommender without adapters, but found one with adapters inside ({inside}), as "
             "`from_pretrained` of an adapter leaves them. Read the adapter by `tsrec_hf.load_recommender`, "
             "which merges it."
+        )
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "Expected weights as they were trained, but found quantised ones, which a plain checkpoint cannot hold. "
+            "Load the recommender without quantising it, and with what was trained on it merged: "
+            "`load_recommender(folder, dtype='bfloat16')`. Quantise the exported folder."
         )
     if tokenizer is None:
         if not model.name_or_path:

@@ -120,8 +120,8 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
             raise ValueError(
                 f"Expected SID tokens that are new to {str(name_or_path)!r}, but its vocabulary holds {clash!r}, "
                 "whose embedding would be overwritten. A checkpoint of ours is loaded with "
-                "`TSRecTokenizer.from_pretrained`; another recommender of these tokens is taken over, rows and all, by "
-                "`existing_tokens='keep'`; otherwise spell the index's `tokens` otherwise."
+                "`TSRecTokenizer.from_pretrained`; another recommender of these tokens is taken over, rows and all, "
+                "by `existing_tokens='keep'`; else spell the index's `tokens` otherwise."
             )
         settings = {name: value for name, value in base.init_kwargs.items() if name not in _NOT_SETTINGS}
         settings |= base.special_tokens_map
