@@ -62,5 +62,5 @@ def test_an_index_that_was_not_downloaded_is_no_missing_index(repo, hub, monkeyp
 def test_other_errors_keep_the_words_of_transformers(repo, tmp_path):
     with pytest.raises(OSError, match="is not a local folder and is not a valid model identifier"):
         TSRecForCausalLM.from_pretrained("me/nothing")
-    with pytest.raises(OSError, match="no file named"):
+    with pytest.raises(ValueError, match="Expected `config.json` of a recommender.*found none"):
         TSRecForCausalLM.from_pretrained(tmp_path)

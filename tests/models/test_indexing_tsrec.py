@@ -308,6 +308,20 @@ class TestSaveAndLoad:
         with pytest.raises(ValueError, match="not a whole safetensors file.*truncated"):
             SIDIndex.load(tmp_path)
 
+    @pytest.mark.parametrize("old, new", [(b"nail", b"n@il"), (b"<a_", b"<x_")])
+    def test_changed_contents(self, tmp_path: Path, old: bytes, new: bytes) -> None:
+        index = SIDIndex(["1", "2"], [[0, 3], [1, 0]], titles=["a nail", "a saw"])
+        path = index.save(tmp_path)
+        assert SIDIndex.load(tmp_path) == index
+        changed = path.read_bytes().replace(old, new)
+        assert changed != path.read_bytes()
+        path.write_bytes(changed)
+        if old == b"nail":
+            with pytest.raises(ValueError, match="as it was saved, but its codes, ids or titles have changed"):
+                SIDIndex.load(tmp_path)
+        else:  # what its fingerprint covers, which a checkpoint knows
+            assert SIDIndex.load(tmp_path).fingerprint != index.fingerprint
+
     def test_another_file(self, tmp_path: Path) -> None:
         save_file({"codes": np.zeros((1, 2), dtype=np.int32)}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match="version 1, but found version None"):

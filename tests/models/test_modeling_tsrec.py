@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PhiConfig
 
 from tsrec_hf import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
@@ -560,3 +560,37 @@ def test_semantics_of_another_index_are_refused(tokenizer) -> None:
     # Before anything is loaded.
     with pytest.raises(ValueError, match="but these belong to index another"):
         TSRecForCausalLM.from_backbone("nowhere", tokenizer, semantics=semantics)
+
+
+class TestWhatLoadsIsWhatWasSaved:
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_missing_weights(self, save_backbone, sid_index, tmp_path, tied) -> None:
+        folder = save_backbone(tmp_path / "backbone", tied=tied)
+        tokenizer = TSRecTokenizer.from_backbone(folder, sid_index)
+        TSRecForCausalLM.from_backbone(folder, tokenizer).save_pretrained(tmp_path / "saved")
+        model, info = TSRecForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+        assert isinstance(model, TSRecForCausalLM) and not info["missing_keys"]
+        weights = load_file(tmp_path / "saved" / "model.safetensors")
+        gone = next(name for name in weights if "q_proj" in name)
+        del weights[gone]
+        save_file(weights, tmp_path / "saved" / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"but 1 are missing, such as '{gone}', and would be random"):
+            TSRecForCausalLM.from_pretrained(tmp_path / "saved")
+
+    def test_no_configuration(self, model, tmp_path) -> None:
+        model.save_pretrained(tmp_path)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises((ValueError, OSError), match="config.json"):
+            TSRecForCausalLM.from_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "tsrec"}')
+        with pytest.raises(ValueError, match="`backbone_config`, but found one with .*'model_type'.* alone"):
+            TSRecForCausalLM.from_pretrained(tmp_path)
+
+    def test_a_tokenizer_of_another_backbone(self, model, tokenizer, sid_index, backbone_dir, tmp_path) -> None:
+        larger = AutoTokenizer.from_pretrained(backbone_dir)
+        larger.add_tokens(["one more"])
+        larger.save_pretrained(tmp_path)
+        other = TSRecTokenizer.from_backbone(tmp_path, sid_index)
+        assert other.sid_index.fingerprint == tokenizer.sid_index.fingerprint
+        with pytest.raises(ValueError, match="SID token '<a_0>' in row 48, but the tokenizer gives it the id 49"):
+            model.recommend(other, HISTORIES)

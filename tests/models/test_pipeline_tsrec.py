@@ -122,6 +122,11 @@ def test_errors(recommend, dataset) -> None:
         recommend(dataset.test, allowed_items=[["nail"], ["saw"]])
 
 
+def test_a_plain_language_model_is_refused(backbone_dir) -> None:
+    with pytest.raises(TypeError, match="a recommender.*but found `LlamaForCausalLM`.*from_backbone"):
+        pipeline("recommendation", model=str(backbone_dir), device="cpu")
+
+
 def test_a_folder_loads_with_the_package_and_without(recommend, model, tokenizer, tmp_path) -> None:
     model.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")

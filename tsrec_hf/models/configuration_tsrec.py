@@ -27,6 +27,9 @@ class TSRecConfig(PreTrainedConfig):
         max_history (`int`, *optional*):
             Items of a history that prompts held, as the tokenizer said when the checkpoint was made. A record: prompts
             follow the tokenizer, and a tokenizer that says otherwise is refused.
+        sid_token (`list`, *optional*):
+            A SID token and its id: the row that the model has for it. A tokenizer of another backbone, in which the
+            token has another id, is refused.
         recommend_num_beams (`int`, *optional*, defaults to `50`):
             Beams of [`~TSRecForCausalLM.recommend`] where the caller names no number.
         sid_initialization (`dict`, *optional*):
@@ -53,6 +56,7 @@ class TSRecConfig(PreTrainedConfig):
     sid_index_fingerprint: str | None = None
     prompt_version: str | None = None
     max_history: int | None = None
+    sid_token: list | tuple | None = None
     # Not `num_beams`, which `generate` would take for its own default.
     recommend_num_beams: int = 50
     sid_initialization: dict[str, Any] | None = None
@@ -68,13 +72,21 @@ class TSRecConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TSRecConfig":
         """
-        As the parent's. Raises `ValueError` for the configuration of another kind of model, such as a plain backbone.
+        As the parent's. Raises `ValueError` for the configuration of another kind of model, such as a plain backbone,
+        and for one without a backbone, as a folder without `config.json` gives.
         """
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"Expected the configuration of a 'tsrec' checkpoint, but found one of type "
                 f"{config_dict['model_type']!r}. Make a recommender of a plain language model with "
                 "`TSRecForCausalLM.from_backbone`."
+            )
+        if not config_dict.get("backbone_config"):
+            # The default backbone would be billions of random weights.
+            raise ValueError(
+                "Expected `config.json` of a recommender, with its `backbone_config`, but found "
+                f"{'none' if not config_dict else f'one with {sorted(config_dict)} alone'}. Fetch the checkpoint's "
+                "`config.json`, or save the checkpoint again."
             )
         return super().from_dict(config_dict, **kwargs)
 

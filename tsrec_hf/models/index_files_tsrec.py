@@ -1,5 +1,6 @@
 """The files of a SID index: `sid_index.safetensors`, and MiniOneRec's `index.json`."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,9 @@ def write_index(
     path = directory / SID_INDEX_FILE
     for name, column in strings.items():
         arrays = arrays | _pack_strings(name, column)
+    facts = {"version": FORMAT_VERSION, **facts, "checksum": _checksum(arrays)}
     # One entry of metadata: several would be written in an order that changes from save to save.
-    save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps({"version": FORMAT_VERSION, **facts})})
+    save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps(facts)})
     return path
 
 
@@ -34,7 +36,8 @@ def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[
     Reads what [`write_index`] wrote: arrays, columns of strings and facts.
 
     Raises:
-        `FileNotFoundError`: no such file. `ValueError`: a truncated file, or one of another format.
+        `FileNotFoundError`: no such file. `ValueError`: a truncated file, one of another format, one whose contents
+        were changed since it was written.
     """
     path = Path(path)
     path = path / SID_INDEX_FILE if path.is_dir() else path
@@ -53,9 +56,25 @@ def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[
             f"Expected {path} to be a SID index of version {FORMAT_VERSION}, but found version "
             f"{facts.get('version')}. Write it with `SIDIndex.save` of this release."
         )
+    # Files of earlier releases have none.
+    if facts.pop("checksum", None) not in (None, _checksum(arrays)):
+        raise ValueError(
+            f"Expected {path} as it was saved, but its codes, ids or titles have changed since (another checksum). "
+            "Fetch or save it again; change a catalogue by `SIDIndex.with_items`, or make a new `SIDIndex`."
+        )
     columns = [name.removesuffix("_offsets") for name in arrays if name.endswith("_offsets")]
     strings = {name: _unpack_strings(arrays.pop(name), arrays.pop(f"{name}_offsets")) for name in columns}
     return arrays, strings, facts
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the names, types, shapes and contents of arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[list[str]]]:

@@ -120,11 +120,27 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         """
         As [`~transformers.PreTrainedModel.from_pretrained`]. What the Hub says of a gated repository, an unknown
         revision or a missing connection comes as it is.
+
+        Raises:
+            `ValueError`: weights that lack some of the model's, which would be drawn at random; no `config.json`.
         """
         read = super().from_pretrained
         if pretrained_model_name_or_path is None:  # weights come as `state_dict`
             return read(None, *args, **kwargs)
-        return read_checkpoint(read, pretrained_model_name_or_path, "config.json", *args, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = read_checkpoint(
+            read, pretrained_model_name_or_path, "config.json", *args, output_loading_info=True, **kwargs
+        )
+        # An adapter keeps trained rows of tied matrices once, and PEFT puts them into both.
+        tied = model.config.tie_word_embeddings
+        missing = sorted(name for name in info["missing_keys"] if not (tied and ".token_adapter." in name))
+        if missing:
+            raise ValueError(
+                f"Expected weights for all of the model in {str(pretrained_model_name_or_path)!r}, but {len(missing)} "
+                f"are missing, such as {missing[0]!r}, and would be random. The checkpoint is incomplete: fetch or save "
+                "it again."
+            )
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_backbone(
@@ -204,6 +220,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             sid_index_fingerprint=tokenizer.sid_index.fingerprint,
             prompt_version=tokenizer.prompt_version,
             max_history=tokenizer.max_history,
+            sid_token=(tokenizer.sid_index.tokens[0][0], tokenizer.sid_token_ids[0][0]),
             sid_initialization={"pooling": "kept" if kept else "resize"},
             # A local folder means nothing elsewhere.
             run_facts=None if Path(name_or_path).exists() else {"base_model": str(name_or_path)},
@@ -250,9 +267,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """
-        Raises `ValueError` unless the tokenizer's SID index, prompt version and `max_history` are this checkpoint's.
+        Raises `ValueError` unless the tokenizer's SID index, token ids, prompt version and `max_history` are this
+        checkpoint's.
         """
         _check_has_sids(tokenizer)
+        token, recorded_id = self.config.sid_token or (None, None)
+        if token is not None and tokenizer.convert_tokens_to_ids(token) != recorded_id:
+            raise ValueError(
+                f"This checkpoint has the SID token {token!r} in row {recorded_id}, but the tokenizer gives it the id "
+                f"{tokenizer.convert_tokens_to_ids(token)}: it was made from another backbone. Load the tokenizer of "
+                "the same checkpoint."
+            )
         for name, meaning in (("prompt_version", "prompts of version"), ("max_history", "histories of at most")):
             recorded, found = getattr(self.config, name), getattr(tokenizer, name)
             if recorded is not None and recorded != found:

@@ -61,6 +61,12 @@ class RecommendationPipeline(Pipeline):
     _load_tokenizer = True  # type: ignore[assignment]
 
     def _sanitize_parameters(self, **settings) -> tuple[dict, dict, dict]:
+        if not hasattr(self.model, "recommend"):
+            raise TypeError(
+                f"Expected a recommender for the task {TASK!r}, but found `{type(self.model).__name__}`. Load a "
+                "checkpoint of `TSRecForCausalLM`, or make one of a plain language model: "
+                "`TSRecForCausalLM.from_backbone`."
+            )
         # The pipeline itself takes these two.
         known = _options_of(self.model.recommend) - {"batch_size", "progress"}
         unknown = sorted(set(settings) - known)
