@@ -137,10 +137,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         if missing:
             raise ValueError(
                 f"Expected weights for all of the model in {str(pretrained_model_name_or_path)!r}, but {len(missing)} "
-                f"are missing, such as {missing[0]!r}, and would be random. The checkpoint is incomplete: fetch or save "
-                "it again."
+                f"are missing, such as {missing[0]!r}, and would be random. The checkpoint is incomplete: fetch or "
+                "save it again."
             )
-        return (model, info) if wants_info else model
+        return (model, info) if wants_info else model  # type: ignore[return-value]  # a pair where it was asked for
 
     @classmethod
     def from_backbone(
