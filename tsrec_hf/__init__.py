@@ -101,10 +101,12 @@ _ROOM_OF = {
     ],
     "hub": ["build_model_card", "export_backbone", "load_recommender"],
     "trainers": [
+        "ProgressBarCallback",
         "TSRecGRPOConfig",
         "TSRecGRPOTrainer",
         "TSRecSFTConfig",
         "TSRecSFTTrainer",
+        "TimeLimitCallback",
         "lora_config",
     ],
 }
