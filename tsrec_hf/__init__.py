@@ -48,6 +48,7 @@ _ROOM_OF = {
         "TokenSemantics",
         "TransformersTeacher",
         "describe_tokens",
+        "list_recommendations",
     ],
     "models": [
         "ItemPrior",
@@ -82,6 +83,7 @@ _ROOM_OF = {
         "PopularityRecommender",
         "RecommendationEvaluator",
         "baseline_results",
+        "compare_with_baselines",
         "fit_prior",
         "hit_rate_at_k",
         "metrics_table",
@@ -102,11 +104,13 @@ _ROOM_OF = {
     "hub": ["build_model_card", "export_backbone", "load_recommender"],
     "trainers": [
         "ProgressBarCallback",
+        "RunClock",
         "TSRecGRPOConfig",
         "TSRecGRPOTrainer",
         "TSRecSFTConfig",
         "TSRecSFTTrainer",
         "TimeLimitCallback",
+        "choose_num_threads",
         "lora_config",
     ],
 }

@@ -9,9 +9,7 @@ from tsrec_hf.trainers import ProgressBarCallback, TimeLimitCallback
 
 @pytest.mark.parametrize("disable_tqdm", [True, False])
 @pytest.mark.parametrize("seconds", [None, 1000.0])
-def test_nothing_is_printed_but_the_bar(
-    model, tokenizer, dataset, tmp_path, capsys, disable_tqdm, seconds
-) -> None:
+def test_nothing_is_printed_but_the_bar(model, tokenizer, dataset, tmp_path, capsys, disable_tqdm, seconds) -> None:
     settings = {"save_strategy": "no", "report_to": "none", "bf16": False, "use_cpu": True, "logging_steps": 1}
     args = TSRecSFTConfig(str(tmp_path), max_steps=3, disable_tqdm=disable_tqdm, **settings)
     rows = build_sequence_rows(dataset.train, tokenizer)
