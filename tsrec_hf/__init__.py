@@ -101,7 +101,16 @@ _ROOM_OF = {
         "ranking_reward",
         "semantic_reward",
     ],
-    "hub": ["build_model_card", "export_backbone", "load_recommender"],
+    "hub": [
+        "build_model_card",
+        "export_backbone",
+        "load_recommender",
+        "minilm_from_wheel",
+        "movielens_from_wheel",
+        "plot_run",
+        "save_first_layers",
+        "smollm2_from_wheel",
+    ],
     "trainers": [
         "ProgressBarCallback",
         "RunClock",
