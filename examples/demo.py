@@ -72,7 +72,8 @@ def find_backbone(args: DemoArguments, folder: Path) -> str | Path:
     return name if args.num_layers is None else ts.save_first_layers(name, folder, args.num_layers)
 
 
-def train(model, tokenizer, interactions, args: DemoArguments, seconds: float) -> transformers.TrainerState:
+def train(model, tokenizer, interactions: datasets.Dataset, args: DemoArguments, seconds: float):
+    """Trains for so many seconds, or less; returns the state of the trainer."""
     # Users here have a hundred movies and more: rows of up to 100 targets, behind 50 movies.
     rows = ts.build_sequence_rows(interactions, tokenizer, targets_per_stretch=100)
     settings = ts.TSRecSFTConfig(
