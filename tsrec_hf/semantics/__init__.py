@@ -7,6 +7,7 @@ from .inference_client_teacher import InferenceClientTeacher
 from .keyword_teacher import KeywordTeacher
 from .sampling import fill_budget, rank_by_typicality
 from .teacher_prompt import build_question, parse_answer
+from .listing import list_recommendations
 from .token_semantics import TokenDescription, TokenSemantics
 from .transformers_teacher import TransformersTeacher
 
@@ -22,6 +23,7 @@ __all__ = [
     "TransformersTeacher",
     "build_question",
     "describe_tokens",
+    "list_recommendations",
     "fill_budget",
     "parse_answer",
     "rank_by_typicality",

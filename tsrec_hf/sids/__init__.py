@@ -2,6 +2,7 @@
 
 from .collisions import resolve_collisions
 from .embedding import mean_pooled_embeddings
+from .interaction_embedding import embed_interactions, fill_from_neighbours
 from .item_embedding import embed_items
 from .quantizer import Quantizer
 from .report import SIDReport, sid_report
@@ -14,7 +15,9 @@ __all__ = [
     "RQVAE",
     "ResidualKMeans",
     "SIDReport",
+    "embed_interactions",
     "embed_items",
+    "fill_from_neighbours",
     "mean_pooled_embeddings",
     "resolve_collisions",
     "sid_report",

@@ -1,0 +1,132 @@
+"""
+Item embeddings by what users took them with: semantic IDs that follow behaviour, where texts say little.
+
+Beside a text embedding they make collaborative semantic IDs, as in LETTER (arXiv 2405.07314): items that follow each
+other in histories share first tokens, so that a model learns transitions of few tokens instead of many items.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsrec_hf.models import NextItemPrior, SIDIndex
+
+from .checks import as_matrix
+
+
+# Passes of the randomised decomposition: past them the subspace of a catalogue's counts hardly moves.
+SVD_PASSES = 4
+
+
+def embed_interactions(
+    interactions: Any, item_ids: Sequence[str], dim: int = 48, gap_decay: float = 0.8, shrinkage: float = 5.0
+) -> np.ndarray:
+    r"""
+    Embed items by their neighbours in histories: the truncated singular vectors of the positive pointwise mutual
+    information of pairs of items, which is what word2vec factorises implicitly.
+
+    Pairs are counted as [`NextItemPrior`] counts them, in both directions alike.
+
+    Args:
+        interactions (`datasets.Dataset`):
+            Training rows with `history` (item ids, oldest first) and `target`. Rows of validation or test would leak
+            what is to be predicted into the SIDs.
+        item_ids (`Sequence[str]`):
+            The catalogue.
+        dim (`int`, *optional*, defaults to `48`):
+            Width of the vectors, at most the number of items.
+        gap_decay (`float`, *optional*, defaults to `0.8`):
+            Weight of a pair per item in between.
+        shrinkage (`float`, *optional*, defaults to `5`):
+            Added to an item's count before it divides its pairs: items of few pairs stay close to none.
+
+    Returns:
+        `np.ndarray` of shape `(items, dim)`: float32 vectors of unit length in the order of `item_ids`; zeros for
+        items without a pair, which [`fill_from_neighbours`] fills.
+
+    Raises:
+        `ValueError`: a width below 1 or above the number of items. `KeyError`: an item that is not in `item_ids`.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf import embed_interactions
+
+    >>> vectors = embed_interactions(dataset.train, sid_index.item_ids, dim=4)
+    >>> vectors.shape
+    (8, 4)
+    >>> hammer, nail, bread = (vectors[sid_index.position_of(item)] for item in ("hammer", "nail", "bread"))
+    >>> bool(hammer @ nail > hammer @ bread)
+    True
+    ```
+    """
+    num_items = len(item_ids)
+    if not 1 <= dim <= num_items:
+        raise ValueError(f"Expected `dim` of 1 to {num_items}, the number of items, but found {dim}. Lower it.")
+    # Codes that only number the items: counting needs their order alone.
+    plain = SIDIndex(item_ids, np.stack([np.zeros(num_items), np.arange(num_items)], axis=1).astype(np.int32))
+    counted = NextItemPrior.fit(
+        interactions, plain, gap_decay=gap_decay, transposed=1.0, shrinkage=shrinkage, max_successors=num_items
+    )
+    rows = np.repeat(np.arange(num_items), np.diff(counted.offsets))
+    # Shares of each item among all pairs: what a row would hold were its item like any other.
+    share = np.bincount(counted.successors, weights=counted.values, minlength=num_items)
+    share /= max(share.sum(), np.finfo(np.float64).tiny)
+    information = np.log(np.maximum(counted.values / share[counted.successors], 1.0))
+    matrix = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([rows, counted.successors])),
+        torch.from_numpy(information.astype(np.float32)),
+        (num_items, num_items),
+        check_invariants=True,
+    ).coalesce()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        left, scale, _ = torch.svd_lowrank(matrix, q=dim, niter=SVD_PASSES)
+    return torch.nn.functional.normalize(left * scale, dim=-1).numpy()
+
+
+def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours: int = 10) -> np.ndarray:
+    r"""
+    Gives items without interactions, new ones among them, the mean vector of the items whose texts are nearest.
+
+    Args:
+        vectors (`np.ndarray` of shape `(items, dim)`):
+            Embeddings from [`embed_interactions`]; rows of zeros are filled.
+        texts (`np.ndarray` of shape `(items, width)`):
+            Text embeddings of the same items, from [`embed_items`].
+        num_neighbours (`int`, *optional*, defaults to `10`):
+            Nearest items, by cosine, that are averaged, each times its similarity.
+
+    Returns:
+        `np.ndarray` of shape `(items, dim)`: A copy with unit vectors in the rows that were zeros.
+
+    Raises:
+        `ValueError`: another number of texts than of vectors, no item with interactions.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf import fill_from_neighbours
+
+    >>> vectors, texts = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    >>> fill_from_neighbours(vectors, texts, num_neighbours=1)[2]
+    array([0., 1.], dtype=float32)
+    ```
+    """
+    filled, texts = as_matrix(vectors).copy(), as_matrix(texts)
+    empty = ~filled.any(axis=1)
+    if len(texts) != len(filled) or empty.all():
+        raise ValueError(
+            f"Expected a text for each of {len(filled)} vectors, some of them not zero, but found {len(texts)} texts "
+            f"and {int(empty.sum())} vectors of zeros. Pass the embeddings of one catalogue, and its training rows."
+        )
+    unit = torch.nn.functional.normalize(torch.from_numpy(texts), dim=-1)
+    similarity = unit[empty] @ unit[~empty].T
+    nearest = similarity.topk(min(num_neighbours, similarity.shape[1]), dim=-1)
+    known = torch.from_numpy(filled[~empty])
+    means = (nearest.values.clamp(min=1e-6).unsqueeze(-1) * known[nearest.indices]).sum(1)
+    filled[empty] = torch.nn.functional.normalize(means, dim=-1).numpy()
+    return filled
