@@ -29,7 +29,7 @@ import torch
 from common import DataArguments, Runs, markdown_table, replaced, run_script, spread, write_report
 from cornac_models import SETTINGS, Scorer, cornac_is_installed, fit_cornac_model, settings_of
 from datasets import Dataset
-from sid_models import DECODER, DECODER_TRAINING, fit_decoder
+from sid_models import DECODER, DECODER_TRAINING, UNNAMED, fit_decoder
 
 from tsrec_hf import (
     NextItemPrior,
@@ -46,8 +46,6 @@ SLOW = ("tiger", "rpg")
 MODELS = [*COUNTS, *(name for name in SETTINGS if name not in SLOW), "sid-decoder"]
 KS = (1, 3, 5, 10)
 ROWS_TOGETHER = 512
-# Within float16, as a score that stands for "never".
-LEAST = -6e4
 COLUMNS = [f"{match}{metric}@{k}" for match in ("", "sid_") for metric in ("hr", "ndcg") for k in (5, 10)]
 
 
@@ -55,9 +53,7 @@ COLUMNS = [f"{match}{metric}@{k}" for match in ("", "sid_") for metric in ("hr",
 class BaselineArguments(DataArguments):
     """What to train, and where the results go."""
 
-    models: list[str] = field(
-        default_factory=lambda: list(MODELS), metadata={"help": f"Among {[*MODELS, *SLOW]}."}
-    )
+    models: list[str] = field(default_factory=lambda: list(MODELS), metadata={"help": f"Among {[*MODELS, *SLOW]}."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "A run each, but one for counts."})
     save_scores: bool = field(default=False, metadata={"help": "Also write the scores of both splits as float16."})
     quick: bool = field(default=False, metadata={"help": "One epoch, one seed: shows that the script runs."})
@@ -93,7 +89,7 @@ def _ranking_scorer(recommender: Any, dataset: RecommendationDataset) -> Scorer:
 
     def score(rows: Dataset) -> np.ndarray:
         lists = recommender.recommend(rows["history"][:], top_k=len(index))
-        scores = np.full((len(rows), len(index)), -float(len(index)), dtype=np.float32)
+        scores = np.full((len(rows), len(index)), UNNAMED)
         for row, items in enumerate(lists):
             scores[row, index.positions_of(items)] = -np.arange(len(items))
         return scores
@@ -104,7 +100,10 @@ def _ranking_scorer(recommender: Any, dataset: RecommendationDataset) -> Scorer:
 def run_settings(name: str, dataset: RecommendationDataset, quick: bool) -> dict[str, Any]:
     """What a run depends on."""
     assert dataset.sid_index is not None
-    facts = {"index": dataset.sid_index.fingerprint, "rows": [len(dataset.train), len(dataset.valid), len(dataset.test)]}
+    facts = {
+        "index": dataset.sid_index.fingerprint,
+        "rows": [len(dataset.train), len(dataset.valid), len(dataset.test)],
+    }
     if name == "sid-decoder":
         return facts | {"quick": quick, "settings": DECODER | DECODER_TRAINING}
     return facts | {"quick": quick, "settings": settings_of(name, quick) if name in SETTINGS else {}}
@@ -118,13 +117,14 @@ def ranked(
     ids, lists = dataset.sid_index.item_ids, []
     written = scores_file and np.lib.format.open_memmap(scores_file, "w+", np.float16, (len(rows), len(ids)))
     for start in range(0, len(rows), ROWS_TOGETHER):
-        part = rows.select(range(start, min(start + ROWS_TOGETHER, len(rows))))
-        scores = torch.from_numpy(np.ascontiguousarray(scorer(part), dtype=np.float32))
+        some = rows.select(range(start, min(start + ROWS_TOGETHER, len(rows))))
+        scores = torch.from_numpy(np.ascontiguousarray(scorer(some), dtype=np.float32))
         # A stable sort: items of equal score stand in index order.
-        best = scores.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-        lists += [[ids[item] for item in row] for row in best.tolist()]
+        values, best = (part[:, :top_k] for part in scores.sort(dim=-1, descending=True, stable=True))
+        lengths = (values > float(UNNAMED)).sum(1).tolist()
+        lists += [[ids[item] for item in row[:length]] for row, length in zip(best.tolist(), lengths)]
         if written is not None:
-            written[start : start + len(part)] = scores.log_softmax(-1).clamp(min=LEAST).half().numpy()
+            written[start : start + len(some)] = scores.log_softmax(-1).clamp(min=float(UNNAMED)).half().numpy()
     return lists
 
 
@@ -144,7 +144,8 @@ def run(args: BaselineArguments, name: str, seed: int, dataset: RecommendationDa
         places = {match: evaluator.ranks(lists, match).numpy().astype(np.int32) for match in ("item", "sid")}
         with replaced(folder / "ranks" / f"{name}-seed{seed}.npz") as part, part.open("wb") as file:
             np.savez_compressed(file, **places)
-    print(f"{name}, seed {seed}: HR@10 {metrics['test']['all']['hr@10']:.4f}, NDCG@10 {metrics['test']['all']['ndcg@10']:.4f}")
+    test = metrics["test"]["all"]
+    print(f"{name}, seed {seed}: HR@10 {test['hr@10']:.4f}, NDCG@10 {test['ndcg@10']:.4f}", flush=True)
     return {"model": name, "seed": seed, "metrics": metrics}
 
 

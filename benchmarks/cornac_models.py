@@ -2,7 +2,7 @@
 The field's sequential recommenders through Cornac (extra `[baselines]`), trained on a data set of ours.
 
 Cornac gets the catalogue in index order, so that its scores have our columns; a training session is what one user
-chose, a validation session a row's history and its target. It picks the epoch by NDCG@10 on the validation split.
+chose, a validation session a row's history and its target. It picks the epoch by NDCG@10 on validation rows.
 """
 
 import importlib.util
@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import draw_rows
 from datasets import Dataset
 
 from tsrec_hf import RecommendationDataset, SIDIndex
 
 
 MAX_HISTORY = 10
+# Validation rows that pick the epoch of Cornac's own models, which rank one row at a time: a fixed sample.
+VALIDATED_ROWS = 1000
 # Scores of the rows of a split, `(rows, items)`: higher is better.
 Scorer = Callable[[Dataset], np.ndarray]
 
@@ -51,11 +54,13 @@ def settings_of(name: str, quick: bool = False) -> dict[str, Any]:
 
 def fit_cornac_model(name: str, dataset: RecommendationDataset, seed: int, quick: bool = False) -> Scorer:
     """Trains a model of `SETTINGS`, and returns what scores the catalogue for rows."""
-    from cornac.models import BERT4Rec, FPMC, GRU4Rec, ItemKNN, SASRec
+    from cornac.models import FPMC, BERT4Rec, GRU4Rec, ItemKNN, SASRec
 
     settings = settings_of(name, quick) | {"seed": seed, "verbose": False}
     max_history = dataset.max_history or MAX_HISTORY
-    train, valid = _cornac_splits(dataset, seed)
+    # Ours ranks many rows at a time, Cornac's models one.
+    num_checked = len(dataset.valid) if name == "sasrec" else min(VALIDATED_ROWS, len(dataset.valid))
+    train, valid = _cornac_splits(dataset, draw_rows(dataset.valid, num_checked), seed)
     torch.manual_seed(seed)
     if name == "item-knn":
         return _history_knn(ItemKNN(**settings).fit(train), dataset.sid_index)
@@ -67,8 +72,11 @@ def fit_cornac_model(name: str, dataset: RecommendationDataset, seed: int, quick
         from sid_models import make_sid_model
 
         model = make_sid_model(name, dataset, train, max_history, settings)
-    elif name in ("fpmc", "gru4rec"):
-        model = {"fpmc": FPMC, "gru4rec": GRU4Rec}[name](**settings)
+    elif name == "fpmc":
+        model = FPMC(**settings)
+    elif name == "gru4rec":
+        # Its parallel sessions are as many as the batch from the start.
+        model = GRU4Rec(batch_size=min(512, train.num_sessions), **settings)
     else:
         model = (BERT4Rec if name == "bert4rec" else SASRec)(max_len=max_history, **settings)
     model.fit(train, valid)
@@ -88,15 +96,13 @@ def _sessions(rows: Dataset) -> list[tuple[str, list[str]]]:
     return sessions
 
 
-def _cornac_splits(dataset: RecommendationDataset, seed: int) -> tuple[Any, Any]:
-    """Training and validation split as Cornac's sessions."""
+def _cornac_splits(dataset: RecommendationDataset, checked: Dataset, seed: int) -> tuple[Any, Any]:
+    """The training split and the validation rows `checked` as Cornac's sessions."""
     from cornac.data import SequentialDataset
 
     assert dataset.sid_index is not None
-    valid = [
-        (user, [*history, target])
-        for user, history, target in zip(*(dataset.valid[name][:] for name in ("user_id", "history", "target")))
-    ]
+    columns = (checked[name][:] for name in ("user_id", "history", "target"))
+    valid = [(user, [*history, target]) for user, history, target in zip(*columns)]
     users: dict[str, int] = {}
     items = {item: number for number, item in enumerate(dataset.sid_index.item_ids)}
     splits = []
@@ -107,7 +113,9 @@ def _cornac_splits(dataset: RecommendationDataset, seed: int) -> tuple[Any, Any]
             for place, item in enumerate(session)
         ]
         splits.append(
-            SequentialDataset.build(rows, "USIT", global_uid_map=users, global_iid_map=items, global_sid_map={}, seed=seed)
+            SequentialDataset.build(
+                rows, "USIT", global_uid_map=users, global_iid_map=items, global_sid_map={}, seed=seed
+            )
         )
     return splits[0], splits[1]
 

@@ -1,4 +1,4 @@
-"""Generative baselines: Cornac's TIGER and RPG, and a decoder of the SIDs alone that our trainer trains from scratch."""
+"""Generative baselines: Cornac's TIGER and RPG, and a decoder of SIDs alone that our trainer trains from scratch."""
 
 import logging
 import tempfile
@@ -33,7 +33,7 @@ DECODER: dict[str, Any] = {
 }
 DECODER_TRAINING: dict[str, Any] = {"num_train_epochs": 20, "learning_rate": 2e-3, "batch_size": 64, "patience": 3}
 NUM_BEAMS = 50
-# What a list does not name ranks below all that it names.
+# Score of an item that a recommender of lists does not name; within float16.
 UNNAMED = np.float32(-6e4)
 
 
@@ -131,7 +131,5 @@ def _save_new_backbone(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), max_position_embeddings=1024, tie_word_embeddings=True, **DECODER
-    )
+    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=1024, tie_word_embeddings=True, **DECODER)
     LlamaForCausalLM(config).save_pretrained(folder)
