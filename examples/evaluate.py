@@ -43,7 +43,7 @@ class ScriptArguments:
         default="beam", metadata={"help": "'exact' finds the true best of the whole catalogue."}
     )
     scoring: Literal["vocabulary", "catalogue"] = field(
-        default="vocabulary", metadata={"help": "'catalogue' renormalises over legal tokens."}
+        default="catalogue", metadata={"help": "'vocabulary' sums over all tokens, as `generate` does."}
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})

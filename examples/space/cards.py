@@ -66,7 +66,7 @@ def recommendations_html(found: list[dict], history_tokens: set[str], described:
     return (
         f'<ol class="cards">{"".join(cards)}</ol>'
         '<p class="note">The percentage is the probability with which the model writes these tokens next; the bar '
-        f"compares it with the first. Framed tokens occur in the history as well.{meaning}</p>"
+        f"compares the score with the first. Framed tokens occur in the history as well.{meaning}</p>"
     )
 
 
@@ -78,6 +78,9 @@ def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
     meanings = "".join(_meaning(level, meaning) for level, meaning in enumerate(item["tokens"]))
     others = f"{item['sharing']} other item{'' if item['sharing'] == 1 else 's'}"
     sharing = f'<p class="note">Shares its tokens, and so its score, with {others}.</p>' if item["sharing"] else ""
+    parts = f"log&nbsp;p&nbsp;{item['log_prob']:.2f}"
+    if item["log_prior"] is not None:
+        parts += f", prior&nbsp;{item['log_prior']:.2f}"
     return f"""
 <li class="card">
   <div class="head">
@@ -85,10 +88,10 @@ def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
     <span class="title">{title}</span>
     <button data-action="add" data-item="{item_id}" aria-label="Add {title} to the history">+ add</button>
   </div>
-  <div class="score" title="log-probability {item['score']:.2f}">
+  <div class="score" title="score {item['score']:.2f}">
     <span class="bar"><span style="width: {100 * math.exp(item['score'] - best):.1f}%"></span></span>
-    <span class="figure">{percentage(item['score'])}</span>
-    <span class="log">log&nbsp;p&nbsp;{item['score']:.2f}</span>
+    <span class="figure">{percentage(item['log_prob'])}</span>
+    <span class="log">{parts}</span>
   </div>
   <details{" open" if place == 1 else ""}>
     <summary><span class="tokens">{tokens}</span><span class="more">what it means</span></summary>

@@ -46,11 +46,11 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
             items, answer("about")["max_history"]
         )
 
-    def begin(query: str) -> tuple[str, str, str]:
+    def begin(query: str) -> tuple[str, str, str, dict]:
         facts = answer("about")
         levels = " × ".join(map(str, facts["level_sizes"]))
         text = f"{facts['num_items']:,} items, spelled with {levels} tokens"
-        return *show_lists([], query), message_html(text, "about")
+        return *show_lists([], query), message_html(text, "about"), gr.update(visible=facts["has_prior"])
 
     def act(history: list[str], query: str, event: gr.EventData) -> tuple[list[str], str, str]:
         # A second click may be underway when the first has already done it.
@@ -65,21 +65,23 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
     def clear(query: str) -> tuple[list[str], str, str]:
         return [], *show_lists([], query)
 
-    def show_recommendations(history: list[str]) -> str:
+    def show_recommendations(history: list[str], use_prior: bool) -> str:
         if not history:
             return message_html(
                 "Nothing yet: the model needs a history of one item or more. “Try an example” makes one."
             )
         try:
-            found = ask("recommend", history, TOP_K)
+            found = ask("recommend", history, TOP_K, use_prior)
         except (KeyError, ValueError) as error:
             return message_html(str(error.args[0]), "error")
         tokens = {meaning["token"] for item in history for meaning in ask("explain", item)}
         return recommendations_html(found, tokens, ask("about")["described"])
 
-    def recommend_items(item_ids: list[str], top_k: int = TOP_K) -> list[dict]:
+    def recommend_items(
+        item_ids: list[str], top_k: int = TOP_K, use_prior: bool = True, unknown_items: str = "error"
+    ) -> list[dict]:
         """Items recommended after these item ids, oldest first, as the page shows them."""
-        return answer("recommend", item_ids, top_k)
+        return answer("recommend", item_ids, top_k, use_prior, unknown_items)
 
     def search_items(query: str, limit: int = 12) -> dict:
         """Items whose titles match."""
@@ -107,10 +109,13 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
                     empty = gr.Button("Clear", size="sm", min_width=120, elem_id="clear")
             with gr.Column(scale=3, min_width=300):
                 gr.Markdown("### 3. Recommended next")
-                recommended = gr.HTML(show_recommendations([]), elem_id="recommended", **plain)
+                use_prior = gr.Checkbox(
+                    True, label="With the prior: counts of what was taken next", visible=False, elem_id="use-prior"
+                )
+                recommended = gr.HTML(show_recommendations([], True), elem_id="recommended", **plain)
 
         lists, hidden = [results, chosen], {"show_progress": "hidden", "api_visibility": "private"}
-        page.load(begin, query, [*lists, about], **hidden)
+        page.load(begin, query, [*lists, about, use_prior], **hidden)
         query.input(
             lambda *given: show_lists(*given)[0], [history, query], results, trigger_mode="always_last", **hidden
         )
@@ -118,14 +123,15 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
             listed.act(act, [history, query], [history, *lists], trigger_mode="multiple", **hidden)
         example.click(take_example, query, [history, *lists], **hidden)
         empty.click(clear, query, [history, *lists], **hidden)
-        history.change(
-            show_recommendations,
-            history,
-            recommended,
-            trigger_mode="always_last",
-            show_progress="minimal",
-            api_visibility="private",
-        )
+        for changed in (history, use_prior):
+            changed.change(
+                show_recommendations,
+                [history, use_prior],
+                recommended,
+                trigger_mode="always_last",
+                show_progress="minimal",
+                api_visibility="private",
+            )
         gr.api(recommend_items, api_name="recommend")
         gr.api(search_items, api_name="search")
     return page

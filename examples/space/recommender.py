@@ -54,6 +54,7 @@ class Recommender:
             "level_sizes": self.index.level_sizes,
             "max_history": self.tokenizer.max_history,
             "described": self.semantics is not None,
+            "has_prior": self.tokenizer.prior is not None,
         }
 
     def title_of(self, item_id: str) -> str:
@@ -94,26 +95,39 @@ class Recommender:
         alike = np.flatnonzero(first == generator.choice(first))
         return [self.index.item_ids[row] for row in generator.permutation(alike)[:3]]
 
-    def recommend(self, history: list[str], top_k: int = 10) -> list[dict]:
+    def recommend(
+        self, history: list[str], top_k: int = 10, use_prior: bool = True, unknown_items: str = "error"
+    ) -> list[dict]:
         """
-        The items that the model gives this history, without those in it.
+        The items that the model, or the model and its prior together, give this history, without those in it.
 
         Args:
             history (`list[str]`):
                 Item ids, oldest first.
             top_k (`int`, *optional*, defaults to `10`):
                 How many.
+            use_prior (`bool`, *optional*, defaults to `True`):
+                Whether the checkpoint's fitted prior takes part, if it has one.
+            unknown_items (`str`, *optional*, defaults to `"error"`):
+                `"drop"` goes on without items of the history that the catalogue does not hold.
 
         Returns:
-            `list[dict]`: Best first: `item_id`, `title`, `sid`, `score` (the summed log-probability of its tokens),
-            `sharing` (how many other items have this SID) and `tokens`, as [`Recommender.explain`] returns them.
+            `list[dict]`: Best first: `item_id`, `title`, `sid`, `score`, its two parts `log_prob` (the summed
+            log-probability of its tokens) and `log_prior` (what the prior adds, or `None` without one), `sharing`
+            (how many other items have this SID) and `tokens`, as [`Recommender.explain`] returns them.
 
         Raises:
             `KeyError`: an item that is not in the catalogue. `ValueError`: an empty history, or nothing left.
         """
         num_beams = max(top_k, self.model.config.recommend_num_beams)
         [found] = self.model.recommend(
-            self.tokenizer, [history], top_k=top_k, num_beams=num_beams, exclude_history=True
+            self.tokenizer,
+            [history],
+            top_k=top_k,
+            num_beams=num_beams,
+            exclude_history=True,
+            prior="fitted" if use_prior else None,
+            unknown_items=unknown_items,
         )
         return [
             {
@@ -121,6 +135,8 @@ class Recommender:
                 "title": self.title_of(item.item_id),
                 "sid": item.sid,
                 "score": item.score,
+                "log_prob": item.score if item.log_prob is None else item.log_prob,
+                "log_prior": item.log_prior,
                 "sharing": len(self.index.items_of(item.sid)) - 1,
                 "tokens": self.explain(item.item_id),
             }

@@ -37,7 +37,7 @@ def siblings(monkeypatch):
 
 def test_every_script_stands_in_the_readme() -> None:
     scripts = {path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {Path(line.split()[0]).name for line in LINES} == scripts and len(scripts) == 10
+    assert {Path(line.split()[0]).name for line in LINES} == scripts and len(scripts) == 13
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -60,7 +60,7 @@ def test_generate_finds_the_beams_of_the_tree_search(model, tokenizer, siblings)
     from generate_beams import GenerateBeams
 
     prompts = [PromptBuilder(tokenizer).sequence_prompt_ids(history) for history in (["hammer"], ["apple", "pear"])]
-    session = SearchSession(model, tokenizer, prefix_ids=())
+    session = SearchSession(model, tokenizer, "vocabulary", prefix_ids=())
     beams = session.search.beam(*session.pad(prompts), 4)
     sids, scores = GenerateBeams(tokenizer)(model.backbone, prompts, 4)
     assert torch.equal(sids, session.tokens_of(beams.leaves))

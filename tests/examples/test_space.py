@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 
-from tsrec_hf import SIDIndex, TokenSemantics
+from tsrec_hf import NextItemPrior, SIDIndex, TokenSemantics
 
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
@@ -94,6 +95,23 @@ def test_recommendations_are_those_of_the_model(guide, model, tokenizer):
     assert everything["nail"]["title"] == "steel nail"
     # Nail and screw are spelled alike.
     assert everything["nail"]["sharing"] == everything["screw"]["sharing"] == 1 and everything["saw"]["sharing"] == 0
+
+
+def test_a_fitted_prior_takes_part_and_can_be_left_out(checkpoint, guide, model, tokenizer):
+    assert not guide.about()["has_prior"] and guide.recommend(["hammer"])[0]["log_prior"] is None
+    log = Dataset.from_dict({"history": [["hammer"]] * 3, "target": ["pear", "pear", "nail"]})
+    tokenizer.set_prior(NextItemPrior.fit(log, tokenizer.sid_index), form="log_linear", weight=50.0)
+    tokenizer.save_pretrained(checkpoint)
+    guide = recommender.Recommender(str(checkpoint))
+    assert guide.about()["has_prior"]
+    found, alone = guide.recommend(["hammer"]), guide.recommend(["hammer"], use_prior=False)
+    assert found[0]["item_id"] == "pear"
+    assert all(item["score"] == pytest.approx(item["log_prob"] + item["log_prior"]) for item in found)
+    assert all(item["log_prior"] is None and item["log_prob"] == item["score"] for item in alone)
+    [expected] = model.recommend(tokenizer, [["hammer"]], exclude_history=True, prior=None)
+    assert [item["item_id"] for item in alone] == [item.item_id for item in expected]
+    [first, *_] = re.findall(r'<span class="log">(.*?)</span>', cards.recommendations_html(found, set(), True))
+    assert first == f"log&nbsp;p&nbsp;{found[0]['log_prob']:.2f}, prior&nbsp;{found[0]['log_prior']:.2f}"
 
 
 def test_unknown_items_and_empty_histories_are_errors(guide):
@@ -200,7 +218,15 @@ def test_cards_show_scores_and_meanings(guide):
 )
 def test_a_token_without_other_titles(num_items, text):
     meaning = {"token": "<a_0>", "description": None, "keywords": [], "examples": [], "num_items": num_items}
-    item = {"item_id": "1", "title": "saw", "score": -1.0, "sharing": 0, "tokens": [meaning]}
+    item = {
+        "item_id": "1",
+        "title": "saw",
+        "score": -1.0,
+        "log_prob": -1.0,
+        "log_prior": None,
+        "sharing": 0,
+        "tokens": [meaning],
+    }
     assert text in cards.recommendations_html([item], set(), described=True)
 
 
@@ -213,7 +239,15 @@ def test_percentages(share, text):
 
 def test_texts_are_escaped():
     meaning = {"token": "<a_0>", "description": EVIL, "keywords": [EVIL], "examples": [EVIL], "num_items": 2}
-    item = {"item_id": EVIL, "title": EVIL, "score": -1.0, "sharing": 0, "tokens": [meaning]}
+    item = {
+        "item_id": EVIL,
+        "title": EVIL,
+        "score": -1.0,
+        "log_prob": -1.0,
+        "log_prior": None,
+        "sharing": 0,
+        "tokens": [meaning],
+    }
     for html in (
         cards.recommendations_html([item], set(), True),
         cards.results_html({"items": [item], "total": 1}, EVIL, []),

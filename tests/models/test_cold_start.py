@@ -1,5 +1,7 @@
 """New items, removed items and other catalogues, without training."""
 
+import math
+
 import pytest
 
 from tsrec_hf.models import SIDIndex, TSRecForCausalLM, TSRecTokenizer
@@ -11,9 +13,9 @@ def ids_of(rows) -> list[list[str]]:
 
 def test_a_new_item_is_recommended_at_once(model, tokenizer, tmp_path) -> None:
     histories = [["hammer", "nail"], ["apple"]]
-    before = model.recommend(tokenizer, histories, top_k=8)
+    before = model.recommend(tokenizer, histories, top_k=8, scoring="vocabulary")
     tokenizer.sid_index = tokenizer.sid_index.with_items(["axe"], codes=[[1, 2, 0]], titles=["sharp axe"])
-    after = model.recommend(tokenizer, histories, top_k=9)
+    after = model.recommend(tokenizer, histories, top_k=9, scoring="vocabulary")
     for old, new in zip(before, after):
         # It takes its place among the others, whose scores are as they were.
         others = [r for r in new if r.item_id != "axe"]
@@ -21,6 +23,10 @@ def test_a_new_item_is_recommended_at_once(model, tokenizer, tmp_path) -> None:
         assert [r.score for r in others] == pytest.approx([r.score for r in old], abs=1e-5)
         assert sorted((r.score for r in new), reverse=True) == [r.score for r in new]
         assert "axe" in ids_of([new])[0]
+    # By the default scoring its probability comes from its siblings: those of the whole catalogue still add up to 1.
+    for row in model.recommend(tokenizer, histories, top_k=9):
+        by_sid = {r.sid: math.exp(r.score) for r in row}
+        assert "axe" in ids_of([row])[0] and sum(by_sid.values()) == pytest.approx(1, abs=1e-5)
     # It may be in a history, too, and everything is saved.
     expected = model.recommend(tokenizer, [["axe"]], top_k=9)
     model.save_pretrained(tmp_path)
@@ -33,11 +39,11 @@ def test_a_new_item_is_recommended_at_once(model, tokenizer, tmp_path) -> None:
 
 
 def test_a_removed_item_is_gone(model, tokenizer) -> None:
-    [before] = model.recommend(tokenizer, [["hammer"]], top_k=8)
+    [before] = model.recommend(tokenizer, [["hammer"]], top_k=8, scoring="vocabulary")
     tokenizer.sid_index = tokenizer.sid_index.without_items(
         ["nail", "cheese"]
     )  # nail's SID stays, by screw; cheese's goes
-    [after] = model.recommend(tokenizer, [["hammer"]], top_k=8)
+    [after] = model.recommend(tokenizer, [["hammer"]], top_k=8, scoring="vocabulary")
     assert ids_of([after])[0] == [r.item_id for r in before if r.item_id not in ("nail", "cheese")]
     with pytest.raises(KeyError, match="'nail' is not among the 6 items"):
         model.recommend(tokenizer, [["nail"]])
@@ -74,14 +80,15 @@ def test_another_catalogue_of_the_same_tokens(model, tokenizer, sid_index, tmp_p
         model.check_tokenizer(strange)
     transferred = tokenizer.with_sid_index(other)
     assert transferred.sid_index == other and tokenizer.sid_index == sid_index and other.ancestors == ()
-    [found] = model.recommend(transferred, [["bolt"]], top_k=3)
+    [found] = model.recommend(transferred, [["bolt"]], top_k=3, scoring="vocabulary")
     assert sorted(ids_of([found])[0]) == ["bolt", "fig", "plum"]
     # The same prompt in the first catalogue scores the shared SIDs alike.
-    scores = {r.sid: r.score for r in model.recommend(tokenizer, [["nail"]], top_k=8)[0]}
+    scores = {r.sid: r.score for r in model.recommend(tokenizer, [["nail"]], top_k=8, scoring="vocabulary")[0]}
     shared = [r for r in found if r.sid in scores]
     assert len(shared) == 2 and all(r.score == pytest.approx(scores[r.sid], abs=1e-5) for r in shared)
     transferred.save_pretrained(tmp_path)
-    assert model.recommend(TSRecTokenizer.from_pretrained(tmp_path), [["bolt"]], top_k=3) == [found]
+    saved = TSRecTokenizer.from_pretrained(tmp_path)
+    assert model.recommend(saved, [["bolt"]], top_k=3, scoring="vocabulary") == [found]
 
 
 @pytest.mark.parametrize(

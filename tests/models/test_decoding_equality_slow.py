@@ -104,7 +104,9 @@ def test_recommend_gives_the_items_of_these_lists(trained, histories, top_k) -> 
     index = tokenizer.sid_index
     lists, scores = searched(model, tokenizer, histories)
     sid_of = dict(zip(map(tuple, tokenizer.encode_sids(index.item_ids)), map(index.sid_of, index.item_ids)))
-    recommended = model.recommend(tokenizer, histories, top_k=top_k, num_beams=NUM_BEAMS, batch_size=BATCH_SIZE)
+    recommended = model.recommend(
+        tokenizer, histories, top_k=top_k, num_beams=NUM_BEAMS, batch_size=BATCH_SIZE, scoring="vocabulary"
+    )
     for row, sids, row_scores in zip(recommended, lists, scores.tolist()):
         expected = [
             (item_id, score) for sid, score in zip(sids, row_scores) for item_id in index.items_of(sid_of[sid])

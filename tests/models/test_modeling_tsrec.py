@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PhiConfig
 
 from tsrec_hf import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, Recommendation, SIDIndex, SIDSearch
+from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, Recommendation, SIDIndex, SIDSearch, recommending_tsrec
 from tsrec_hf.semantics import TokenSemantics
 
 
@@ -470,8 +470,15 @@ class TestRecommend:
             ({"history": ["hammer"]}, {}, TypeError, "but found `dict`"),
             ([["hammer"]], {"top_k": 5, "num_beams": 4}, ValueError, "num_beams=4 and top_k=5.*`num_beams=5` or more"),
             ([["hammer"]], {"top_k": 0}, ValueError, "at least 1, but found 0"),
-            ([["hammer"]], {"batch_size": 0}, ValueError, "`batch_size`.* of at least 1, but found 10, 0"),
-            ([["hammer"]], {"num_beams": 0}, ValueError, "of at least 1, but found 10, 16, 0"),
+            ([["hammer"]], {"batch_size": 0}, ValueError, "`batch_size` as a whole number of at least 1, but found 0"),
+            ([["hammer"]], {"num_beams": 0}, ValueError, "`num_beams` as a whole number of at least 1, but found 0"),
+            ([["hammer"]], {"top_k": "5"}, TypeError, "`top_k` as a whole number of at least 1, but found '5'"),
+            ([["hammer"]], {"top_k": True}, TypeError, "`top_k` as a whole number of at least 1, but found True"),
+            ([["hammer"]], {"batch_size": 2.0}, TypeError, "`batch_size` as a whole number.*but found 2.0"),
+            ([["hammer"]], {"exclude_history": "no"}, TypeError, "`exclude_history` to be True or False.*'no'"),
+            ([["hammer"]], {"unknown_items": "skip"}, ValueError, "'error' or 'drop', but found 'skip'"),
+            ([["hammer"], []], {"unknown_items": "drop"}, ValueError, "history of at least one item"),
+            (["hammer", "nail"], {"unknown_items": "drop"}, TypeError, "one list per user"),
             ([["hammer"]], {"search": "greedy"}, ValueError, "'beam' or 'exact', but found 'greedy'"),
             ([["hammer"]], {"scoring": "items"}, ValueError, "'catalogue'.*but found 'items'"),
         ],
@@ -479,6 +486,22 @@ class TestRecommend:
     def test_errors(self, model, tokenizer, histories, kwargs, error, words) -> None:
         with pytest.raises(error, match=words):
             model.recommend(tokenizer, histories, **kwargs)
+
+    @pytest.mark.parametrize("search", ["beam", "exact"])
+    def test_items_that_the_catalogue_no_longer_holds(self, model, tokenizer, search, monkeypatch) -> None:
+        told: list[str] = []
+        monkeypatch.setattr(recommending_tsrec.logger, "warning", told.append)
+        whole = [["hammer", "nail"], ["apple"], ["saw"], ["pear", "bread"]]
+        rules = [["nail", "saw"], ["pear", "bread"], ["apple"], ["hammer", "screw"]]
+        options = {"top_k": 4, "num_beams": 8, "search": search, "allowed_items": rules}
+        expected = model.recommend(tokenizer, whole, **options)
+        given = [["hammer", "gone", "nail"], ["apple"], ["gone", "lost"], ["gone", "pear", "bread"]]
+        with pytest.raises(KeyError, match="'gone' is not among"):
+            model.recommend(tokenizer, given, **options)
+        found = model.recommend(tokenizer, given, unknown_items="drop", **options)
+        assert_close([found[user] for user in (0, 1, 3)], [expected[user] for user in (0, 1, 3)])
+        assert found[2] == []
+        assert len(told) == 1 and "3 of 4 histories name items" in told[0] and "1 have none left" in told[0]
 
     def test_another_index(self, model, tokenizer, backbone_dir, sid_index) -> None:
         other = TSRecTokenizer.from_backbone(backbone_dir, SIDIndex(sid_index.item_ids[::-1], sid_index.codes))

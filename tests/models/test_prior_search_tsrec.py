@@ -87,14 +87,14 @@ RULES = {
 }
 
 
-def log_probs_of(model, tokenizer, histories, scoring="vocabulary") -> list[dict[str, float]]:
+def log_probs_of(model, tokenizer, histories, scoring="catalogue") -> list[dict[str, float]]:
     """Every item's log-probability, by an exact search for all items without a prior."""
     rows = model.recommend(tokenizer, histories, top_k=NUM_ITEMS, search="exact", scoring=scoring, prior=None)
     assert all(len(row) == NUM_ITEMS for row in rows)
     return [{item.item_id: item.score for item in row} for row in rows]
 
 
-def brute_force(model, tokenizer, histories, prior, form, weight, rules, scoring="vocabulary"):
+def brute_force(model, tokenizer, histories, prior, form, weight, rules, scoring="catalogue"):
     """All items that the rules leave, ranked by the formula."""
     index = tokenizer.sid_index
     weights = as_prior(prior, index).weights_of(histories, list(range(len(histories)))).to_dense().double().numpy()

@@ -28,6 +28,9 @@ class PaperTokenizer:
     sid_index = INDEX
     sid_token_ids = [[4, 5], [6, 7]]
 
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
     def __call__(self, texts: list[str], add_special_tokens: bool):
         assert add_special_tokens is False
         vocabulary = {word: number for number, word in enumerate([*WORDS, *sum(INDEX.tokens, [])])}

@@ -361,7 +361,14 @@ def test_exact_and_beam_recommendations_obey_rules(save_backbone, tmp_path, sear
     histories = histories_of(index)
     allowed = index.item_ids[5:18]
     found = model.recommend(
-        tokenizer, histories, top_k=8, num_beams=30, search=search, allowed_items=allowed, exclude_history=True
+        tokenizer,
+        histories,
+        top_k=8,
+        num_beams=30,
+        search=search,
+        allowed_items=allowed,
+        exclude_history=True,
+        scoring="vocabulary",
     )
     for history, row in zip(histories, found):
         scores = log_probs_of_all(model, tokenizer, history)
@@ -430,7 +437,7 @@ def test_backbones_without_tree_masks_decode_with_expanded_caches(
             every = log_probs_of_all(model, tokenizer, history)
             found, _ = searched(model, tokenizer, "exact", history, 5, 3)
             assert dict(found) == pytest.approx(dict(sorted(every.items(), key=lambda kv: -kv[1])[:5]), abs=TOLERANCE)
-        [together] = [model.recommend(tokenizer, histories, top_k=5, num_beams=5, batch_size=5)]
+        together = model.recommend(tokenizer, histories, top_k=5, num_beams=5, batch_size=5, scoring="vocabulary")
     assert [[r.score for r in row[:1]] for row in together] == [
         [pytest.approx(row[0][1], abs=TOLERANCE)] for row in expected
     ]
@@ -519,10 +526,10 @@ def test_catalogue_scoring_computes_no_other_logits(model, tokenizer) -> None:
     widths = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: widths.append(output.shape[-1]))
     before = model.get_output_embeddings().weight.clone()
-    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4, scoring="catalogue")
+    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4)
     assert set(widths) == {sum(map(len, tokenizer.sid_token_ids))}
     assert torch.equal(model.get_output_embeddings().weight, before)
-    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4)
+    model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4, scoring="vocabulary")
     assert widths[-1] == len(before)
 
 

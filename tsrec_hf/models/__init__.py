@@ -7,6 +7,7 @@ from .configuration_tsrec import TSRecConfig
 from .given_priors_tsrec import MixedPrior
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior, PriorWeights
+from .plain_text_tsrec import PlainText
 from .priors_tsrec import NextItemPrior, PopularityPrior, SimilarityPrior
 from .prompting_tsrec import PROMPT_VERSION, PromptBuilder
 from .tokenization_tsrec import TSRecTokenizer
@@ -40,6 +41,7 @@ __all__ = [
     "ItemPrior",
     "MixedPrior",
     "NextItemPrior",
+    "PlainText",
     "PopularityPrior",
     "PriorWeights",
     "PromptBuilder",

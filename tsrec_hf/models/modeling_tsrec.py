@@ -271,11 +271,12 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         exclude_items: ItemSet | None = None,
         exclude_history: bool = False,
         search: str = "beam",
-        scoring: str = "vocabulary",
+        scoring: str = "catalogue",
         max_batch_tokens: int = 16_384,
         prior: Any = "fitted",
         prior_form: str | None = None,
         prior_weight: float | None = None,
+        unknown_items: str = "error",
     ) -> list[list[Recommendation]]:
         """
         Ranks the catalogue's items for each history by constrained search.
@@ -305,9 +306,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             search (`str`, *optional*, defaults to `"beam"`):
                 `"beam"`, or `"exact"` for the true best of the whole catalogue, whatever it costs: a progress bar and
                 the log say how many prefixes were expanded.
-            scoring (`str`, *optional*, defaults to `"vocabulary"`):
-                `"vocabulary"` sums log-probabilities over the whole vocabulary, as `generate` does; `"catalogue"`
-                renormalises them over the tokens that continue a SID that exists, which is faster.
+            scoring (`str`, *optional*, defaults to `"catalogue"`):
+                `"catalogue"` sums log-probabilities over the tokens that continue a SID that exists, so those of the
+                whole catalogue add up to 1; `"vocabulary"` sums them over the whole vocabulary, as `generate` does,
+                which is slower and ranks no better.
             max_batch_tokens (`int`, *optional*, defaults to `16384`):
                 Tokens of a batch, prompts and beams together, above which it takes fewer users.
             prior ([`ItemPrior`], array, `dict` or `Callable`, *optional*, defaults to `"fitted"`):
@@ -321,6 +323,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 the fitted one, or else `"log_linear"`.
             prior_weight (`float`, *optional*):
                 Weight of the prior. Defaults to the fitted one, or else 1.
+            unknown_items (`str`, *optional*, defaults to `"error"`):
+                What happens where a history names an item that the index does not hold, one that was delisted since:
+                `"error"` refuses the call, `"drop"` goes on without the item. A history that nothing is left of gets
+                an empty list.
 
         Returns:
             `list[list[Recommendation]]`: For each user, best first. The rules apply inside the search, so lists are
@@ -328,9 +334,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             `KeyError`: an item that the index does not hold. `TypeError`: a single history in place of a list of them,
-            a generator, a whole data set. `ValueError`: an empty history, a tokenizer of another index, a checkpoint
-            of another prompt version, fewer beams than items asked for, another search or scoring, a model whose
-            scores are not numbers, rules that leave a user nothing.
+            a generator, a whole data set, an option of another type. `ValueError`: an empty history, a tokenizer of
+            another index, a checkpoint of another prompt version, fewer beams than items asked for, another search or
+            scoring, a model whose scores are not numbers, rules that leave a user nothing.
 
         Example:
 
@@ -358,6 +364,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prior=prior,
             prior_form=prior_form,
             prior_weight=prior_weight,
+            unknown_items=unknown_items,
         )
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .plain_text_tsrec import PlainText
+
 
 if TYPE_CHECKING:
     from .tokenization_tsrec import TSRecTokenizer
@@ -26,7 +28,8 @@ MAX_HISTORY = 10
 class PromptBuilder:
     r"""
     Builds every prompt from item ids and SID tokens. Encode the strings with `add_special_tokens=False`: where the
-    backbone starts its texts with a token of its own, the prompts hold it already.
+    backbone starts its texts with a token of its own, the prompts hold it already. Titles and descriptions stand in
+    them as [`PlainText`]: none of their characters is read as a control or SID token.
 
     Args:
         tokenizer ([`TSRecTokenizer`]):
@@ -55,6 +58,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.sid_index = tokenizer.sid_index
         self.max_history = tokenizer.max_history
+        self._plain = PlainText(tokenizer)
 
     @cached_property
     def _token_ids(self) -> list[np.ndarray]:
@@ -79,7 +83,7 @@ class PromptBuilder:
 
     def item_prompt(self, title: str) -> str:
         """Prompt whose answer is the SID of the item with this title."""
-        return f"{self._start}The item titled: {title} is:"
+        return f"{self._start}The item titled: {self._plain(title)} is:"
 
     def history_title_prompt(self, history: Sequence[str]) -> str:
         """Prompt whose answer is the title of the next item."""
@@ -91,7 +95,7 @@ class PromptBuilder:
 
     def token_prompt(self, description: str) -> str:
         """Prompt whose answer is the SID token with this description."""
-        return f"{self._start}Which token means: {description} It is:"
+        return f"{self._start}Which token means: {self._plain(description)} It is:"
 
     def keywords_prompt(self, token: str) -> str:
         """Prompt whose answer is the keywords of a SID token's cluster."""
@@ -99,7 +103,7 @@ class PromptBuilder:
 
     def text_answer(self, text: str) -> str:
         """A text as it stands in answers: behind a space, and closed by the end token."""
-        return f" {text}{self.tokenizer.eos_token}"
+        return f" {self._plain(text)}{self.tokenizer.eos_token}"
 
     def sid(self, item_id: str) -> str:
         """SID of an item as it stands in prompts and answers."""

@@ -6,8 +6,10 @@ those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -17,6 +19,7 @@ from .given_priors_tsrec import as_prior
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior
 from .prior_search_tsrec import Fusion, NodePrior, SearchPrior
+from .prompting_tsrec import PromptBuilder
 from .search_tsrec import TreeBeams
 from .session_tsrec import SearchSession
 
@@ -75,25 +78,33 @@ def recommend_items(
     prior: Any,
     prior_form: str | None,
     prior_weight: float | None,
+    unknown_items: str,
 ) -> list[list[Recommendation]]:
     """Implements [`TSRecForCausalLM.recommend`], which documents the arguments."""
     session = SearchSession(model, tokenizer, scoring)
     index, prompts = session.index, session.prompts
     num_beams = model.config.recommend_num_beams if num_beams is None else num_beams
-    _check_options(top_k, num_beams, batch_size, max_batch_tokens, search, index)
+    counts = {"top_k": top_k, "num_beams": num_beams, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
+    _check_options(counts, {"progress": progress, "exclude_history": exclude_history}, search, unknown_items)
+    _check_beams(top_k, num_beams, search, index)
     _check_histories(histories)
-    # Every history is checked before the first one is searched, but prompts are encoded a batch at a time.
-    lengths = [len(index.positions_of(prompts.kept_history(history))) * index.num_levels for history in histories]
+    if unknown_items == "drop":
+        histories = _known_items(prompts, histories)
+    # Every history is checked before the first one is searched, but prompts are encoded a batch at a time. Those that
+    # nothing is left of get no list.
+    served = [user for user, history in enumerate(histories) if unknown_items == "error" or history]
+    lengths = [len(index.positions_of(prompts.kept_history(histories[user]))) * index.num_levels for user in served]
     item_filter = None
     if allowed_items is not None or exclude_items is not None or exclude_history:
         past = histories if exclude_history else None
-        item_filter = ItemFilter(index, session.trie, len(lengths), allowed_items, exclude_items, past)
+        item_filter = ItemFilter(index, session.trie, len(histories), allowed_items, exclude_items, past)
     search_prior = _search_prior(tokenizer, session, prior, prior_form, prior_weight, item_filter)
-    results: list[list[Recommendation]] = [[] for _ in lengths]
+    results: list[list[Recommendation]] = [[] for _ in range(len(histories))]
     num_expanded = 0
     with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
         tree_tokens = num_beams * (index.num_levels - 1)
-        for users in batches_of(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree_tokens):
+        for batch in batches_of(lengths, 1 if search == "exact" else batch_size, max_batch_tokens, tree_tokens):
+            users = [served[place] for place in batch]
             inputs = session.pad([prompts.history_ids(histories[user]) for user in users])
             rules = None if item_filter is None else item_filter.batch(users)
             own_prior = None
@@ -143,19 +154,44 @@ def batches_of(lengths: list[int], batch_size: int, max_tokens: int, tree_tokens
         start = stop
 
 
-def _check_options(top_k: int, num_beams: int, batch_size: int, max_tokens: int, search: str, index: SIDIndex) -> None:
-    if min(top_k, batch_size, num_beams, max_tokens) < 1:
-        raise ValueError(
-            "Expected `top_k`, `batch_size`, `num_beams` and `max_batch_tokens` of at least 1, but found "
-            f"{top_k}, {batch_size}, {num_beams} and {max_tokens}."
-        )
-    if search not in ("beam", "exact"):
-        raise ValueError(f"Expected `search` to be 'beam' or 'exact', but found {search!r}.")
+def _check_options(counts: dict[str, Any], flags: dict[str, Any], search: Any, unknown_items: Any) -> None:
+    """Options as callers, JSON requests and command lines give them; a string would pass for a number or a flag."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            kind = ValueError if isinstance(value, Integral) and not isinstance(value, bool) else TypeError
+            raise kind(f"Expected `{name}` as a whole number of at least 1, but found {value!r}.")
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"Expected `{name}` to be True or False, but found {value!r}.")
+    for name, value, known in (
+        ("search", search, ("beam", "exact")),
+        ("unknown_items", unknown_items, ("error", "drop")),
+    ):
+        if value not in known:
+            raise ValueError(f"Expected `{name}` to be {known[0]!r} or {known[1]!r}, but found {value!r}.")
+
+
+def _check_beams(top_k: int, num_beams: int, search: str, index: SIDIndex) -> None:
     if search == "beam" and num_beams < min(top_k, index.trie.num_leaves):
         raise ValueError(
             f"Expected at least as many beams as items, but found num_beams={num_beams} and top_k={top_k}. "
             f"Pass `num_beams={top_k}` or more."
         )
+
+
+def _known_items(prompts: PromptBuilder, histories: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Histories without the items that the catalogue does not hold, of which a warning tells."""
+    for history in histories:
+        prompts.kept_history(history)  # raises for what is no history
+    known = [[item for item in history if item in prompts.sid_index] for history in histories]
+    dropped = sum(len(own) < len(history) for own, history in zip(known, histories))
+    if dropped:
+        emptied = sum(not own for own in known)
+        logger.warning(
+            f"{dropped} of {len(known)} histories name items that the catalogue does not hold, which were dropped; "
+            f"{emptied} have none left and get an empty list."
+        )
+    return known
 
 
 def _check_histories(histories: Any) -> None:

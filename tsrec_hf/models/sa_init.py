@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .plain_text_tsrec import plain_texts
+
 
 # The form of the paper, where the defaults of `initialize_sid_embeddings` are what a study found best.
 PUBLISHED_SA_INIT = {"pooling": "mean", "center": False, "norm": "vocab_mean"}
@@ -255,7 +257,7 @@ def _subtoken_weights(
 ) -> torch.Tensor:
     """Sparse matrix of shape `(tokens, vocabulary)` whose product with the embeddings pools each token's keywords."""
     distinct = {word: None for words in keywords for word in words}
-    encoded = tokenizer(list(distinct), add_special_tokens=False).input_ids
+    encoded = tokenizer(plain_texts(tokenizer, distinct), add_special_tokens=False).input_ids
     pieces = dict(zip(distinct, encoded))
     unknown = next((word for word, ids in pieces.items() if not ids or max(ids) >= vocabulary_size), None)
     if unknown is not None:

@@ -28,7 +28,7 @@ class SearchSession:
             The recommender.
         tokenizer ([`TSRecTokenizer`]):
             Its tokenizer.
-        scoring (`str`, *optional*, defaults to `"vocabulary"`):
+        scoring (`str`, *optional*, defaults to `"catalogue"`):
             As in [`SIDSearch`].
         prefix_ids (`Sequence[int]`, *optional*):
             Tokens that all prompts begin with, and that are left out of them. Defaults to the instruction of sequence
@@ -60,7 +60,7 @@ class SearchSession:
         self,
         model: "TSRecForCausalLM",
         tokenizer: "TSRecTokenizer",
-        scoring: str = "vocabulary",
+        scoring: str = "catalogue",
         prefix_ids: Sequence[int] | None = None,
     ):
         model.check_tokenizer(tokenizer)

@@ -15,6 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tsrec_hf.models import PlainText
+
 from .chat_teacher import ChatTeacher
 from .teacher_prompt import ANSWER_START, Message
 
@@ -104,6 +106,7 @@ class TransformersTeacher(ChatTeacher):
         name = model.name_or_path or ""
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self._plain = PlainText(tokenizer)
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -148,7 +151,9 @@ class TransformersTeacher(ChatTeacher):
 
     def _encode(self, messages: list[Message]) -> list[int]:
         # With `tokenize=False` the result is a string, which the library's annotation does not say.
-        text = cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        # What titles hold is text, even where it looks like the end of a message.
+        plain = [{**message, "content": self._plain(message["content"])} for message in messages]
+        text = cast(str, self.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
         # The template adds the special tokens itself.
         return self.tokenizer(text + ANSWER_START, add_special_tokens=False)["input_ids"]
 

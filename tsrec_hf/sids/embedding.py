@@ -8,6 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
+from tsrec_hf.models.plain_text_tsrec import plain_texts
+
 
 def mean_pooled_embeddings(
     model: PreTrainedModel,
@@ -50,7 +52,7 @@ def mean_pooled_embeddings(
         raise ValueError("Expected at least one text, found none. Pass one text an item.")
     input_ids = [
         torch.tensor(ids, dtype=torch.long)
-        for ids in tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+        for ids in tokenizer(plain_texts(tokenizer, texts), truncation=True, max_length=max_length)["input_ids"]
     ]
     lengths = np.array([len(ids) for ids in input_ids])
     if lengths.min() == 0:

@@ -1,0 +1,326 @@
+"""
+Does the meaning of SID tokens help a recommender, and how much, against what is free?
+
+    python benchmarks/reproduce.py --data_dir amazon/Industrial_and_Scientific --dataset industrial --preset cpu
+
+Each run trains one recipe with one seed, searches for the whole validation and test splits, fits a prior on validation
+rows and searches for the test split with it, and leaves `runs/<section>/<name>-seed<seed>.json` and the ranks of every
+row beside it. Finished runs are not repeated, and a run that was stopped goes on from its last checkpoint, so all can
+be made in pieces: `--sections recipe initialization` and `--names` choose some, `--max_runs 1` stops after one.
+`reproduce_report.py` makes the tables, the paired comparisons and `docs/results.md` of whatever has finished.
+
+The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
+`initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds). The preset `cpu` keeps ten
+layers, so that a run takes half an hour of one core; `gpu` takes all layers and ten seeds; `quick` shows that it runs.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import DataArguments, Runs, run_script, timed
+from sa_init_study import draw_random_rows
+from small_models import load_semantics, save_backbone
+from torch.optim.swa_utils import AveragedModel
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from tsrec_hf import (
+    PUBLISHED_SA_INIT,
+    NextItemPrior,
+    PopularityPrior,
+    RecommendationDataset,
+    RecommendationEvaluator,
+    TokenSemantics,
+    TSRecForCausalLM,
+    TSRecSFTConfig,
+    TSRecSFTTrainer,
+    TSRecTokenizer,
+    build_sft_mixture,
+    fit_prior,
+    initialize_sid_embeddings,
+    open_dataset,
+)
+from tsrec_hf.trainers import lora_config
+
+
+DEFAULT_SA_INIT: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "match_resize"}
+SHUFFLED = {"shuffle_seed": 1234}
+# Arguments of SA-Init; "random" draws rows with the vocabulary's mean and variance of every dimension.
+INITIALIZATIONS: dict[str, dict[str, Any] | None] = {
+    "random": None,
+    "default": DEFAULT_SA_INIT,
+    "default-shuffled": DEFAULT_SA_INIT | SHUFFLED,
+    "default-level1": DEFAULT_SA_INIT | {"levels": 1},
+    "default-levels12": DEFAULT_SA_INIT | {"levels": 2},
+    "published": dict(PUBLISHED_SA_INIT),
+    "published-shuffled": dict(PUBLISHED_SA_INIT) | SHUFFLED,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run trains."""
+
+    num_layers: int = 10
+    num_passes: float = 3.0
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    weight_decay: float = 0.0
+    initialization: str = "default"
+    tasks: tuple[str, ...] = ("sequence",)
+    # How often the rows of the tasks beside "sequence" occur.
+    task_weight: float = 1.0
+    shuffled_descriptions: bool = False
+    lora_r: int = 0
+    # Part of the steps after which weights are averaged; `None` keeps the last ones.
+    average_from: float | None = None
+
+
+FOUR_TASKS = ("sequence", "title", "history_title", "alignment")
+
+
+def plan(base: Recipe) -> dict[str, dict[str, Recipe]]:
+    """The recipes of every section, by the names of their runs."""
+    return {
+        "recipe": {
+            "base": base,
+            "6-layers": replace(base, num_layers=6),
+            "16-layers-2-passes": replace(base, num_layers=16, num_passes=2.0),
+            "30-layers-2-passes": replace(base, num_layers=0, num_passes=2.0, learning_rate=3e-4),
+            "30-layers-1-pass": replace(base, num_layers=0, num_passes=1.0, learning_rate=3e-4),
+            "1-pass": replace(base, num_passes=1.0),
+            "2-passes": replace(base, num_passes=2.0),
+            "4-passes": replace(base, num_passes=4.0),
+            "rate-1e-3": replace(base, learning_rate=1e-3),
+            "rate-2.5e-4": replace(base, learning_rate=2.5e-4),
+            "batch-16": replace(base, batch_size=16),
+            "batch-64": replace(base, batch_size=64),
+            "decay-0.1": replace(base, weight_decay=0.1),
+            "averaged": replace(base, average_from=0.5),
+        },
+        "initialization": {name: replace(base, initialization=name) for name in INITIALIZATIONS}
+        | {
+            f"lora-{name}": replace(base, initialization=name, lora_r=16, learning_rate=2 * base.learning_rate)
+            for name in ("random", "default", "default-shuffled")
+        },
+        "alignment": {
+            "align": replace(base, tasks=("sequence", "alignment")),
+            "align-shuffled": replace(base, tasks=("sequence", "alignment"), shuffled_descriptions=True),
+            "four-tasks": replace(base, tasks=FOUR_TASKS, task_weight=0.3),
+        },
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {"base": Recipe(num_layers=0, num_passes=2.0, learning_rate=3e-4, batch_size=64), "seeds": range(10)},
+    "quick": {"base": Recipe(num_layers=1, num_passes=0.01), "seeds": [0], "num_rows": 32, "num_beams": 20},
+}
+
+
+@dataclass(kw_only=True)
+class ScriptArguments(DataArguments):
+    """Which runs to make."""
+
+    dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
+    preset: str = field(default="cpu", metadata={"help": f"One of {list(PRESETS)}."})
+    quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
+    sections: list[str] = field(default_factory=lambda: list(plan(Recipe())), metadata={"help": "Sections to run."})
+    names: list[str] = field(default_factory=list, metadata={"help": "Names of runs; default: all of the sections."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; `recipe` takes the first."})
+    max_runs: int | None = field(default=None, metadata={"help": "Stop after so many new runs."})
+    num_rows: int | None = field(default=None, metadata={"help": "Rows of a split that are searched for; all."})
+    num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
+    keep_models: bool = field(default=False, metadata={"help": "Keep the trained recommenders, with their priors."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Backbone; default: SmolLM2-135M."})
+    gguf_file: str | None = field(default=None, metadata={"help": "File in it, for GGUF backbones."})
+    output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of the results."})
+    base: Recipe = field(default_factory=Recipe, init=False)
+
+    def __post_init__(self):
+        self.preset = "quick" if self.quick else self.preset
+        if self.preset not in PRESETS:
+            raise ValueError(f"Expected `preset` among {list(PRESETS)}, but found {self.preset!r}.")
+        for name, value in PRESETS[self.preset].items():
+            setattr(self, name, value)
+        known = plan(self.base)
+        unknown = [section for section in self.sections if section not in known]
+        names = {name for section in known.values() for name in section}
+        unknown += [name for name in self.names if name not in names]
+        if unknown:
+            raise ValueError(f"Expected sections among {list(known)} and names among {sorted(names)}: {unknown}.")
+
+
+class AverageCallback(TrainerCallback):
+    """Averages the weights of the steps after a part of the training, and ends with the average."""
+
+    def __init__(self, start: float):
+        self.start = start
+        self.average: AveragedModel | None = None
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step >= self.start * state.max_steps:
+            if self.average is None:
+                self.average = AveragedModel(model)
+            self.average.update_parameters(model)
+
+    @torch.no_grad()
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        assert self.average is not None
+        for own, mean in zip(model.parameters(), self.average.module.parameters(), strict=True):
+            own.copy_(mean)
+
+
+def start(recipe: Recipe, seed: int, backbone: str, tokenizer: TSRecTokenizer, semantics: TokenSemantics):
+    """The recommender before training."""
+    model = TSRecForCausalLM.from_backbone(backbone, tokenizer, dtype=torch.float32)
+    kwargs = INITIALIZATIONS[recipe.initialization]
+    if kwargs is None:
+        draw_random_rows(model, tokenizer, seed)
+    else:
+        initialize_sid_embeddings(model, tokenizer, semantics, **kwargs)
+    return model
+
+
+def shuffled(semantics: TokenSemantics, seed: int) -> TokenSemantics:
+    """The descriptions of the tokens of a level, dealt out anew among them: the control of TS-Align."""
+    generator = np.random.default_rng(seed)
+    dealt = []
+    for level in sorted({token.split("_")[0] for token in semantics}):
+        tokens = [token for token in semantics if token.split("_")[0] == level]
+        order = generator.permutation(len(tokens))
+        dealt += [replace(semantics[tokens[other]], token=token) for token, other in zip(tokens, order, strict=True)]
+    return TokenSemantics(dealt, semantics.fingerprint)
+
+
+def train(
+    recipe: Recipe, seed: int, model, tokenizer, dataset: RecommendationDataset, semantics, folder: Path
+) -> dict[str, float]:
+    """Trains a recommender in place; goes on from the last checkpoint in `folder`."""
+    described = shuffled(semantics, SHUFFLED["shuffle_seed"]) if recipe.shuffled_descriptions else semantics
+    weights = {task: recipe.task_weight for task in recipe.tasks[1:]}
+    rows = build_sft_mixture(dataset, described, tokenizer, tasks=recipe.tasks, weights=weights)
+    steps = max(2, round(recipe.num_passes * len(rows) / recipe.batch_size))
+    settings = TSRecSFTConfig(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, min(steps // 10, 50)),
+        weight_decay=recipe.weight_decay,
+        activation_checkpointing=False,
+        train_sampling_strategy="group_by_length",
+        bf16=True,
+        save_strategy="steps",
+        save_steps=max(1, steps // 6),
+        save_total_limit=1,
+        logging_steps=max(1, steps // 20),
+        report_to="none",
+        seed=seed,
+    )
+    peft_config = None
+    if recipe.lora_r:
+        from trl import ModelConfig
+
+        peft_config = lora_config(model, tokenizer, ModelConfig(use_peft=True, lora_r=recipe.lora_r, lora_alpha=32))
+    callbacks = [] if recipe.average_from is None else [AverageCallback(recipe.average_from)]
+    trainer = TSRecSFTTrainer(
+        model,
+        settings,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
+    found = trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    if recipe.lora_r:
+        trainer.model.merge_and_unload()
+    tokens = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
+    return {"steps": steps, "train_loss": found.training_loss, "tokens": tokens[-1] if tokens else 0.0}
+
+
+class Judge:
+    """Searches for rows of a split, and keeps metrics by slice and the ranks of every row."""
+
+    def __init__(self, dataset: RecommendationDataset, num_rows: int | None, num_beams: int):
+        self.dataset, self.num_rows, self.num_beams = dataset, num_rows, num_beams
+        self.ranks: dict[str, np.ndarray] = {}
+
+    def rows(self, split: str):
+        rows = getattr(self.dataset, split)
+        return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
+
+    def __call__(self, name: str, split: str, model, tokenizer: TSRecTokenizer, **search: Any) -> dict[str, Any]:
+        rows = self.rows(split)
+        evaluator = RecommendationEvaluator(rows, tokenizer.sid_index, self.dataset.train)
+        found = model.recommend(
+            tokenizer, rows["history"][:], top_k=evaluator.top_k, num_beams=self.num_beams, batch_size=16, **search
+        )
+        lists = [[item.item_id for item in items] for items in found]
+        for match in ("item", "sid"):
+            self.ranks[f"{name}/{match}"] = evaluator.ranks(lists, match).numpy().astype(np.int16)
+        return evaluator.evaluate(lists)
+
+
+def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, semantics) -> dict[str, Any]:
+    """One run: trains, searches for validation and test, fits a prior and searches for test with it."""
+    folder = Path(args.output_dir, args.dataset)
+    work, ranks_file = folder / "work" / name, folder / "ranks" / f"{name}.npz"
+    backbone = save_backbone(
+        Path(args.output_dir, f"backbone-{recipe.num_layers or 'all'}"),
+        recipe.num_layers,
+        args.model_name_or_path,
+        args.gguf_file,
+    )
+    set_seed(seed)
+    tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index, max_history=dataset.max_history or 10)
+    model = start(recipe, seed, backbone, tokenizer, semantics)
+    facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work))
+    model = model.to(torch.bfloat16).eval()
+    judge = Judge(dataset, args.num_rows, args.num_beams)
+    results = {split: judge(split, split, model, tokenizer) for split in ("valid", "test")}
+    priors = [prior.fit(dataset.train, tokenizer.sid_index) for prior in (NextItemPrior, PopularityPrior)]
+    fit = fit_prior(model, tokenizer, priors, judge.rows("valid"))
+    results["fused test"] = judge("fused test", "test", model, tokenizer)
+    ranks_file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(ranks_file, **judge.ranks)
+    if args.keep_models:
+        model.save_pretrained(folder / "models" / name)
+        tokenizer.save_pretrained(folder / "models" / name)
+    shutil.rmtree(work, ignore_errors=True)
+    prior = {"form": fit.form, "weight": fit.weight, "shares": fit.shares}
+    return {"name": name, "seed": seed, "results": results, "prior": prior, "train_seconds": train_seconds} | facts
+
+
+def main(args: ScriptArguments) -> None:
+    dataset = open_dataset(args.data_dir)
+    semantics = load_semantics(args.data_dir)
+    base = {"rows": args.num_rows, "beams": args.num_beams, "backbone": args.model_name_or_path}
+    made = 0
+    for section in args.sections:
+        runs = Runs(Path(args.output_dir, args.dataset, "runs", section), base)
+        # Seed by seed, so that every recipe has its first result early.
+        for seed in list(args.seeds)[: 1 if section == "recipe" else None]:
+            for name, recipe in plan(args.base)[section].items():
+                if args.names and name not in args.names:
+                    continue
+                if args.max_runs is not None and made >= args.max_runs:
+                    return
+                full = f"{name}-seed{seed}"
+                made += not (runs.folder / f"{full}.json").exists()
+                make: Callable[[], dict[str, Any]] = partial(
+                    run, args, recipe, seed, f"{section}/{full}", dataset, semantics
+                )
+                result = runs.get(full, make, **asdict(recipe))
+                print(full, {split: slices["all"]["sid_ndcg@10"] for split, slices in result["results"].items()})
+
+
+if __name__ == "__main__":
+    run_script(main, ScriptArguments)

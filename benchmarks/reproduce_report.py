@@ -1,0 +1,189 @@
+"""
+Tables, comparisons and `docs/results.md` of the runs that `reproduce.py` has finished.
+
+    python benchmarks/reproduce_report.py --dataset industrial --document docs/results.md
+
+Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
+users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
+95 % interval of NDCG@10 by SID lies on its side of 0.
+"""
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Runs, markdown_table, run_script, spread, write_text
+from reproduce import Recipe
+
+from tsrec_hf import paired_bootstrap
+
+
+# What the paper claims, or what decides it: a title, and the runs of which the first is to be better.
+CONTRASTS = [
+    ("SA-Init (published) against random rows", "initialization/published", "initialization/random"),
+    ("its meaning: against shuffled keywords", "initialization/published", "initialization/published-shuffled"),
+    ("our default against random rows", "initialization/default", "initialization/random"),
+    ("its meaning: against shuffled keywords", "initialization/default", "initialization/default-shuffled"),
+    ("our default against the published form", "initialization/default", "initialization/published"),
+    ("all levels against the first alone", "initialization/default", "initialization/default-level1"),
+    ("all levels against the first two", "initialization/default", "initialization/default-levels12"),
+    ("LoRA: our default against random rows", "initialization/lora-default", "initialization/lora-random"),
+    ("LoRA: its meaning", "initialization/lora-default", "initialization/lora-default-shuffled"),
+    ("TS-Align against the sequence task alone", "alignment/align", "initialization/default"),
+    ("its meaning: against shuffled descriptions", "alignment/align", "alignment/align-shuffled"),
+    ("the four tasks against the sequence task alone", "alignment/four-tasks", "initialization/default"),
+]
+SETTINGS = ("num_layers", "num_passes", "learning_rate", "batch_size", "weight_decay", "average_from")
+
+
+@dataclass
+class ReportArguments:
+    """Where the runs are, and where the tables go."""
+
+    output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of `reproduce.py`'s results."})
+    dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
+    document: str | None = field(default=None, metadata={"help": "Markdown file to write beside printing."})
+    quick: bool = field(default=False, metadata={"help": "Fewer resamples."})
+
+
+class Results:
+    """The finished runs of a data set: `runs["section/name"]` by seed, and the ranks of their rows."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for section in sorted(path for path in (folder / "runs").glob("*") if path.is_dir()):
+            for run in Runs(section, {}).finished():
+                self.runs[run["name"].rpartition("-seed")[0]][run["seed"]] = run
+
+    def section(self, name: str) -> dict[str, dict[int, dict[str, Any]]]:
+        return {run: seeds for run, seeds in self.runs.items() if run.startswith(f"{name}/")}
+
+    def ranks(self, run: str, seed: int, key: str) -> torch.Tensor:
+        with np.load(self.folder / "ranks" / f"{run}-seed{seed}.npz") as ranks:
+            return torch.from_numpy(ranks[key].astype(np.int64))
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str], metric: str, num_resamples: int):
+        """Paired difference of two (run, ranks) over the seeds that both have, and these seeds; `None` without any."""
+        (run_a, key_a), (run_b, key_b) = first, second
+        seeds = sorted(set(self.runs.get(run_a, {})) & set(self.runs.get(run_b, {})))
+        if not seeds:
+            return None, seeds
+        ranks_a = torch.cat([self.ranks(run_a, seed, key_a) for seed in seeds])
+        ranks_b = torch.cat([self.ranks(run_b, seed, key_b) for seed in seeds])
+        rows = [str(row) for _ in seeds for row in range(len(ranks_a) // len(seeds))]
+        return paired_bootstrap(ranks_a, ranks_b, metric, users=rows, num_resamples=num_resamples), seeds
+
+
+def mean_of(seeds: dict[int, dict[str, Any]], split: str, metric: str, part: str = "all") -> str:
+    return spread([run["results"][split][part][metric] for run in seeds.values()])
+
+
+def recipe_table(results: Results) -> str:
+    """How to train: what each run changes, judged on the validation split."""
+    base = Recipe()
+    rows = []
+    for name, seeds in results.section("recipe").items():
+        run = next(iter(seeds.values()))
+        recipe = run["arguments"]
+        changed = [f"{key} {recipe[key]}" for key in SETTINGS if recipe[key] != getattr(base, key)]
+        rows.append(
+            [
+                name.partition("/")[2],
+                ", ".join(changed) or "-",
+                mean_of(seeds, "valid", "sid_hr@10"),
+                mean_of(seeds, "valid", "sid_ndcg@10"),
+                mean_of(seeds, "test", "sid_hr@10"),
+                mean_of(seeds, "test", "sid_ndcg@10"),
+                mean_of(seeds, "fused test", "sid_ndcg@10"),
+                f"{statistics.mean(one['train_seconds'] for one in seeds.values()) / 3600:.2f}",
+            ]
+        )
+    rows.sort(key=lambda row: row[3], reverse=True)
+    header = [
+        "run",
+        "changes",
+        "valid HR@10",
+        "valid NDCG@10",
+        "test HR@10",
+        "test NDCG@10",
+        "fused test NDCG@10",
+        "h",
+    ]
+    return markdown_table(header, rows)
+
+
+def quality_table(results: Results, sections: tuple[str, ...]) -> str:
+    """Means and spreads over seeds on the test split, with memorised and unmemorised transitions apart."""
+    rows = []
+    for section in sections:
+        for name, seeds in results.section(section).items():
+            rows.append(
+                [
+                    name,
+                    len(seeds),
+                    mean_of(seeds, "test", "sid_hr@10"),
+                    mean_of(seeds, "test", "sid_ndcg@10"),
+                    mean_of(seeds, "test", "ndcg@10", "memorised"),
+                    mean_of(seeds, "test", "ndcg@10", "unmemorised"),
+                    mean_of(seeds, "fused test", "sid_ndcg@10"),
+                ]
+            )
+    header = ["run", "seeds", "HR@10", "NDCG@10", "memorised (item)", "unmemorised (item)", "fused NDCG@10"]
+    return markdown_table(header, rows)
+
+
+def contrast_table(results: Results, num_resamples: int) -> str:
+    """The claims, each with its control."""
+    rows = []
+    for title, first, second in CONTRASTS:
+        cells = []
+        for metric in ("ndcg@10", "hr@10"):
+            found, seeds = results.difference((first, "test/sid"), (second, "test/sid"), metric, num_resamples)
+            if found is None:
+                break
+            cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
+            if metric == "ndcg@10":
+                verdict = "confirmed" if found.low > 0 else "the opposite" if found.high < 0 else "not decided"
+        rows.append([title, len(seeds), *cells, verdict] if cells else [title, 0, "-", "-", "not run"])
+    return markdown_table(["claim", "seeds", "NDCG@10 by SID", "HR@10 by SID", "verdict"], rows)
+
+
+def document(results: Results, dataset: str, num_resamples: int) -> str:
+    """The report as Markdown."""
+    runs = [run for seeds in results.runs.values() for run in seeds.values()]
+    num_rows = {run["results"]["test"]["all"]["num_rows"] for run in runs}
+    hours = sum(run["seconds"] for run in runs) / 3600
+    parts = [
+        f"## {dataset}",
+        f"{len(runs)} runs, {hours:.1f} core-hours; {', '.join(map(str, sorted(num_rows)))} test rows. SID match "
+        "unless a column says item; mean ± standard deviation over seeds. *Fused* is with transitions and popularity "
+        "inside the search, their weights chosen on validation rows.",
+        "### How to train",
+        "Chosen by the validation split; one seed.",
+        recipe_table(results),
+        "### Initialisation and tasks",
+        quality_table(results, ("initialization", "alignment")),
+        "### The claims",
+        contrast_table(results, num_resamples),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(args: ReportArguments) -> None:
+    folder = Path(args.output_dir, args.dataset)
+    if not (folder / "runs").is_dir():
+        print(f"Skipped: there are no runs in {folder}. Make some with `reproduce.py --dataset {args.dataset}`.")
+        return
+    text = document(Results(folder), args.dataset, 200 if args.quick else 10_000)
+    print(text)
+    if args.document:
+        write_text(Path(args.document), text)
+
+
+if __name__ == "__main__":
+    run_script(main, ReportArguments)
