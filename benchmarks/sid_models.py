@@ -114,13 +114,13 @@ def make_sid_model(name: str, dataset: RecommendationDataset, train: Any, max_hi
     if name == "tiger":
         train.item_feature = FeatureModality(features=np.zeros((len(index), 1), dtype=np.float32))
         sizes = {"rqvae_num_levels": index.num_levels, "rqvae_codebook_size": int(index.codes.max()) + 1}
-        return TigerOnGivenSIDs(**GRID_CONFIG | sizes | settings, max_len=max_history)
+        return TigerOnGivenSIDs(**GRID_CONFIG | sizes | settings | {"max_len": max_history})
     with tempfile.TemporaryDirectory() as folder:
         texts = embed_items(dataset.items, find_encoder(Path(folder)))
     rows = {item: row for row, item in enumerate(dataset.items["item_id"][:])}
     features = np.asarray(texts, dtype=np.float32)[[rows[item] for item in index.item_ids]]
     train.item_feature = FeatureModality(features=features)
-    return RPG(**RPG_CONFIG | settings, max_len=max_history)
+    return RPG(**RPG_CONFIG | settings | {"max_len": max_history})
 
 
 def _save_new_backbone(folder: Path) -> None:
