@@ -14,7 +14,14 @@ from tsrec_hf.models import PromptBuilder, SearchSession
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SIBLINGS = ("common", "generate_beams", "small_models", "sa_init_study")
+SIBLINGS = (
+    "common",
+    "cornac_models",
+    "generate_beams",
+    "sa_init_study",
+    "sid_models",
+    "small_models",
+)
 TEXT = (BENCHMARKS / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
 LINES = re.findall(r"^(?:OMP_NUM_THREADS=1 )?python (benchmarks/\w+\.py[^\n#]*)", TEXT, flags=re.MULTILINE)
 
@@ -30,7 +37,7 @@ def siblings(monkeypatch):
 
 def test_every_script_stands_in_the_readme() -> None:
     scripts = {path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {Path(line.split()[0]).name for line in LINES} == scripts and len(scripts) == 12
+    assert {Path(line.split()[0]).name for line in LINES} == scripts and len(scripts) == 13
 
 
 @pytest.mark.parametrize("line", LINES)
