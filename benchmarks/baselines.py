@@ -170,6 +170,11 @@ def summary(results: list[dict[str, Any]]) -> str:
     return markdown_table(["model", "seeds", *COLUMNS, "ndcg@10, validation", "seconds"], lines)
 
 
+def figures(result: dict[str, Any]) -> dict[str, Any]:
+    """A run without its slices, which its own file holds."""
+    return result | {"metrics": {split: slices["all"] for split, slices in result["metrics"].items()}}
+
+
 def main(args: BaselineArguments) -> None:
     dataset = open_dataset(args.data_dir)
     if dataset.sid_index is None:
@@ -188,7 +193,7 @@ def main(args: BaselineArguments) -> None:
             settings = run_settings(name, dataset, args.quick)
             runs.get(f"{name}-seed{seed}", lambda: run(args, name, seed, dataset), **settings)
             finished = runs.finished()
-            write_report(folder / "summary.md", summary(finished) + "\n", {"runs": finished})
+            write_report(folder / "summary.md", summary(finished) + "\n", {"runs": [figures(one) for one in finished]})
     print((folder / "summary.md").read_text(encoding="utf-8"))
 
 
