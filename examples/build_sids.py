@@ -47,6 +47,7 @@ from tsrec_hf import (
     tidy,
 )
 from tsrec_hf.items import leave_one_out_split
+from tsrec_hf.sids import embed_interactions, join_collaborative, refuse_equal_vectors
 from tsrec_hf.sids.catalogue import (
     default_level_sizes,
     extend_index,
@@ -54,6 +55,7 @@ from tsrec_hf.sids.catalogue import (
     save_embeddings,
     write_report,
 )
+from tsrec_hf.sids.item_embedding import texts_of
 
 
 SPLITTERS = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
@@ -107,7 +109,12 @@ class ScriptArguments:
     level_sizes: list[int] | None = field(
         default=None, metadata={"help": "Codes at each level; default: three levels by the number of items."}
     )
-    balanced: bool = field(default=False, metadata={"help": "Residual k-means: use all codes alike."})
+    balanced: bool | None = field(
+        default=None, metadata={"help": "Residual k-means: use all codes alike; default: yes, 'false' as published."}
+    )
+    collaborative_weight: float = field(
+        default=0.0, metadata={"help": "Weight of what training users took together, relative to content; 0: none."}
+    )
     collisions: str = field(
         default="reassign", metadata={"help": "Items of one SID: 'reassign', 'sinkhorn', 'suffix' or 'keep'."}
     )
@@ -201,13 +208,18 @@ def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
 def quantise(args: ScriptArguments, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:
     """A new quantiser and the codes of all items."""
     sizes = args.level_sizes or default_level_sizes(len(embeddings))
-    settings = {"balanced": True} if args.balanced else {}
+    settings = {} if args.balanced is None else {"balanced": args.balanced}
     quantizer = QUANTIZERS[args.quantizer](sizes, seed=args.seed, **settings).fit(embeddings)
     return quantizer, resolve_collisions(quantizer.encode(embeddings), embeddings, quantizer, args.collisions)
 
 
 def extend(args: ScriptArguments, items: Dataset, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, SIDIndex]:
     """The quantiser of an earlier run, and its index with the items of now."""
+    if args.collaborative_weight > 0:
+        raise ValueError(
+            "Expected SIDs of contents alone with `--extend_dir`, found `--collaborative_weight`: vectors of other "
+            "interactions mean something else. Make all SIDs anew, or leave the option out of both runs."
+        )
     earlier = json.loads(Path(args.extend_dir, SETTINGS_NAME).read_text())
     mine = asdict(args)
     other = {name: (earlier[name], mine[name]) for name in EMBEDDING_SETTINGS if earlier[name] != mine[name]}
@@ -246,20 +258,25 @@ def main(args: ScriptArguments) -> None:
     summary = log.summary.with_splits(dataset)
     print(f"{summary}\n", flush=True)
 
-    embeddings = embed(args, dataset.items)
+    embeddings, item_ids = embed(args, dataset.items), dataset.items["item_id"][:]
+    texts = texts_of(dataset.items, weights_of(args)) if weights_of(args) else None
+    if texts is not None:
+        refuse_equal_vectors(embeddings, texts)
+    if args.collaborative_weight > 0:
+        together = embed_interactions(dataset.train, item_ids, dim=min(64, len(item_ids)))
+        embeddings = join_collaborative(embeddings, together, args.collaborative_weight)
+    about = {"texts": texts}
+    if len(dataset.train):
+        about |= {"interactions": dataset.train, "held_out": dataset.valid, "item_ids": item_ids}
     if args.extend_dir is None:
         quantizer, codes = quantise(args, embeddings)
         # A code that no item has would be a token that no model learns; the report counts it before it goes.
-        report = sid_report(codes, embeddings, quantizer)
-        encoded = quantizer.encode(embeddings)
+        report = sid_report(codes, embeddings, quantizer, **about)
         index = SIDIndex(dataset.items["item_id"][:], quantizer.drop_unused(codes), titles=dataset.items["title"][:])
     else:
         quantizer, index = extend(args, dataset.items, embeddings)
-        report = sid_report(index.codes[index.positions_of(dataset.items["item_id"][:])], embeddings, quantizer)
-        encoded = quantizer.encode(embeddings)
-    shared = 1 - len(np.unique(encoded, axis=0)) / len(encoded)
-    text = f"{report}\n\nBefore `{args.collisions}` the collision rate was {shared:.2%}."
-    print(text, flush=True)
+        report = sid_report(index.codes[index.positions_of(item_ids)], embeddings, quantizer, **about)
+    print(report, flush=True)
 
     dataset = replace(dataset, sid_index=index)
     dataset.save(output)
@@ -267,7 +284,7 @@ def main(args: ScriptArguments) -> None:
     row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"][:])}
     save_embeddings(output, embeddings[[row_of[item_id] for item_id in index.item_ids]], index)
     (output / SETTINGS_NAME).write_text(json.dumps(asdict(args), indent=1), encoding="utf-8")
-    write_report(output, report, f"{summary}\n\n{text}")
+    write_report(output, report, f"{summary}\n\n{report}")
     if args.export_dir is not None:
         save_minionerec(dataset, args.export_dir)
     print(f"\n{output}: {dataset}")

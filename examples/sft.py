@@ -35,6 +35,7 @@ from tsrec_hf import (
     open_dataset,
 )
 from tsrec_hf.data import BUILT_IN_TASKS
+from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
 from tsrec_hf.hub import load_or_start_recommender
 from tsrec_hf.trainers import ground_sid_rows, lora_config, quantize, save_base
 
@@ -119,6 +120,8 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     # Titles and descriptions have no validation rows of their own: the training ones hold them all.
     validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
     mixture = {"weights": script_args.mixture_weights, "sequence_mode": script_args.sequence_mode}
+    if training_args.max_length is not None:
+        mixture["max_text_tokens"] = min(MAX_TEXT_TOKENS, max(1, training_args.max_length // 2))
     train_rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=script_args.tasks, **mixture)
     valid_rows = build_sft_mixture(
         dataset, semantics, tokenizer, tasks=validated or script_args.tasks, split="valid", **mixture

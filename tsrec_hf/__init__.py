@@ -38,6 +38,7 @@ _ROOM_OF = {
         "embed_interactions",
         "embed_items",
         "fill_from_neighbours",
+        "join_collaborative",
         "resolve_collisions",
         "sid_report",
     ],

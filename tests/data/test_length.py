@@ -4,6 +4,7 @@ from datasets import Dataset, concatenate_datasets
 from tsrec_hf.data import (
     LengthReport,
     PromptBuilder,
+    build_history_title_rows,
     build_sequence_rows,
     build_title_rows,
     drop_oldest_items,
@@ -87,6 +88,23 @@ def test_rows_of_text_are_never_cut(rows, dataset, tokenizer):
     words = Dataset.from_list([{"input_ids": [5] * 20, "labels": [5] * 20}])
     with pytest.raises(ValueError, match="Row 0 of task None has 20 tokens"):
         drop_oldest_items(words, tokenizer, 14)
+
+
+def test_rows_of_titles_lose_their_oldest_items_but_one(dataset, tokenizer):
+    test = Dataset.from_list([{"user_id": "bob", "history": ["apple", "pear", "bread"], "target": "hammer"}])
+    written = build_history_title_rows(test, dataset.items, tokenizer)
+    rows = Dataset.from_list(tokenize_rows(written, tokenizer))
+    [ids] = rows["input_ids"][:]
+    # The instruction has 5 tokens, three items 9, " The title of the next:" 6 and "claw hammer</s>" 3.
+    assert len(ids) == 23
+    short, report = drop_oldest_items(rows, tokenizer, 20)
+    assert report == LengthReport(rows=1, items=1, targets=0)
+    assert short[0]["input_ids"] == ids[:5] + ids[8:]
+    assert short[0]["labels"] == [-100] * 17 + ids[-3:]
+    short, report = drop_oldest_items(rows, tokenizer, 17)
+    assert report.items == 2 and short[0]["input_ids"] == ids[:5] + ids[11:]
+    with pytest.raises(ValueError, match="Row 0 of task 'history_title' has 23 tokens.*lower `max_text_tokens`"):
+        drop_oldest_items(rows, tokenizer, 16)
 
 
 def test_no_rows(rows, tokenizer):

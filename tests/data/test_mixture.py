@@ -179,6 +179,7 @@ def test_equal_arguments_hit_the_cache(dataset, semantics, tokenizer, backbone_d
         {"sequence_mode": "window"},
         {"keywords": True},
         {"seed": 43},
+        {"max_text_tokens": 1},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -68,7 +68,8 @@ def test_from_tables_to_a_folder_of_the_other_scripts(shop, tmp_path: Path, monk
     printed = capsys.readouterr().out
     assert "| items without a title dropped | 24 (-1) | 12 | 121 |" in printed
     assert "| interactions with unknown items dropped | 24 | 12 | 120 (-1) |" in printed
-    assert "collision rate 0.00%" in printed and "Before `reassign` the collision rate was " in printed
+    assert "collision rate 0.00%" in printed and "Collision rate before reassignment: " in printed
+    assert "| next item's prefix | shuffled |" in printed
     dataset = open_dataset(tmp_path / "shop")
     assert len(dataset.items) == 24 and dataset.items[0]["title"] == "red hammer"
     index = dataset.sid_index
@@ -116,6 +117,25 @@ def test_new_items_get_codes_of_the_same_quantiser(shop, tmp_path: Path, monkeyp
     assert (june == shop).all()
     with pytest.raises(ValueError, match="these differ .there, here.*'collisions': .'reassign', 'keep'."):
         run_here(monkeypatch, **later, collisions="keep")
+
+
+def test_what_was_taken_together_joins_the_contents(shop, tmp_path: Path, monkeypatch) -> None:
+    run_here(monkeypatch, **shop, collaborative_weight=0.5)
+    # 11 words, and as many directions as there are items.
+    assert np.load(tmp_path / "shop" / "embeddings.npy").shape == (24, 11 + 24)
+    with pytest.raises(ValueError, match="SIDs of contents alone with `--extend_dir`"):
+        later = {"output_dir": tmp_path / "june", "extend_dir": tmp_path / "shop"}
+        run_here(monkeypatch, **{**shop, **later}, collaborative_weight=0.5)
+
+
+def test_an_encoder_that_does_not_know_the_language_stops_the_run(shop, tmp_path: Path, monkeypatch) -> None:
+    titles = "กาแฟ ชา น้ำ โต๊ะ เก้าอี้ หมวก เสื้อ ขวด".split()
+    rows = [f"{number},hammer {title},sharp" for number, title in enumerate(titles)]
+    (tmp_path / "items.csv").write_text("\n".join(["sku,name,about", *rows]) + "\n")
+    settings = {name: value for name, value in shop.items() if not name.startswith("interaction")}
+    with pytest.raises(ValueError, match="100% of the items have nearly the vector of a different text.*multilingual"):
+        run_here(monkeypatch, **settings)
+    assert not (tmp_path / "shop" / "report.md").exists()
 
 
 def test_images_beside_the_items(shop, clip_dir, tmp_path: Path, monkeypatch) -> None:

@@ -38,12 +38,15 @@ def test_class_tfidf_worked_by_hand() -> None:
 
 
 def test_keywords_are_ranked_by_the_weight_worked_by_hand() -> None:
-    # All text is title here, so every vote counts double, which cancels out.
+    # All text is title here, so every vote counts double, which cancels out. Numbers are no words.
     # Votes for words and phrases of <a_0>: steel 3, bolt 2, nut 1, "steel bolt" 2, "steel nut" 1: 9 in all;
     # of <a_1>: steel 2, wire 2, "steel wire" 2: 6 in all. A = 7.5. Term totals: steel 5, others as in their cluster.
     # <a_0>: "steel bolt" 2/9 log 4.75 = 0.346, steel 3/9 log 2.5 = 0.305, nut 1/9 log 8.5 = 0.238. Bolt is always part
     # of "steel bolt", and "steel nut" has one item only. <a_1>: both words always come as "steel wire".
-    clusters = {"<a_0>": titled("Steel bolt", "Steel bolt", "Steel nut"), "<a_1>": titled("Steel wire", "Steel wire")}
+    clusters = {
+        "<a_0>": titled("Steel bolt", "Steel bolt 2", "Steel nut"),
+        "<a_1>": titled("Steel wire", "Steel wire 2"),
+    }
     described = KeywordTeacher().describe(clusters)
     assert described["<a_0>"].keywords == ["steel bolt", "steel", "nut"]
     assert described["<a_1>"].keywords == ["steel wire"]
@@ -74,7 +77,7 @@ def test_repeating_a_word_does_not_help() -> None:
 
 def test_overlapping_phrases_are_not_chained() -> None:
     # "bit set", "cobalt drill" and "drill bit" weigh the same; the third adds no word to the first two.
-    described = KeywordTeacher().describe({"<a_0>": titled("Cobalt drill bit set", "Cobalt drill bit set")})
+    described = KeywordTeacher().describe({"<a_0>": titled("Cobalt drill bit set", "Cobalt drill bit set 2")})
     assert described["<a_0>"].keywords == ["bit set", "cobalt drill"]
 
 
@@ -90,11 +93,37 @@ def test_words_of_a_single_item_come_last() -> None:
 
 
 def test_description_names_keywords_and_typical_titles() -> None:
-    clusters = {"<a_0>": titled("Odd thing", "Drill", "Drill", "Drill oil."), "<a_1>": titled("Tape")}
+    clusters = {"<a_0>": titled("Odd thing", "Drill", "Drill", "Drill oil.", "7 drill"), "<a_1>": titled("Tape")}
     described = KeywordTeacher(num_keywords=2, num_titles=2).describe(clusters)
-    # drill has three votes; "Drill oil." carries oil as well. Equal titles are named once.
+    # drill has three votes; "Drill oil." carries oil as well. Equal titles count and are named once.
     assert described["<a_0>"].description == "Items about drill and odd. For example: Drill; Drill oil."
     assert KeywordTeacher(num_titles=0).describe(clusters)["<a_1>"].description == "Items about tape."
+
+
+def test_items_of_one_title_count_as_one() -> None:
+    # Three colours under one title are one item of <a_0>: no phrase has two items, and only the descriptions differ.
+    shoe = titled("Running shoe", "running  shoe", "Running shoe")
+    assert KeywordTeacher().describe({"<a_0>": shoe})["<a_0>"].keywords == ["running", "shoe"]
+    colours = [item | {"description": text} for item, text in zip(shoe, ("red sole", "blue sole", "red sole"))]
+    # "sole" is in two descriptions, "red sole" in two items that say the same.
+    keywords = KeywordTeacher().describe({"<a_0>": colours, "<a_1>": titled("Shoe")})["<a_0>"].keywords
+    assert "red sole" not in keywords and "running shoe" not in keywords and "sole" in keywords
+
+
+def test_long_titles_are_cut_at_a_word(caplog) -> None:
+    caplog.set_level("INFO", "tsrec_hf")
+    long = "Stainless steel bottle " * 40
+    described = KeywordTeacher().describe({"<a_0>": titled(long.strip(), "Bottle", f"Cap {long}")})["<a_0>"]
+    first = "Stainless steel bottle Stainless steel bottle Stainless steel bottle Stainless"
+    assert f"For example: Cap {first.removesuffix(' Stainless')}; {first}; Bottle." in described.description
+    assert "2 titles in descriptions were cut to their first 80 characters" in caplog.text
+    # Titles that stand for keywords, too: 300 numbers have no word.
+    numbers = " ".join(map(str, range(300)))
+    [keyword] = KeywordTeacher(num_titles=0).describe({"<a_0>": titled(numbers)})["<a_0>"].keywords
+    assert keyword == " ".join(map(str, range(30)))
+    # An address is no word.
+    described = KeywordTeacher().describe({"<a_0>": titled("Bottle " + "x" * 41)})["<a_0>"]
+    assert described.keywords == ["bottle"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf import ResidualKMeans, embed_interactions, fill_from_neighbours
+from tsrec_hf.sids import join_collaborative
 
 
 ITEMS = ["a1", "a2", "a3", "b1", "b2", "b3", "new"]
@@ -75,3 +76,49 @@ def test_what_cannot_be_embedded(two_tastes) -> None:
         fill_from_neighbours(np.array([[1.0], [0.0]]), np.ones((3, 2)))
     with pytest.raises(ValueError, match="found 2 texts and 2 vectors of zeros"):
         fill_from_neighbours(np.zeros((2, 1)), np.ones((2, 2)))
+
+
+def shopping(num_kinds: int = 6, num_items: int = 10, num_rows: int = 1500) -> tuple[Dataset, list[str]]:
+    """Customers who stay with one kind of items; the last item of each kind is never taken."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(num_kinds, size=num_rows)
+    pairs = kinds[:, None] * num_items + rng.integers(num_items - 1, size=(num_rows, 2))
+    ids = [str(number) for number in range(num_kinds * num_items)]
+    histories, targets = [[ids[before]] for before, _ in pairs], [ids[after] for _, after in pairs]
+    return Dataset.from_dict({"history": histories, "target": targets}), ids
+
+
+def test_items_taken_together_are_alike() -> None:
+    rows, ids = shopping()
+    vectors = embed_interactions(rows, ids, dim=8)
+    assert vectors.shape == (60, 8) and vectors.dtype == np.float32
+    taken = np.arange(60) % 10 != 9
+    assert not vectors[~taken].any()
+    np.testing.assert_allclose(np.linalg.norm(vectors[taken], axis=1), 1, atol=1e-5)
+    cosines, same = vectors @ vectors.T, np.equal.outer(np.arange(60) // 10, np.arange(60) // 10)
+    both = np.logical_and.outer(taken, taken)
+    assert cosines[same & both].mean() > 0.8 and abs(cosines[~same & both].mean()) < 0.2
+    np.testing.assert_array_equal(vectors, embed_interactions(rows, ids, dim=8))
+
+
+def test_joined_cosine_is_the_weighted_mean() -> None:
+    rng = np.random.default_rng(0)
+    texts, vectors = (rng.normal(size=(5, width)) for width in (6, 3))
+    texts, vectors = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (texts, vectors))
+    joined = join_collaborative(texts, vectors, weight=0.5)
+    np.testing.assert_allclose(joined @ joined.T, (texts @ texts.T + 0.5 * vectors @ vectors.T) / 1.5, atol=1e-6)
+    np.testing.assert_allclose(join_collaborative(texts, vectors, 0.0)[:, :6], texts, atol=1e-6)
+
+
+def test_new_items_stand_where_similar_ones_do() -> None:
+    texts = np.array([[1, 0], [1, 0.01], [0, 1], [1, 0.02]])
+    vectors = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
+    joined = join_collaborative(texts, vectors, weight=1.0)
+    np.testing.assert_allclose(joined[3, 2:] * np.sqrt(2), [1, 0, 0.01], atol=0.02)
+
+
+def test_joining_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="found 2 vectors, 3 embeddings and 1"):
+        join_collaborative(np.ones((3, 2)), np.ones((2, 2)), 1)
+    with pytest.raises(ValueError, match="weight of at least 0, found 3 vectors, 3 embeddings and -1"):
+        join_collaborative(np.ones((3, 2)), np.ones((3, 2)), -1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsrec_hf.sids import ResidualKMeans, sid_report
+from tsrec_hf.sids import ResidualKMeans, refuse_equal_vectors, sid_report
 
 
 # Two directions, a right angle apart; level 0 tells them apart, level 1 is noise.
@@ -18,6 +18,10 @@ def test_figures_worked_by_hand() -> None:
     assert report.level_sizes == [4, 3] and report.use == [2 / 4, 2 / 3]
     # Two codes of a half each; a quarter and three quarters: entropy 0.25 ln 4 + 0.75 ln (4 / 3) = 0.5623.
     assert report.perplexity == pytest.approx([2, np.exp(0.5623351)])
+    assert report.entropy == pytest.approx([np.log(2) / np.log(4), 0.5623351 / np.log(3)])
+    # Counts 0, 0, 2, 2: mean difference 16 / 16 over twice the mean of 1; counts 0, 1, 3: 12 / 9 over 8 / 3.
+    assert report.gini == pytest.approx([0.5, 0.5])
+    assert report.collision_rate_before is None and report.next_prefix_hits is None
     # Of the 12 ordered pairs 4 lie in one direction, with a cosine of 1; the others have 0.
     assert report.random_cosine == pytest.approx(4 / 12)
     assert report.prefix_cosine == pytest.approx([1, 1])
@@ -61,7 +65,7 @@ def test_table_plot_and_dictionary(tmp_path) -> None:
     report = sid_report(CODES, EMBEDDINGS)
     lines = str(report).splitlines()
     assert lines[0].startswith("4 items, 3 SIDs, collision rate 25.00%, at most 2 items a SID")
-    assert lines[3] == "| 1 | 4 | 50.0% | 2.0 | - | 1.000 | 33.3% | 33.3% |"
+    assert lines[3] == "| 1 | 4 | 50.0% | 2.0 | 50.0% | 0.50 | - | 1.000 | 33.3% | 33.3% |"
     assert len({line.count("|") for line in lines[1:]}) == 1
     assert json.loads(json.dumps(report.to_dict()))["collision_rate"] == 0.25
     quantizer = ResidualKMeans([2, 2]).fit(EMBEDDINGS)
@@ -69,6 +73,66 @@ def test_table_plot_and_dictionary(tmp_path) -> None:
         one.plot(tmp_path / "folder" / "report.png")
         with Image.open(tmp_path / "folder" / "report.png") as image:
             assert image.size[0] > image.size[1] > 300
+
+
+def test_first_line_is_the_collision_rate_before_reassignment() -> None:
+    points = np.array([[0.0], [0.0], [0.0], [10.0]])
+    quantizer = ResidualKMeans([2, 2]).fit(points)
+    report = sid_report(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), points, quantizer, texts=["same"] * 3 + ["other"])
+    assert str(report).splitlines()[0] == "Collision rate before reassignment: 50.00%"
+    assert report.collision_rate == 0 and report.to_dict()["collision_rate_before"] == 0.5
+
+
+def test_next_prefixes_by_hand() -> None:
+    # After a prefix 0 item comes one of prefix 1, whichever item: what item ids alone cannot tell.
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    ids = ["a", "b", "c", "d"]
+    counted = [{"history": ["d", "a"], "target": "c"}]
+    held_out = [{"history": ["b"], "target": "d"}, {"history": ["c"], "target": "a"}]
+    report = sid_report(codes, EMBEDDINGS, interactions=counted, held_out=held_out, item_ids=ids)
+    assert report.next_prefix_hits == [0.5, 0.0]
+    assert len(report.shuffled_prefix_hits) == 2
+    header, _, first = str(report).splitlines()[1:4]
+    assert header.endswith("| next item's prefix | shuffled |") and "| 50.0% |" in first
+    with pytest.raises(ValueError, match="`held_out` interactions and 4 `item_ids` beside `interactions`, found no"):
+        sid_report(codes, EMBEDDINGS, interactions=counted)
+
+
+def test_prefixes_of_what_is_taken_together_beat_shuffled_ones() -> None:
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(30), 20)
+    codes = np.column_stack([kinds, np.tile(np.arange(20), 30)])
+    ids = [str(number) for number in range(600)]
+    # Customers stay with one kind.
+    items = rng.integers(30, size=2000)[:, None] * 20 + rng.integers(20, size=(2000, 2))
+    rows = [{"history": [ids[before]], "target": ids[after]} for before, after in items]
+    report = sid_report(codes, rng.normal(size=(600, 8)), interactions=rows[:1500], held_out=rows[1500:], item_ids=ids)
+    assert report.next_prefix_hits[0] == 1 and report.shuffled_prefix_hits[0] < 0.5
+
+
+def test_codes_used_unevenly_are_warned_of(caplog) -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(200, 8))
+    even = np.column_stack([np.arange(200) % 16, np.arange(200) % 13])
+    sid_report(even, embeddings)
+    assert not caplog.records
+    uneven = even.copy()
+    uneven[:190, 1] = 0
+    sid_report(uneven, embeddings)
+    assert "Codes are used unevenly (level 2: 1." in caplog.text and "ResidualKMeans(balanced=True)" in caplog.text
+
+
+def test_equal_embeddings_are_warned_of(caplog) -> None:
+    embeddings = np.repeat(np.eye(4), 5, axis=0)
+    codes = np.column_stack([np.arange(20) % 4, np.arange(20) % 5])
+    texts = [f"text {number // 5}" for number in range(20)]
+    assert sid_report(codes, embeddings, texts=texts).equal_vectors == 0 and not caplog.records
+    assert sid_report(codes, embeddings, texts=list(map(str, range(20)))).equal_vectors == 1
+    assert "100% of the items have nearly the vector of a different text" in caplog.text
+    assert "multilingual" in caplog.text
+    with pytest.raises(ValueError, match="different vectors for different texts.*multilingual"):
+        refuse_equal_vectors(embeddings, list(map(str, range(20))))
+    refuse_equal_vectors(embeddings, texts)
 
 
 def test_refusals() -> None:

@@ -30,7 +30,7 @@ def test_codes_worked_by_hand() -> None:
 
 
 def test_codes_are_the_nearest_centroids_of_the_residuals(embeddings: np.ndarray) -> None:
-    quantizer = ResidualKMeans([16, 8, 4]).fit(embeddings)
+    quantizer = ResidualKMeans([16, 8, 4], balanced=False).fit(embeddings)
     codes, residual = quantizer.encode(embeddings), embeddings
     for level, centroids in enumerate(quantizer.centroids):
         distances = ((residual[:, None] - centroids[None]) ** 2).sum(axis=-1)

@@ -17,10 +17,11 @@ from tsrec_hf.semantics import TokenSemantics
 
 from .rows import ROW_FEATURES, tokenize_rows
 from .tasks import BUILT_IN_TASKS, AlignmentTask, HistoryTitleTask, SequenceTask, Task, TitleTask
+from .text_length import MAX_TEXT_TOKENS
 
 
 # Raised whenever a row builder changes, so that rows cached before are not taken for its own.
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 # Tasks whose rows depend on the data set, the tokenizer and their own fields alone. A subclass is not one of them.
 BUILT_IN_TYPES = (SequenceTask, TitleTask, HistoryTitleTask, AlignmentTask)
 
@@ -35,6 +36,7 @@ def build_sft_mixture(
     sequence_mode: Literal["session", "window"] = "session",
     keywords: bool = False,
     seed: int = 42,
+    max_text_tokens: int = MAX_TEXT_TOKENS,
 ) -> Dataset:
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
@@ -64,6 +66,9 @@ def build_sft_mixture(
             Whether `"alignment"` has rows of keywords, as in [`build_alignment_rows`].
         seed (`int`, *optional*, defaults to `42`):
             Seed of the draws and the order.
+        max_text_tokens (`int`, *optional*, defaults to `256`):
+            Number of tokens that every title, description and list of keywords is cut to, at a word. Half of the
+            trainer's `max_length` leaves room for the rest of a row.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` on prompts) and `task`.
@@ -83,7 +88,7 @@ def build_sft_mixture(
     [('alignment', 14), ('history_title', 6), ('sequence', 3), ('title', 8)]
     ```
     """
-    makers = _built_in_makers(semantics, sequence_mode, keywords)
+    makers = _built_in_makers(semantics, sequence_mode, keywords, max_text_tokens)
     mixed = [_as_task(task, makers) for task in tasks]
     weight_of = _checked_weights(mixed, weights or {})
     if split not in SPLITS:
@@ -135,7 +140,10 @@ def build_sft_mixture(
 
 
 def _built_in_makers(
-    semantics: TokenSemantics | None, sequence_mode: Literal["session", "window"], keywords: bool
+    semantics: TokenSemantics | None,
+    sequence_mode: Literal["session", "window"],
+    keywords: bool,
+    max_text_tokens: int,
 ) -> dict[str, Callable[[], Task]]:
     def alignment() -> Task:
         if semantics is None:
@@ -143,12 +151,12 @@ def _built_in_makers(
                 "Expected `semantics` for the task 'alignment', but found None. Pass `TokenSemantics`, or leave the "
                 "task out."
             )
-        return AlignmentTask(semantics, keywords)
+        return AlignmentTask(semantics, keywords, max_text_tokens=max_text_tokens)
 
     return {
         "sequence": lambda: SequenceTask(sequence_mode),
-        "title": TitleTask,
-        "history_title": HistoryTitleTask,
+        "title": lambda: TitleTask(max_text_tokens=max_text_tokens),
+        "history_title": lambda: HistoryTitleTask(max_text_tokens=max_text_tokens),
         "alignment": alignment,
     }
 
@@ -212,9 +220,11 @@ def _tokenizer_state(tokenizer: TSRecTokenizer) -> str:
 def _settings(task: Task) -> list[Any]:
     """What decides the rows of a built-in task beside the data set and the tokenizer."""
     if isinstance(task, AlignmentTask):
-        return [task.name, task.keywords, list(task.semantics.values())]
+        return [task.name, task.keywords, task.max_text_tokens, list(task.semantics.values())]
     if isinstance(task, SequenceTask):
         return [task.name, task.mode, task.targets_per_stretch]
+    if isinstance(task, TitleTask | HistoryTitleTask):
+        return [task.name, task.max_text_tokens]
     return [task.name]
 
 

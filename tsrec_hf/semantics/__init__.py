@@ -5,9 +5,9 @@ from .chat_teacher import ChatTeacher, TeacherReport
 from .describe import describe_tokens
 from .inference_client_teacher import InferenceClientTeacher
 from .keyword_teacher import KeywordTeacher
+from .listing import list_recommendations
 from .sampling import fill_budget, rank_by_typicality
 from .teacher_prompt import build_question, parse_answer
-from .listing import list_recommendations
 from .token_semantics import TokenDescription, TokenSemantics
 from .transformers_teacher import TransformersTeacher
 

@@ -16,10 +16,11 @@ from transformers.utils.logging import tqdm
 
 from .answer_cache import AnswerCache
 from .item_text import text_of, title_of
-from .keyword_teacher import KeywordTeacher, check_sklearn
+from .keyword_teacher import KeywordTeacher, check_packages
 from .sampling import fill_budget
 from .teacher_prompt import PROMPT_VERSION, BadAnswerError, Message, ask_again, build_question, parse_answer
 from .token_semantics import TokenDescription
+from .words import cut_at_word
 
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class TeacherReport:
         bad_answers (`int`): Answers among both in a wrong format.
         unanswered (`int`): Questions without any answer after all tries.
         fallbacks (`list[str]`): Tokens that `KeywordTeacher` described instead.
+        num_cut (`int`): Items' texts cut to 300 characters, at a word, before they were sampled for a prompt.
 
     Example:
 
@@ -57,12 +59,13 @@ class TeacherReport:
     bad_answers: int = 0
     unanswered: int = 0
     fallbacks: list[str] = field(default_factory=list)
+    num_cut: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.num_tokens} tokens: {self.asked} answers asked for, {self.from_cache} from the cache, "
             f"{self.bad_answers} bad, {self.unanswered} questions unanswered, {len(self.fallbacks)} tokens left to "
-            "KeywordTeacher"
+            "KeywordTeacher" + (f"; {self.num_cut} texts of items cut to their first words" if self.num_cut else "")
         )
 
 
@@ -148,9 +151,9 @@ class ChatTeacher(ABC):
             teacher, model, prompt version, the numbers of items in the cluster and in the prompt, and the number of
             bad answers before this one.
         """
-        # Any token may fall back to `KeywordTeacher`. Check its package first: failing after all questions would lose
+        # Any token may fall back to `KeywordTeacher`. Check its packages first: failing after all questions would lose
         # the answers of a level.
-        check_sklearn()
+        check_packages([text_of(item) for cluster in clusters.values() for item in cluster])
         samples = {token: self._sample(cluster) for token, cluster in clusters.items()}
         open_questions = {
             token: build_question(sample, len(clusters[token])) for token, sample in samples.items() if sample
@@ -204,7 +207,9 @@ class ChatTeacher(ABC):
         distinct: dict[str, Mapping[str, Any]] = {}
         for item in cluster:
             distinct.setdefault((title_of(item) or text_of(item)).casefold(), item)
-        texts = [" ".join(text_of(item).split())[:LONGEST_ITEM] for item in distinct.values()]
+        texts = [" ".join(text_of(item).split()) for item in distinct.values()]
+        self.report.num_cut += sum(len(text) > LONGEST_ITEM for text in texts)
+        texts = [cut_at_word(text, LONGEST_ITEM) for text in texts]
         return fill_budget(texts, self.sample_tokens, self.count_tokens, self.sample_items)
 
     def _answers(self, questions: Mapping[str, list[Message]]) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,10 @@ level), and the description is built from the top keywords and the most typical 
 needs no download.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +17,17 @@ import numpy as np
 
 from .item_text import text_of, title_of
 from .token_semantics import TokenDescription
+from .words import check_segmenter, cut_at_word, find_terms, spell
 
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-# Two or more characters with at least one letter, because sizes such as "12" are not informative.
-WORD_PATTERN = r"(?u)\b(?=\w*[^\W\d_])\w\w+\b"
+logger = logging.getLogger(__name__)
+
+# Maximum number of characters of an example title in a description, and of a title that serves as a keyword.
+LONGEST_TITLE = 80
 # Maximum number of distinct words and phrases, the most frequent ones; it bounds memory on large catalogues.
 VOCABULARY_SIZE = 200_000
 KEYWORDS_IN_DESCRIPTION = 5
@@ -34,10 +39,14 @@ class KeywordTeacher:
     Describes SID tokens by the keywords that distinguish their items from those of the level's other tokens.
 
     Each item counts once for every word and two-word phrase of its text, and once more for those of its title; English
-    stop words are excluded. A phrase needs two items of the cluster, and a word that the cluster has only inside a
-    chosen phrase is skipped. Words of a single item, such as part numbers, are ranked last. For an item without title
-    and description the other text columns are used. A cluster without any usable word gets its titles as keywords.
-    Requires scikit-learn: `pip install "tsrec_hf[keywords]"`.
+    stop words are excluded. Items of a cluster with the same title count as one for its words, and with the same text
+    as one for all. A phrase needs two items of the cluster, and a word that the cluster has only inside a chosen
+    phrase is skipped. Words of a single item, such as part numbers, are ranked last. For an item without title and
+    description the other text columns are used. A cluster without any usable word gets its titles as keywords. Titles
+    are cut to 80 characters in descriptions and keywords, at a word; how many were is logged.
+
+    Text may be in any script. Requires scikit-learn and, for the words of Chinese, Japanese, Thai, Lao, Khmer and
+    Burmese, icu4py: `pip install "tsrec_hf[keywords]"`.
 
     Args:
         num_keywords (`int`, *optional*, defaults to `20`):
@@ -93,20 +102,25 @@ class KeywordTeacher:
         ['It']
         ```
         """
-        items = list(chain.from_iterable(clusters.values()))
         sizes = [len(cluster) for cluster in clusters.values()]
-        terms, uses, title_uses = _count_terms([text_of(item) for item in items], [title_of(item) for item in items])
+        voices = list(chain.from_iterable(map(_voices_of, clusters.values())))
+        terms, uses, title_uses = _count_terms([text for text, _ in voices], [title for _, title in voices])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         counts = _sum_rows(uses, sizes)  # (tokens, terms), in items
         weights = class_tfidf(counts + _sum_rows(title_uses, sizes))
         unshared = np.asarray(counts.sum(axis=0)).ravel() < 2  # (terms,)
         described = {}
+        num_cut = 0
         for row, (token, cluster) in enumerate(clusters.items()):
             chosen = self._choose(terms, counts[row], weights[row], unshared)
             typicality = uses[starts[row] : starts[row + 1]][:, chosen] @ weights[row, chosen].toarray().ravel()
             titles = [title_of(cluster[position]) for position in np.argsort(-typicality, kind="stable")]
             titles = [title for title in dict.fromkeys(titles) if title]
-            keywords = [terms[column] for column in chosen] or titles[: self.num_keywords]
+            keywords = [spell(terms[column]) for column in chosen]
+            quoted = titles[: self.num_titles if keywords else max(self.num_titles, self.num_keywords)]
+            num_cut += sum(len(title) > LONGEST_TITLE for title in quoted)
+            quoted = list(dict.fromkeys(cut_at_word(title, LONGEST_TITLE) for title in quoted))
+            keywords = keywords or quoted[: self.num_keywords]
             if not keywords:
                 raise ValueError(
                     f"Expected a word or a title among the {len(cluster)} items of {token}, found none. Give these "
@@ -114,9 +128,13 @@ class KeywordTeacher:
                 )
             described[token] = TokenDescription(
                 token=token,
-                description=_sentence(keywords, titles[: self.num_titles]),
+                description=_sentence(keywords, quoted[: self.num_titles]),
                 keywords=keywords,
                 provenance={"teacher": "KeywordTeacher", "num_items": len(cluster)},
+            )
+        if num_cut:
+            logger.info(
+                "%d titles in descriptions were cut to their first %d characters, at a word.", num_cut, LONGEST_TITLE
             )
         return described
 
@@ -190,8 +208,8 @@ def class_tfidf(counts: "csr_matrix") -> "csr_matrix":
     return weights
 
 
-def check_sklearn() -> None:
-    """Raises `ImportError` if scikit-learn, which [`KeywordTeacher`] requires, is not installed."""
+def check_packages(texts: Sequence[str]) -> None:
+    """Raises `ImportError` if a package that [`KeywordTeacher`] requires for these texts is not installed."""
     try:
         import sklearn.feature_extraction.text  # noqa: F401
     except ImportError as error:
@@ -199,23 +217,33 @@ def check_sklearn() -> None:
             "`KeywordTeacher` needs scikit-learn, which is not installed. "
             'Install it with `pip install "tsrec_hf[keywords]"`.'
         ) from error
+    check_segmenter(texts)
+
+
+def _voices_of(cluster: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns text and title of each item, without what an earlier item of the cluster says in the same words."""
+    seen: set[str] = set()
+    voices = []
+    for item in cluster:
+        title, text = title_of(item), text_of(item)
+        title_key, text_key = (" ".join(one.split()).casefold() for one in (title, text))
+        if title_key in seen:
+            text, title = text.removeprefix(title), ""
+        if text_key in seen:
+            text = ""
+        seen |= {title_key, text_key}
+        voices.append((text, title))
+    return voices
 
 
 def _count_terms(texts: Sequence[str], titles: Sequence[str]) -> tuple[list[str], "csr_matrix", "csr_matrix"]:
     """Returns the terms of `texts` and binary term matrices of texts and titles, each of shape `(texts, terms)`."""
-    check_sklearn()
+    check_packages(texts)
     from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
-    vectorizer = CountVectorizer(
-        stop_words="english",
-        ngram_range=(1, 2),
-        token_pattern=WORD_PATTERN,
-        max_features=VOCABULARY_SIZE,
-        binary=True,
-        dtype=np.int32,
-    )
-    analyze = vectorizer.build_analyzer()
+    analyze = partial(find_terms, stop_words=ENGLISH_STOP_WORDS)
+    vectorizer = CountVectorizer(analyzer=analyze, max_features=VOCABULARY_SIZE, binary=True, dtype=np.int32)
     if not any(analyze(text) for text in texts):  # scikit-learn raises on an empty vocabulary
         empty = csr_matrix((len(texts), 0), dtype=np.int32)
         return [], empty, empty

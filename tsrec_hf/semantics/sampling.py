@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .words import cut_at_word
+
 
 # Weight of the similarity to earlier picks in maximal marginal relevance; the similarity to the centroid has the rest.
 DIVERSITY = 0.5
@@ -65,7 +67,7 @@ def fill_budget(
     Selects distinct texts in order until the token budget is used.
 
     A text that does not fit is skipped, and shorter ones after it may be taken. If none fits, the first one is
-    truncated by halves until it does, so that a prompt is never empty.
+    truncated by halves, at a word, until it does, so that a prompt is never empty.
 
     Args:
         texts (`Sequence[str]`):
@@ -102,7 +104,7 @@ def fill_budget(
     if not taken and distinct:
         text = distinct[0]
         while len(text) > 1 and count_tokens(text) > budget:
-            text = text[: len(text) // 2]
+            text = cut_at_word(text, len(text) // 2)
         taken.append(text)
     return taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
 from .embedding_cache import EmbeddingCache
@@ -17,6 +19,8 @@ from .embedding_cache import EmbeddingCache
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 # Batches after which new vectors are written to the cache: what a killed run can lose.
 BATCHES_BETWEEN_WRITES = 4
@@ -106,6 +110,7 @@ class CachedEncoder:
 
     def _encode_new(self, contents: dict[bytes, Any], name: str) -> Iterator[tuple[list[bytes], np.ndarray]]:
         """Run the model; keys and vectors of a few batches at a time, which are in the cache by then."""
+        self._tell_of_truncation([content for content in contents.values() if isinstance(content, str)], name)
         # Texts of like length share a batch, across stretches too: padding is computed like text.
         keys = sorted(contents, key=lambda key: -len(contents[key]) if isinstance(contents[key], str) else 0)
         for start in range(0, len(keys), self.stretch):
@@ -122,6 +127,19 @@ class CachedEncoder:
             if self._cache is not None:
                 self._cache.add(stretch, vectors)
             yield stretch, vectors
+
+    def _tell_of_truncation(self, texts: list[str], name: str) -> None:
+        """Log how many texts are longer than the model reads; it truncates them without a word."""
+        limit = self.model.max_seq_length
+        if limit is None or not isinstance(self.model.tokenizer, PreTrainedTokenizerBase):
+            return
+        # A token has at least one byte: whatever has fewer bytes need not be counted.
+        long = [text for text in texts if len(text.encode(errors="replace")) >= limit]
+        if not long:
+            return
+        num_cut = sum(len(ids) > limit for ids in self.model.tokenizer(long, verbose=False)["input_ids"])
+        if num_cut:
+            logger.info("%d texts of %r have more than the %d tokens that the encoder reads.", num_cut, name, limit)
 
 
 def _loaded(model: SentenceTransformer | str) -> SentenceTransformer:

@@ -73,7 +73,7 @@ def embed_interactions(
     rows = np.repeat(np.arange(num_items), np.diff(counted.offsets))
     # Shares of each item among all pairs: what a row would hold were its item like any other.
     share = np.bincount(counted.successors, weights=counted.values, minlength=num_items)
-    share /= max(share.sum(), np.finfo(np.float64).tiny)
+    share = share / max(share.sum(), np.finfo(np.float64).tiny)
     information = np.log(np.maximum(counted.values / share[counted.successors], 1.0))
     matrix = torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([rows, counted.successors])),
@@ -124,9 +124,54 @@ def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours:
             f"and {int(empty.sum())} vectors of zeros. Pass the embeddings of one catalogue, and its training rows."
         )
     unit = torch.nn.functional.normalize(torch.from_numpy(texts), dim=-1)
-    similarity = unit[empty] @ unit[~empty].T
+    without = torch.from_numpy(empty)
+    similarity = unit[without] @ unit[~without].T
     nearest = similarity.topk(min(num_neighbours, similarity.shape[1]), dim=-1)
     known = torch.from_numpy(filled[~empty])
     means = (nearest.values.clamp(min=1e-6).unsqueeze(-1) * known[nearest.indices]).sum(1)
     filled[empty] = torch.nn.functional.normalize(means, dim=-1).numpy()
     return filled
+
+
+def join_collaborative(embeddings: np.ndarray, vectors: np.ndarray, weight: float) -> np.ndarray:
+    r"""
+    Joins embeddings of contents with those of interactions: their cosine is the weighted mean of both cosines.
+
+    Items without interactions get the vector of the items whose contents are nearest, as [`fill_from_neighbours`]
+    gives it, so that new items stand where similar ones do.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(items, dim)`):
+            Embeddings of the items' contents, from [`embed_items`].
+        vectors (`np.ndarray` of shape `(items, width)`):
+            Embeddings of the same items, from [`embed_interactions`].
+        weight (`float`):
+            Weight of the latter relative to the former, at least 0.
+
+    Returns:
+        `np.ndarray` of shape `(items, dim + width)`: float32 vectors.
+
+    Raises:
+        `ValueError`: another number of embeddings than of vectors, a weight that is negative or not finite.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import join_collaborative
+
+    >>> embeddings, vectors = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> joined = join_collaborative(embeddings, vectors, weight=1.0)
+    >>> float((joined[0] @ joined[1]).round(3))  # the same contents, taken with other items
+    0.5
+    ```
+    """
+    embeddings, vectors = as_matrix(embeddings), as_matrix(vectors)
+    if len(embeddings) != len(vectors) or not 0 <= weight < float("inf"):
+        raise ValueError(
+            f"Expected one vector an embedding and a finite weight of at least 0, found {len(vectors)} vectors, "
+            f"{len(embeddings)} embeddings and {weight}. Pass both in the order of the items."
+        )
+    scales = np.sqrt(np.array([1.0, weight]) / (1.0 + weight)).astype(np.float32)
+    filled = fill_from_neighbours(vectors, embeddings)
+    return np.concatenate([embeddings * scales[0], filled * scales[1]], axis=1)

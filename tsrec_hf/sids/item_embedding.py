@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from .distinctness import warn_of_equal_vectors
 from .encoder import CachedEncoder
 
 
@@ -45,6 +46,9 @@ def embed_items(
     out. With images, text and image vectors are concatenated, scaled so that the cosine of two items is the weighted
     mean of their texts' and their images' cosines. An item without an image (or without any text) has zeros in that
     part: the other part stays comparable.
+
+    Warns where more than a tenth of the items nearly have the vector of a different text: the encoder may not know
+    their language. Texts are truncated to the encoder's `max_seq_length`; how many were is logged.
 
     Args:
         items (`datasets.Dataset` or a sequence of dicts):
@@ -108,7 +112,16 @@ def embed_items(
     _check_nothing_is_empty(items, parts, fields, image_column)
     # The cosine of two rows is a sum over parts: each part's weight enters it by its square root, twice.
     scales = np.sqrt(np.array(weights) / sum(weights))
-    return np.concatenate([part * scale for part, scale in zip(parts, scales.astype(np.float32))], axis=1)
+    vectors = np.concatenate([part * scale for part, scale in zip(parts, scales.astype(np.float32))], axis=1)
+    if fields:
+        warn_of_equal_vectors(vectors, texts_of(items, fields))
+    return vectors
+
+
+def texts_of(items: Items, fields: Iterable[str]) -> list[str]:
+    """The texts of each item that [`embed_items`] embeds, joined by line breaks."""
+    columns = [[_as_text(text, name) or "" for text in _column(items, name, 0, len(items))] for name in fields]
+    return ["\n".join(texts) for texts in zip(*columns)]
 
 
 def _columns_of(items: Items) -> list[str]:

@@ -1,16 +1,28 @@
-"""Quality of semantic IDs: collisions, use of the codes, reconstruction error, and similarity within prefixes."""
+"""Quality of semantic IDs: collisions, use of codes, reconstruction error, similarity and transitions in prefixes."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .checks import as_matrix
+from .distinctness import warn_of_equal_vectors
 from .quantizer import Quantizer
+from .transitions import item_transitions, next_prefix_hits
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# Share of a level's codes below which its perplexity is warned of.
+LEAST_PERPLEXITY = 0.25
 NUM_NEIGHBORS = 10
 
 
@@ -43,6 +55,20 @@ class SIDReport:
             Share of an item's 10 nearest neighbours that share its first 1, 2, ... codes.
         random_overlap (`list[float]`):
             Share of all other items that do, the baseline of `neighbor_overlap`.
+        entropy (`list[float]`):
+            Entropy of each level's codes relative to its maximum: 1 if all are equally frequent.
+        gini (`list[float]`):
+            Gini coefficient of each level's code frequencies: 0 if all are equal, near 1 if one code has all items.
+        equal_vectors (`float`):
+            Share of items whose embedding nearly equals that of another one, with a different text where texts were
+            given.
+        collision_rate_before (`float` or `None`):
+            Collision rate of the quantiser's own codes, before [`resolve_collisions`]; `None` without a quantiser.
+        next_prefix_hits (`list[float]` or `None`):
+            Share of held-out transitions whose next item has one of the 10 most frequent next prefixes of 1, 2, ...
+            codes; `None` without interactions.
+        shuffled_prefix_hits (`list[float]` or `None`):
+            The same with the SIDs permuted among the items, the baseline of `next_prefix_hits`.
 
     Example:
 
@@ -55,10 +81,10 @@ class SIDReport:
     0.25
     >>> print(report)
     4 items, 3 SIDs, collision rate 25.00%, at most 2 items a SID; cosine of any two items 0.366
-    | level | codes | used | perplexity | error left | cosine in prefix | neighbours in prefix | by chance |
-    | --- | --- | --- | --- | --- | --- | --- | --- |
-    | 1 | 2 | 100.0% | 2.0 | - | 0.998 | 33.3% | 33.3% |
-    | 2 | 2 | 100.0% | 1.8 | - | 1.000 | 16.7% | 16.7% |
+    | level | codes | used | perplexity | entropy | Gini | error left | cosine in prefix | neighbours | by chance |
+    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+    | 1 | 2 | 100.0% | 2.0 | 100.0% | 0.00 | - | 0.998 | 33.3% | 33.3% |
+    | 2 | 2 | 100.0% | 1.8 | 81.1% | 0.25 | - | 1.000 | 16.7% | 16.7% |
     ```
     """
 
@@ -73,6 +99,12 @@ class SIDReport:
     random_cosine: float
     neighbor_overlap: list[float]
     random_overlap: list[float]
+    entropy: list[float]
+    gini: list[float]
+    equal_vectors: float
+    collision_rate_before: float | None = None
+    next_prefix_hits: list[float] | None = None
+    shuffled_prefix_hits: list[float] | None = None
 
     @property
     def collision_rate(self) -> float:
@@ -84,13 +116,19 @@ class SIDReport:
         return asdict(self) | {"collision_rate": self.collision_rate}
 
     def __str__(self) -> str:
-        header = ["level", "codes", "used", "perplexity", "error left", "cosine in prefix", "neighbours in prefix"]
+        header = ["level", "codes", "used", "perplexity", "entropy", "Gini", "error left", "cosine in prefix"]
+        header += ["neighbours", "by chance"]
+        if self.next_prefix_hits is not None:
+            header += ["next item's prefix", "shuffled"]
         errors = self.reconstruction_error or []
-        lines = [
+        lines = []
+        if self.collision_rate_before is not None:
+            lines.append(f"Collision rate before reassignment: {self.collision_rate_before:.2%}")
+        lines += [
             f"{self.num_items} items, {self.num_sids} SIDs, collision rate {self.collision_rate:.2%}, at most "
             f"{self.largest_group} items a SID; cosine of any two items {self.random_cosine:.3f}",
-            f"| {' | '.join([*header, 'by chance'])} |",
-            "|" + " --- |" * (len(header) + 1),
+            f"| {' | '.join(header)} |",
+            "|" + " --- |" * len(header),
         ]
         for level, size in enumerate(self.level_sizes):
             cells = [
@@ -98,11 +136,15 @@ class SIDReport:
                 f"{size}",
                 f"{self.use[level]:.1%}",
                 f"{self.perplexity[level]:.1f}",
+                f"{self.entropy[level]:.1%}",
+                f"{self.gini[level]:.2f}",
                 f"{errors[level]:.3f}" if level < len(errors) else "-",
                 "-" if np.isnan(self.prefix_cosine[level]) else f"{self.prefix_cosine[level]:.3f}",
                 f"{self.neighbor_overlap[level]:.1%}",
                 f"{self.random_overlap[level]:.1%}",
             ]
+            if self.next_prefix_hits is not None and self.shuffled_prefix_hits is not None:
+                cells += [f"{self.next_prefix_hits[level]:.1%}", f"{self.shuffled_prefix_hits[level]:.1%}"]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -145,9 +187,15 @@ def sid_report(
     quantizer: Quantizer | None = None,
     num_queries: int = 1000,
     seed: int = 0,
+    texts: Sequence[str] | None = None,
+    interactions: Dataset | Sequence[Mapping[str, Any]] | None = None,
+    held_out: Dataset | Sequence[Mapping[str, Any]] | None = None,
+    item_ids: Sequence[str] | None = None,
 ) -> SIDReport:
     r"""
-    Measure the quality of semantic IDs against the embeddings that they were made from.
+    Measure the quality of semantic IDs against the embeddings that they were made from, and against what users took.
+
+    Warns of a level whose perplexity is below a quarter of its codes, and of embeddings that are nearly equal.
 
     Args:
         codes (`np.ndarray` of shape `(items, levels)`):
@@ -160,7 +208,15 @@ def sid_report(
         num_queries (`int`, *optional*, defaults to `1000`):
             Number of items whose nearest neighbours are computed, sampled if there are more.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of that sample.
+            Seed of that sample and of the permutation.
+        texts (`Sequence[str]`, *optional*):
+            The items' texts: equal embeddings of equal texts are then no cause for a warning.
+        interactions (`datasets.Dataset` or a sequence of dicts, *optional*):
+            Rows with `history` and `target`, which successors are counted from; `held_out` and `item_ids` go with it.
+        held_out (`datasets.Dataset` or a sequence of dicts, *optional*):
+            Other rows, such as the validation split, whose next items are predicted.
+        item_ids (`Sequence[str]`, *optional*):
+            Item ids in the order of `codes`.
 
     Returns:
         [`SIDReport`]: The figures.
@@ -190,6 +246,16 @@ def sid_report(
             f"Expected codes as integers from 0 on, found dtype `{codes.dtype}` and {codes.min()} as the least. Pass "
             "what `encode` or `resolve_collisions` returned."
         )
+    transitions = None
+    if interactions is not None:
+        if held_out is None or item_ids is None or len(item_ids) != num_items:
+            raise ValueError(
+                f"Expected `held_out` interactions and {num_items} `item_ids` beside `interactions`, found "
+                f"{'no' if held_out is None else 'some'} `held_out` and "
+                f"{'no' if item_ids is None else len(item_ids)} `item_ids`. Pass the validation split, and the ids in "
+                "the order of the codes."
+            )
+        transitions = item_transitions(interactions, item_ids), item_transitions(held_out, item_ids)
     level_sizes = (codes.max(axis=0) + 1).tolist()
     if quantizer is not None:
         level_sizes[: len(quantizer.level_sizes)] = quantizer.level_sizes
@@ -198,19 +264,58 @@ def sid_report(
     groups = [_groups_of_prefix(codes, depth) for depth in range(1, num_levels + 1)]
     sizes = [np.bincount(group) for group in groups]
     neighbors, queries = _nearest_neighbors(units, num_queries, seed)
+    perplexity = [_perplexity(count / num_items) for count in counts]
+    _warn_of_unused_codes(perplexity, level_sizes, num_items)
+    hits = shuffled = None
+    if transitions is not None:
+        order = np.random.default_rng(seed).permutation(num_items)
+        hits = [next_prefix_hits(group, *transitions) for group in groups]
+        shuffled = [next_prefix_hits(group[order], *transitions) for group in groups]
     return SIDReport(
         num_items=num_items,
         num_sids=len(sizes[-1]),
         largest_group=int(sizes[-1].max()),
         level_sizes=level_sizes,
         use=[float((count > 0).mean()) for count in counts],
-        perplexity=[_perplexity(count / num_items) for count in counts],
+        perplexity=perplexity,
         reconstruction_error=None if quantizer is None else _errors(codes, embeddings, quantizer),
         prefix_cosine=[_mean_cosine(units, group) for group in groups],
         random_cosine=_mean_cosine(units, np.zeros(num_items, dtype=int)),
         neighbor_overlap=[float((group[neighbors] == group[queries][:, None]).mean()) for group in groups],
         random_overlap=[float((size * (size - 1.0)).sum() / (num_items * (num_items - 1.0))) for size in sizes],
+        entropy=[float(np.log(one) / np.log(size)) if size > 1 else 1.0 for one, size in zip(perplexity, level_sizes)],
+        gini=[_gini(count) for count in counts],
+        equal_vectors=warn_of_equal_vectors(embeddings, texts),
+        collision_rate_before=None if quantizer is None else _collision_rate(quantizer.encode(embeddings)),
+        next_prefix_hits=hits,
+        shuffled_prefix_hits=shuffled,
     )
+
+
+def _collision_rate(codes: np.ndarray) -> float:
+    return 1 - len(np.unique(codes, axis=0)) / len(codes)
+
+
+def _warn_of_unused_codes(perplexity: Sequence[float], level_sizes: Sequence[int], num_items: int) -> None:
+    # No more codes can be in use than there are items.
+    low = [
+        f"level {level}: {one:.1f} of {size}"
+        for level, (one, size) in enumerate(zip(perplexity, level_sizes), start=1)
+        if one < LEAST_PERPLEXITY * min(size, num_items)
+    ]
+    if low:
+        logger.warning(
+            "Codes are used unevenly (%s): the SIDs of most items begin or go on alike, and are hard to learn. Use "
+            "`ResidualKMeans(balanced=True)`, its default, or fewer codes (`default_level_sizes` proposes how many).",
+            "; ".join(low),
+        )
+
+
+def _gini(counts: np.ndarray) -> float:
+    """Gini coefficient of the counts: the mean difference of two of them, relative to twice their mean."""
+    ranked = np.sort(counts).astype(np.float64)
+    weights = 2 * np.arange(1, len(ranked) + 1) - len(ranked) - 1
+    return float((weights * ranked).sum() / (len(ranked) * ranked.sum()))
 
 
 def _groups_of_prefix(codes: np.ndarray, depth: int) -> np.ndarray:

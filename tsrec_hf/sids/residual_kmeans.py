@@ -3,8 +3,9 @@
 Level 0 clusters the embeddings, level 1 clusters the residuals of level 0, and so on. There is no encoder and no
 training by gradient: an item's codes are the nearest centroids of its successive residuals.
 
-The balanced option is ours. Every centroid gets a penalty (`balancing.py`), and "nearest" then means the least sum of
-squared distance and penalty, so that cluster sizes are about equal and new items are still coded one by one.
+The balanced option, the default, is ours; TS-Rec's is `balanced=False`. Every centroid gets a penalty
+(`balancing.py`), and "nearest" then means the least sum of squared distance and penalty, so that cluster sizes are
+about equal and new items are still coded one by one.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class ResidualKMeans(Quantizer):
             Seed of the initial centroids of level 0; level `l` uses `seed + l`.
         num_iterations (`int`, *optional*, defaults to `25`):
             Lloyd iterations a level.
-        balanced (`bool`, *optional*, defaults to `False`):
-            Whether to balance the cluster sizes of each level. Equal items still share their codes. [`fit`] then needs
-            `4 * items * level_size` bytes of memory.
+        balanced (`bool`, *optional*, defaults to `True`):
+            Whether to balance the cluster sizes of each level. Without it, later levels put most items under a few
+            codes. Equal items still share their codes. [`fit`] then needs `4 * items * level_size` bytes of memory, at
+            most `1024 * level_size ** 2`.
 
     Example:
 
@@ -55,7 +57,7 @@ class ResidualKMeans(Quantizer):
     file_name = "residual_kmeans.safetensors"
 
     def __init__(
-        self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25, balanced: bool = False
+        self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25, balanced: bool = True
     ) -> None:
         super().__init__(level_sizes, seed)
         if num_iterations < 1:

@@ -15,9 +15,15 @@ from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
 
 from ..rows import text_rows
+from ..text_length import MAX_TEXT_TOKENS, shorten_texts
 
 
-def build_alignment_rows(semantics: TokenSemantics, tokenizer: TSRecTokenizer, keywords: bool = False) -> Dataset:
+def build_alignment_rows(
+    semantics: TokenSemantics,
+    tokenizer: TSRecTokenizer,
+    keywords: bool = False,
+    max_text_tokens: int = MAX_TEXT_TOKENS,
+) -> Dataset:
     r"""
     TS-Align: SID token -> description and description -> SID token, two rows for every token of the index.
 
@@ -28,6 +34,8 @@ def build_alignment_rows(semantics: TokenSemantics, tokenizer: TSRecTokenizer, k
             Tokenizer with the SID index.
         keywords (`bool`, *optional*, defaults to `False`):
             Whether to add a third row per token, SID token -> keywords.
+        max_text_tokens (`int`, *optional*, defaults to `256`):
+            Number of tokens that a description or a list of keywords is cut to, at a word.
 
     Returns:
         `Dataset` with `prompt`, `completion` and `task` (`"alignment"`).
@@ -48,18 +56,27 @@ def build_alignment_rows(semantics: TokenSemantics, tokenizer: TSRecTokenizer, k
     ```
     """
     prompts = PromptBuilder(tokenizer)
-    rows = []
-    for token in (token for level in tokenizer.sid_index.tokens for token in level):
+    tokens = [token for level in tokenizer.sid_index.tokens for token in level]
+    for token in tokens:
         meaning = semantics[token]
         if not meaning.description.strip() or (keywords and not meaning.keywords):
             raise ValueError(
                 f"Expected a description of {token!r}, and keywords where they are asked for, but found {meaning}. "
                 "Describe the token again."
             )
-        rows.append((prompts.description_prompt(token), prompts.text_answer(meaning.description)))
-        rows.append((prompts.token_prompt(meaning.description), token))
+    descriptions = [semantics[token].description for token in tokens]
+    lists = [", ".join(semantics[token].keywords) if keywords else "" for token in tokens]
+    rows = []
+    for token, description, words in zip(
+        tokens,
+        shorten_texts(descriptions, tokenizer, max_text_tokens, "descriptions"),
+        shorten_texts(lists, tokenizer, max_text_tokens, "lists of keywords"),
+        strict=True,
+    ):
+        rows.append((prompts.description_prompt(token), prompts.text_answer(description)))
+        rows.append((prompts.token_prompt(description), token))
         if keywords:
-            rows.append((prompts.keywords_prompt(token), prompts.text_answer(", ".join(meaning.keywords))))
+            rows.append((prompts.keywords_prompt(token), prompts.text_answer(words)))
     return text_rows(rows, "alignment")
 
 
@@ -70,7 +87,8 @@ class AlignmentTask:
     semantics: TokenSemantics
     keywords: bool = False
     weight: float = 1.0
+    max_text_tokens: int = MAX_TEXT_TOKENS
     name: ClassVar[str] = "alignment"
 
     def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
-        return build_alignment_rows(self.semantics, tokenizer, keywords=self.keywords)
+        return build_alignment_rows(self.semantics, tokenizer, self.keywords, self.max_text_tokens)

@@ -9,9 +9,12 @@ from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
 from ..rows import check_columns, text_rows
+from ..text_length import MAX_TEXT_TOKENS, shorten_texts
 
 
-def build_history_title_rows(interactions: Dataset, items: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
+def build_history_title_rows(
+    interactions: Dataset, items: Dataset, tokenizer: TSRecTokenizer, max_text_tokens: int = MAX_TEXT_TOKENS
+) -> Dataset:
     r"""
     History of SIDs -> title of the next item, one row for every interaction whose target has a title.
 
@@ -22,6 +25,8 @@ def build_history_title_rows(interactions: Dataset, items: Dataset, tokenizer: T
             Rows with `item_id` and `title`.
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer with the SID index.
+        max_text_tokens (`int`, *optional*, defaults to `256`):
+            Number of tokens that a title is cut to, at a word.
 
     Returns:
         `Dataset` with `prompt`, `completion` and `task` (`"history_title"`).
@@ -39,7 +44,8 @@ def build_history_title_rows(interactions: Dataset, items: Dataset, tokenizer: T
     check_columns(interactions, ("history", "target"), "interactions", "Pass a split of a `RecommendationDataset`.")
     check_columns(items, ("item_id", "title"), "items", "Pass the items of a `RecommendationDataset`.")
     prompts = PromptBuilder(tokenizer)
-    title_of = dict(zip(items["item_id"], items["title"]))
+    titles = shorten_texts(items["title"][:], tokenizer, max_text_tokens, "titles")
+    title_of = dict(zip(items["item_id"][:], titles))
     rows = []
     for history, target in zip(interactions["history"], interactions["target"]):
         if target not in title_of:
@@ -56,7 +62,8 @@ class HistoryTitleTask:
     """History of SIDs -> title of the next item, one row for every interaction of the split."""
 
     weight: float = 1.0
+    max_text_tokens: int = MAX_TEXT_TOKENS
     name: ClassVar[str] = "history_title"
 
     def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
-        return build_history_title_rows(getattr(dataset, split), dataset.items, tokenizer)
+        return build_history_title_rows(getattr(dataset, split), dataset.items, tokenizer, self.max_text_tokens)

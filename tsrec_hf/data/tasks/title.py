@@ -14,9 +14,10 @@ from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 
 from ..rows import check_columns, text_rows
+from ..text_length import MAX_TEXT_TOKENS, shorten_texts
 
 
-def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
+def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer, max_text_tokens: int = MAX_TEXT_TOKENS) -> Dataset:
     r"""
     SID -> title and title -> SID, two rows for every item that has a title.
 
@@ -25,6 +26,8 @@ def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
             Rows with `item_id` and `title`.
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer with the SID index.
+        max_text_tokens (`int`, *optional*, defaults to `256`):
+            Number of tokens that a title is cut to, at a word.
 
     Returns:
         `Dataset` with `prompt`, `completion` and `task` (`"title"`).
@@ -44,7 +47,8 @@ def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
     check_columns(items, ("item_id", "title"), "items", "Pass the items of a `RecommendationDataset`.")
     prompts = PromptBuilder(tokenizer)
     rows = []
-    for item_id, title in zip(items["item_id"], items["title"]):
+    titles = shorten_texts(items["title"][:], tokenizer, max_text_tokens, "titles")
+    for item_id, title in zip(items["item_id"][:], titles):
         if title.strip():
             rows.append((prompts.title_prompt(item_id), prompts.text_answer(title)))
             rows.append((prompts.item_prompt(title), prompts.sid(item_id)))
@@ -56,7 +60,8 @@ class TitleTask:
     """SID -> title and title -> SID, two rows for every item with a title, whatever the split."""
 
     weight: float = 1.0
+    max_text_tokens: int = MAX_TEXT_TOKENS
     name: ClassVar[str] = "title"
 
     def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
-        return build_title_rows(dataset.items, tokenizer)
+        return build_title_rows(dataset.items, tokenizer, self.max_text_tokens)
