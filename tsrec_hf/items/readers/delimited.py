@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.csv
 
-from .dialects import Dialect, TableFile, _Blocks, find_dialect
+from .dialects import BlockStream, Dialect, TableFile, find_dialect
 from .json_lines import BLOCK_BYTES
 from .packed import UNPACKING_ERRORS
 
@@ -69,7 +69,7 @@ def line_of(dialect: Dialect, row: int) -> int:
 
 
 def _read(dialect: Dialect, wanted: list[str]) -> pa.Table:
-    blocks = _Blocks(dialect.blocks())
+    blocks = BlockStream(dialect.blocks())
     # Arrow wants each name once; of those that nobody asks for it does not matter which is which.
     names = [name if name in wanted else f"{number}" for number, name in enumerate(dialect.names)]
     try:

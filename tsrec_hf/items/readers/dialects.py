@@ -19,7 +19,7 @@ CANDIDATES = ("::", "\t", "|", ";", ",")
 LINES_TO_TRY = 20
 # Formats in which a cell may stand in quotes; in others a quote is a character like any other, unless all balance.
 QUOTED = (",", ";")
-# Takes the place of a delimiter of several characters, for readers that know only single ones.
+# Takes the place of a delimiter of several characters or outside ASCII, for readers that know only others.
 UNIT_SEPARATOR = "\x1f"
 RECBOLE_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
 BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -85,11 +85,11 @@ class Dialect:
 
     @property
     def separator(self) -> str:
-        return self.delimiter if len(self.delimiter) == 1 else UNIT_SEPARATOR
+        return self.delimiter if len(self.delimiter) == 1 and self.delimiter.isascii() else UNIT_SEPARATOR
 
     def blocks(self) -> Iterator[bytes]:
         """Yields blocks of whole lines in UTF-8, with single characters between the columns."""
-        if self.encoding == "utf-8" and len(self.delimiter) == 1:
+        if self.encoding == "utf-8" and self.separator == self.delimiter:
             with open_plain_or_gzip(self.path) as file:
                 mark = file.read(len(codecs.BOM_UTF8))
                 start = b"" if mark == codecs.BOM_UTF8 else mark
@@ -99,7 +99,7 @@ class Dialect:
             return
         with open_text(self.path, self.encoding) as lines:
             while text := lines.read(BLOCK_BYTES) + lines.readline():
-                if len(self.delimiter) > 1:
+                if self.separator != self.delimiter:
                     if UNIT_SEPARATOR in text:
                         raise ValueError(
                             f"Expected {self.path} without the control character {UNIT_SEPARATOR!r}, which stands for "
@@ -110,7 +110,9 @@ class Dialect:
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yields every row in pure Python, with the number of its first line; errors are those of the `csv` module."""
-        text = io.TextIOWrapper(_Blocks(self.blocks()), encoding="utf-8", errors="replace", newline="")
+        text = io.TextIOWrapper(
+            io.BufferedReader(BlockStream(self.blocks())), encoding="utf-8", errors="replace", newline=""
+        )
         rows = csv.reader(
             text,
             delimiter=self.separator,
@@ -126,7 +128,7 @@ class Dialect:
             line = rows.line_num + 1
 
 
-class _Blocks(io.RawIOBase):
+class BlockStream(io.RawIOBase):
     """Blocks as a file, for `io.TextIOWrapper`, `csv` and Arrow; counts the lines that went by."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
@@ -165,8 +167,10 @@ def find_dialect(file: TableFile) -> Dialect:
     names = list(file.names or [])
     if not names and lines:
         first = [line.replace(delimiter, draft.separator) for line in lines]
-        quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-        found = next(csv.reader(first, delimiter=draft.separator, quoting=quoting), [])
+        found = next(
+            csv.reader(first, delimiter=draft.separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE),
+            [],
+        )
         names = [RECBOLE_TYPE.sub("", name) if file.suffix in (".inter", ".item") else name for name in found]
     return Dialect(path, delimiter, encoding, names, has_header, quotes, file.escape)
 

@@ -32,12 +32,12 @@ FIELDS = ("description", "brand", "categories")
 
 
 class Files(NamedTuple):
-    """The files of one data set; `index` is missing where there is none, or none was chosen."""
+    """The files of one data set; `sids` is `None` where there are none, or none were chosen."""
 
     name: str
     interactions: Path
     items: Path
-    index: Path | None
+    sids: Path | None
 
 
 def load_lcrec(
@@ -97,7 +97,7 @@ def load_lcrec(
     files = find_files(path, items, index_file)
     log = tidy(read_lcrec(path, items, item_columns), untitled="keep")
     dataset = log.split(leave_one_out_split, name=files.name, max_history=max_history)
-    return dataset if files.index is None else replace(dataset, sid_index=_read_index(files.index, dataset.items))
+    return dataset if files.sids is None else replace(dataset, sid_index=_read_index(files.sids, dataset.items))
 
 
 def read_lcrec(
@@ -111,9 +111,9 @@ def read_lcrec(
     Pass the result to [`~items.tidy`]. Positions stand in the place of times.
     """
     files = find_files(path, items, None, quiet=True)
-    columns = dict(item_columns or {})
+    columns: dict[str, str | list[str] | None] = dict(item_columns or {})
     if items is None and files.items.name.endswith(ITEMS):
-        columns = {"item_id": KEY} | columns
+        columns = {"item_id": KEY, **columns}
     catalogue, _ = read_table(items or files.items, "items", columns, ("item_id", "title"), FIELDS)
     return InteractionLog(catalogue, _read_sequences(files.interactions))
 
@@ -160,8 +160,8 @@ def _find_index(folder: Path, name: str, index_file: str | Path | None, quiet: b
     if index_file is not None:
         index = folder / index_file  # an absolute path stays what it is
         if not index.is_file():
-            found = sorted(path.name for path in folder.glob(f"{name}.index*.json"))
-            raise FileNotFoundError(f"Expected SIDs at {index}, but there is no such file. Choose one of {found}.")
+            names = sorted(path.name for path in folder.glob(f"{name}.index*.json"))
+            raise FileNotFoundError(f"Expected SIDs at {index}, but there is no such file. Choose one of {names}.")
         return index
     if (folder / f"{name}{INDEX}").is_file():
         return folder / f"{name}{INDEX}"

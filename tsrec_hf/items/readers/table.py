@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +19,8 @@ from .values import CONVERTERS, plain
 
 logger = logging.getLogger(__name__)
 
-Source = Dataset | str | Path | TableFile
-Filters = Mapping[str, str | list[str]]
+Source: TypeAlias = Dataset | str | Path | TableFile
+Filters: TypeAlias = Mapping[str, str | list[str]]
 
 # Kinds as in `json_lines`. Other columns keep their type.
 KINDS = {
@@ -213,10 +213,10 @@ def _read_table(
         for column, names in named.items()
         if names is not None
     }
-    filters = {column: [value] if isinstance(value, str) else value for column, value in (filters or {}).items()}
+    allowed = {column: [value] if isinstance(value, str) else value for column, value in (filters or {}).items()}
     several = [column for column, names in names_of.items() if len(names) != 1 and KINDS.get(column, "text") != "text"]
     kinds = {one: KINDS.get(column, "text") for column, names in names_of.items() for one in names}
-    read = read_columns(source, name, dict.fromkeys(filters, "text") | kinds)
+    read = read_columns(source, name, dict.fromkeys(allowed, "text") | kinds)
     if several:
         raise ValueError(
             f"Expected one column of {read.where} for each of {several}, but found "
@@ -230,7 +230,7 @@ def _read_table(
             if column == "timestamp":
                 advice += " `None` in its place says that the rows are in order (`timestamp=none`)."
             require_columns(present, names, read.where, advice + read.advice)
-    require_columns(present, list(filters), read.where, f"Correct the `filters`.{read.advice}")
+    require_columns(present, list(allowed), read.where, f"Correct the `filters`.{read.advice}")
     given = {column: names for column, names in names_of.items() if set(names) <= set(read.table.column_names)}
     converted = {column: _convert(read, names, KINDS.get(column)) for column, names in given.items()}
     if in_order:
@@ -243,7 +243,7 @@ def _read_table(
         further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
         features = Features(Features.from_arrow_schema(ours.schema) | further)
         ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
-    return Dataset(ours), _kept(read, filters)
+    return Dataset(ours), _kept(read, allowed)
 
 
 def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArray:

@@ -1,5 +1,6 @@
 """Convert columns of any table to the types of an `InteractionLog`; errors name file, column and line."""
 
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -87,15 +88,22 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
             return as_seconds(texts.cast(pa.timestamp("us")), name, locate, written)
     except pa.ArrowInvalid:
         pass
-    seconds = []
+    seconds, wrong = [], None
     for row, date in enumerate(texts.to_pylist()):
         try:
             seconds.append(None if date is None else seconds_of(date))
         except ValueError as error:
-            raise ValueError(
-                f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. "
-                "Correct the value, or convert the column."
-            ) from error
+            # Among numbers the word is wrong, among dates the number.
+            wrong = wrong or (row, date, error)
+            if not re.match(NUMBER, date):
+                wrong = row, date, error
+                break
+    if wrong is not None:
+        row, date, error = wrong
+        raise ValueError(
+            f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. Correct "
+            "the value, or convert the column."
+        ) from error
     return pa.chunked_array([seconds], pa.float64())
 
 
