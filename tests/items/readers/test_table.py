@@ -232,3 +232,9 @@ def test_a_catalogue_alone(folder):
     assert log.summary.stages[-1][1:] == (2, 0, 0)
     with pytest.raises(ValueError, match="items and interactions to be left"):
         load_table(None, Dataset.from_dict({"item_id": ["1"], "title": [""]}))
+
+
+def test_rows_stay_where_all_of_several_texts_are_missing():
+    items = Dataset.from_dict({"item_id": ["1", "2"], "title": ["Nut", "Saw"], "a": ["x", None], "b": [None, None]})
+    log = load_table(LOG, items, item_columns={"description": ["a", "b"]})
+    assert log.items["description"][:] == ["x", ""]

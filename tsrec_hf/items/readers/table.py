@@ -14,7 +14,7 @@ from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
 from .dialects import TableFile
 from .sources import Columns, read_columns
-from .values import CONVERTERS, plain
+from .values import CONVERTERS, join_texts, plain
 
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArr
         CONVERTERS[kind](plain(read.table[name]), f"column {name!r} of {read.where}", read.locate, read.written)
         for name in names
     ]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, " ", null_handling="skip")
+    return columns[0] if len(columns) == 1 else join_texts(columns)
 
 
 def _kept(read: Columns, filters: Mapping[str, list[str]]) -> pa.ChunkedArray:

@@ -53,6 +53,16 @@ def _flat(value: list | None) -> list:
     return [part for part in parts if part is not None and part != ""]
 
 
+def join_texts(texts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Joins texts of several columns, row by row, past those that are missing or empty."""
+    # `binary_join_element_wise(null_handling="skip")` loses the rows in which all are null (pyarrow 26).
+    joined, *others = [pc.fill_null(text, "") for text in texts]
+    for other in others:
+        both = pc.binary_join_element_wise(joined, other, " ")
+        joined = pc.if_else(pc.equal(joined, ""), other, pc.if_else(pc.equal(other, ""), joined, both))
+    return joined
+
+
 def as_numbers(column: pa.ChunkedArray, name: str, locate: Locate, written: bool) -> pa.ChunkedArray:
     """Casts to `float64`; `written` says that strings are numbers as a text file spells them."""
     kind = column.type
@@ -101,8 +111,8 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
     if wrong is not None:
         row, date, error = wrong
         raise ValueError(
-            f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. Correct "
-            "the value, or convert the column."
+            f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. "
+            "Correct the value, or convert the column."
         ) from error
     return pa.chunked_array([seconds], pa.float64())
 
