@@ -190,8 +190,10 @@ def _as_id(value: Any) -> str:
 
 def _as_texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    # Older releases store categories as lists of lists.
     flat = [part for one in values for part in (one if isinstance(one, list) else [one]) if part is not None]
+    if any(isinstance(one, list) for one in values):
+        # Amazon 2014 has the categories of an item as paths, which begin alike.
+        flat = list(dict.fromkeys(flat)) if all(isinstance(part, str) for part in flat) else flat
     if not all(isinstance(part, (str, int, float)) for part in flat):
         raise TypeError
     return [_without_surrogates(str(part)) for part in flat]
