@@ -151,7 +151,7 @@ def load_table(
             )
         log = InteractionLog(catalogue, taken)
         if filters:
-            log = _filtered(log, kept, filters)
+            log = filtered(log, kept, filters)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
 
 
@@ -160,7 +160,7 @@ def _as_file(source: Source, **options: Any) -> Source:
     return TableFile(source, **options) if isinstance(source, (str, Path)) else source
 
 
-def _filtered(log: InteractionLog, kept: pa.ChunkedArray, filters: Filters) -> InteractionLog:
+def filtered(log: InteractionLog, kept: pa.ChunkedArray, filters: Filters) -> InteractionLog:
     items, interactions = log.tables()
     interactions = interactions.filter(kept)
     asked = ", ".join(
