@@ -134,7 +134,7 @@ CASES = {
         {
             "behaviors.tsv": "1\tU13740\t11/11/2019 9:05:58 AM\tN55189 N42782\tN55689-1 N35729-0\n"
             "2\tU91836\t11/12/2019 6:11:30 PM\t\tN35729-1 N55689-1 N1-0\n",
-            "news.tsv": 'N55689\tsports\tfootball\t"Charles" Rogers, a star\tHe was 38.\thttps://x\t[{"La": "C"}]\t[]\n'
+            "news.tsv": 'N55689\tsports\tfootball\t"Charles" Rogers, a star\tHe was 38.\thttp://x\t[{"L": "C"}]\t[]\n'
             "N35729\tnews\tnewsus\tPorsche launches\t\thttps://y\t[]\t[]\n",
         },
         {},

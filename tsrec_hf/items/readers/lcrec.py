@@ -150,7 +150,8 @@ def find_files(path: str | Path, items: Source | None, index_file: str | Path | 
             found = [table.name for table in tables] or "none"
             raise FileNotFoundError(
                 f"Expected {catalogue.name} in {folder}, or one table of titles of {list(TABLES)}, but found {found}. "
-                "Pass a table with the columns `item_id` and `title` as `items` (`--items_table`)."
+                "Pass a table with the columns `item_id` and `title` as `items` "
+                f"(`--interactions_file {folder} --items_file ...`)."
             )
         [catalogue] = tables
     return Files(name, interactions, catalogue, _find_index(folder, name, index_file, quiet))
