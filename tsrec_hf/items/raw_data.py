@@ -1,11 +1,11 @@
 """`RawDataArguments`: the options by which scripts open raw data of any form, and what they open."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from .dataset import RecommendationDataset
 from .kcore import k_core
@@ -18,7 +18,7 @@ from .tidying import tidy
 
 logger = logging.getLogger(__name__)
 
-SPLITTERS = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
+SPLITTERS: dict[str, Callable[..., DatasetDict]] = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
 AMAZON = ("amazon", "amazon2014", "amazon2018", "amazon2023")
 FORMATS = ("table", *AMAZON, "recbole", "lcrec", "sequences", *PUBLISHED)
 # Forms whose one folder holds items and interactions.

@@ -98,7 +98,8 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
             return as_seconds(texts.cast(pa.timestamp("us")), name, locate, written)
     except pa.ArrowInvalid:
         pass
-    seconds, wrong = [], None
+    seconds: list[float | None] = []
+    wrong: tuple[int, str, ValueError] | None = None
     for row, date in enumerate(texts.to_pylist()):
         try:
             seconds.append(None if date is None else seconds_of(date))
@@ -109,11 +110,11 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
                 wrong = row, date, error
                 break
     if wrong is not None:
-        row, date, error = wrong
+        row, date, cause = wrong
         raise ValueError(
             f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. "
             "Correct the value, or convert the column."
-        ) from error
+        ) from cause
     return pa.chunked_array([seconds], pa.float64())
 
 
