@@ -20,7 +20,7 @@ COLUMNS = ["item_id", "title", "note, or not"]
 # Letters of several alphabets, and everything that a dialect gives a meaning.
 CHARACTERS = st.sampled_from(list("ab7 é漢ß") + list("\"'\\,;|\t:#{}[]") + ["::", '""', "NULL", "\u2028", "\xa0"])
 LINE_ENDS = st.sampled_from(["\n", "\r\n"])
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def texts(*forbidden: str) -> st.SearchStrategy[str]:
