@@ -18,7 +18,10 @@ from .tidying import tidy
 
 logger = logging.getLogger(__name__)
 
-SPLITTERS: dict[str, Callable[..., DatasetDict]] = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
+SPLITTERS: dict[str, Callable[..., DatasetDict]] = {
+    "chronological": chronological_split,
+    "leave_one_out": leave_one_out_split,
+}
 AMAZON = ("amazon", "amazon2014", "amazon2018", "amazon2023")
 FORMATS = ("table", *AMAZON, "recbole", "lcrec", "sequences", *PUBLISHED)
 # Forms whose one folder holds items and interactions.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.csv
 
-from .dialects import BlockStream, Dialect, TableFile, find_dialect
+from .dialects import BlockStream, Dialect, QuoteCount, TableFile, find_dialect
 from .json_lines import BLOCK_BYTES
 from .packed import UNPACKING_ERRORS
 
@@ -51,13 +51,32 @@ def read_delimited(file: TableFile, wanted: list[str]) -> tuple[pa.Table, Dialec
     wanted = [one for one in wanted if one in dialect.names]
     if not wanted:
         return pa.table({}), dialect
-    if file.quotes is None and dialect.quotes and dialect.delimiter not in (",", ";"):
-        # Cells that look quoted may be titles in quotes; if so, the columns do not add up.
-        try:
-            return _read(dialect, wanted), dialect
-        except ValueError:
-            dialect = replace(dialect, quotes=False)
+    if dialect.quotes is None:
+        return _read_and_find_quotes(dialect, wanted)
     return _read(dialect, wanted), dialect
+
+
+def _read_and_find_quotes(dialect: Dialect, wanted: list[str]) -> tuple[pa.Table, Dialect]:
+    """Reads without quotes, and again with them if all balance and the columns add up."""
+    without, within = replace(dialect, quotes=False), replace(dialect, quotes=True)
+    count = QuoteCount(dialect.separator)
+    try:
+        table = _read(without, wanted, count)
+    except ValueError:
+        # A delimiter in a quoted cell, perhaps; Arrow may have stopped before the last quote.
+        count = QuoteCount(dialect.separator)
+        for block in dialect.blocks():
+            count.add(block)
+        if not count.balance:
+            raise
+        return _read(within, wanted), within
+    if count.balance:
+        try:
+            return _read(within, wanted), within
+        except ValueError:
+            # Titles in quotes that go over the border of a column: those are no cells.
+            pass
+    return table, without
 
 
 def line_of(dialect: Dialect, row: int) -> int:
@@ -68,8 +87,8 @@ def line_of(dialect: Dialect, row: int) -> int:
     raise IndexError(row)
 
 
-def _read(dialect: Dialect, wanted: list[str]) -> pa.Table:
-    blocks = BlockStream(dialect.blocks())
+def _read(dialect: Dialect, wanted: list[str], count: QuoteCount | None = None) -> pa.Table:
+    blocks = BlockStream(dialect.blocks(), count)
     # Arrow wants each name once; of those that nobody asks for it does not matter which is which.
     names = [name if name in wanted else f"{number}" for number, name in enumerate(dialect.names)]
     try:
@@ -85,7 +104,7 @@ def _read(dialect: Dialect, wanted: list[str]) -> pa.Table:
                 delimiter=dialect.separator,
                 quote_char='"' if dialect.quotes else False,
                 escape_char=dialect.escape or False,
-                newlines_in_values=dialect.quotes,
+                newlines_in_values=bool(dialect.quotes),
             ),
             pyarrow.csv.ConvertOptions(
                 include_columns=wanted,

@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .json_lines import BLOCK_BYTES
@@ -80,7 +80,7 @@ class Dialect:
     encoding: str
     names: list[str]
     has_header: bool
-    quotes: bool
+    quotes: bool | None  # `None`: to be found while the rows are read
     escape: str | None
 
     @property
@@ -129,10 +129,10 @@ class Dialect:
 
 
 class BlockStream(io.RawIOBase):
-    """Blocks as a file, for `io.TextIOWrapper`, `csv` and Arrow; counts the lines that went by."""
+    """Blocks as a file, for `io.TextIOWrapper`, `csv` and Arrow; counts the lines that went by, and their quotes."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks, self._rest, self._last, self.lines = blocks, memoryview(b""), b"\n", 0
+    def __init__(self, blocks: Iterator[bytes], quotes: "QuoteCount | None" = None) -> None:
+        self._blocks, self._rest, self._last, self.lines, self._quotes = blocks, memoryview(b""), b"\n", 0, quotes
 
     def readable(self) -> bool:
         return True
@@ -143,10 +143,38 @@ class BlockStream(io.RawIOBase):
             self.lines += block.count(b"\n") if block else self._last != b"\n"
             self._last = block[-1:] or b"\n"
             self._rest = memoryview(block)
+            if self._quotes is not None:
+                self._quotes.add(block)
         part = self._rest[: len(buffer)]
         buffer[: len(part)] = part
         self._rest = self._rest[len(part) :]
         return len(part)
+
+
+class QuoteCount:
+    """
+    Counts the cells that begin with a quote, and those that also end with one, on the same line.
+
+    A title such as `"Alien", the novel` shows that a file has no quoting: read with it, the cell would go on to the
+    next quote and swallow the rows between.
+    """
+
+    def __init__(self, separator: str) -> None:
+        sign = re.escape(separator.encode())
+        self._open = re.compile(rb"(?m)(?:^|" + sign + rb')"')
+        self._closed = re.compile(rb"(?m)(?:^|(?<=" + sign + rb'))"(?:[^"\r\n]|"")*"(?=' + sign + rb"|\r?$)")
+        self._counts = [0, 0]
+
+    def add(self, lines: bytes) -> None:
+        if b'"' in lines:
+            self._counts[0] += len(self._open.findall(lines))
+            self._counts[1] += len(self._closed.findall(lines))
+
+    @property
+    def balance(self) -> bool:
+        """Whether there are quoted cells and nothing contradicts them."""
+        opened, closed = self._counts
+        return opened == closed > 0
 
 
 def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
@@ -161,18 +189,18 @@ def find_dialect(file: TableFile) -> Dialect:
     encoding = _encoding_of(file)
     lines = _first_lines(path, encoding)
     delimiter = file.delimiter or DELIMITERS.get(file.suffix) or _find_delimiter(path, lines)
-    draft = Dialect(path, delimiter, encoding, [], False, True, file.escape)
-    quotes = file.quotes if file.quotes is not None else delimiter in QUOTED or _quotes_balance(draft)
+    quotes = True if file.quotes is None and delimiter in QUOTED else file.quotes
     has_header = not file.names if file.header is None else file.header
-    names = list(file.names or [])
-    if not names and lines:
-        first = [line.replace(delimiter, draft.separator) for line in lines]
-        found = next(
-            csv.reader(first, delimiter=draft.separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE),
-            [],
-        )
-        names = [RECBOLE_TYPE.sub("", name) if file.suffix in (".inter", ".item") else name for name in found]
-    return Dialect(path, delimiter, encoding, names, has_header, quotes, file.escape)
+    dialect = Dialect(path, delimiter, encoding, list(file.names or []), has_header, quotes, file.escape)
+    if file.names or not lines:
+        return dialect
+    first = [line.replace(delimiter, dialect.separator) for line in lines]
+    count = QuoteCount(dialect.separator)
+    count.add(first[0].rstrip("\r\n").encode("utf-8", errors="replace"))
+    quoting = csv.QUOTE_MINIMAL if quotes or (quotes is None and count.balance) else csv.QUOTE_NONE
+    found = next(csv.reader(first, delimiter=dialect.separator, quoting=quoting), [])
+    names = [RECBOLE_TYPE.sub("", name) if file.suffix in (".inter", ".item") else name for name in found]
+    return replace(dialect, names=names)
 
 
 def _encoding_of(file: TableFile) -> str:
@@ -206,23 +234,3 @@ def _find_delimiter(path: Path, lines: list[str]) -> str:
         f"Expected the lines of {path} to be separated by one of {list(CANDIDATES)}, as often in each, but found none "
         "such. Pass the `delimiter` (`--delimiter`)."
     )
-
-
-def _quotes_balance(draft: Dialect) -> bool:
-    """
-    Tells whether every cell that begins with a quote ends with one, on the same line.
-
-    A title such as `"Alien", the novel` shows that the file has no quoting: read with it, the cell would go on to the
-    next quote and swallow the rows between.
-    """
-    separator = re.escape(draft.separator.encode())
-    opened = re.compile(rb"(?m)(?:^|" + separator + rb')"')
-    balanced = re.compile(rb"(?m)(?:^|(?<=" + separator + rb'))"(?:[^"\r\n]|"")*"(?=' + separator + rb"|\r?$)")
-    any_quote = False
-    for block in draft.blocks():
-        if b'"' in block:
-            count = len(opened.findall(block))
-            any_quote = any_quote or count > 0
-            if count != len(balanced.findall(block)):
-                return False
-    return any_quote

@@ -71,16 +71,34 @@ def as_numbers(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
         return column.cast(pa.float64(), safe=False)
     if pa.types.is_string(kind) and column.null_count == len(column):
         return column.cast(pa.float64())
-    texts = _without_missing(column) if pa.types.is_string(kind) else column
-    wrong = pc.index(pc.match_substring_regex(texts, NUMBER), False).as_py() if pa.types.is_string(kind) else -1
-    if wrong >= 0:
-        raise ValueError(
-            f"Expected {name} to hold numbers, but {locate(wrong)} has {texts[wrong].as_py()!r}. Correct the value, "
-            "or name another column."
-        )
-    if not (written and pa.types.is_string(kind)):
-        raise TypeError(f"Expected {name} to hold numbers, but found {_type_and_value(column)}. Correct the values.")
-    return pc.replace_substring_regex(texts, r"^\+", "").cast(pa.float64())
+    if written and pa.types.is_string(kind):
+        numbers = _parsed(column)
+        if numbers is not None:
+            return numbers
+    if pa.types.is_string(kind):
+        texts = _without_missing(column)
+        wrong = pc.index(pc.match_substring_regex(texts, NUMBER), False).as_py()
+        if wrong >= 0:
+            raise ValueError(
+                f"Expected {name} to hold numbers, but {locate(wrong)} has {texts[wrong].as_py()!r}. Correct the "
+                "value, or name another column."
+            )
+    raise TypeError(f"Expected {name} to hold numbers, but found {_type_and_value(column)}. Correct the values.")
+
+
+def _parsed(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Parses numbers as text files spell them; `None` if a value is neither a number nor missing."""
+    for prepare in (
+        lambda column: column,
+        lambda column: pc.replace_substring_regex(_without_missing(column), r"^\+", ""),
+    ):
+        try:
+            numbers = prepare(texts).cast(pa.float64())
+        except pa.ArrowInvalid:
+            continue
+        # A spelling of a missing value that Arrow takes for a number.
+        return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+    return None
 
 
 def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool) -> pa.ChunkedArray:
@@ -89,9 +107,10 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
         return pc.divide(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
     if not pa.types.is_string(column.type) or column.null_count == len(column):
         return as_numbers(column, name, locate, written)
+    numbers = _parsed(column) if written else None
+    if numbers is not None:
+        return numbers
     texts = _without_missing(column)
-    if written and pc.all(pc.match_substring_regex(texts, NUMBER)).as_py() is not False:
-        return as_numbers(texts, name, locate, written)
     try:
         # Of Arrow's own forms, "2024" and "202405" could be numbers.
         if pc.all(pc.match_substring_regex(texts, r"^\d{4}-\d\d-\d\d")).as_py():
