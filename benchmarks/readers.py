@@ -8,8 +8,8 @@ sequences, are read, tidied, filtered to the 5-core and split, each form in a pr
 printed table give the seconds of each step, the processor's seconds (less than wall time where other programs run) and
 the peak of resident memory; the summary shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
 
-`--baseline_dir` names another checkout of this repository: it reads the same files in the same run, and the last column
-is the ratio of the processor's seconds for reading, here to there.
+`--baseline_dir` names another checkout of this repository: it reads the same files in the same run, and the last
+column is the ratio of the processor's seconds for reading, here to there.
 
 The files are made once (about a minute) and stay in `--output_dir`.
 """

@@ -49,6 +49,7 @@ from tsrec_hf.sids.catalogue import (
 
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
 SETTINGS_NAME = "build_sids.json"
+NO_TEXT = "untitled item"
 # What new items must share with the old ones, for their vectors to mean the same.
 EMBEDDING_SETTINGS = ("encoder", "image_encoder", "fields", "image_column", "image_weight", "quantizer", "collisions")
 
@@ -114,10 +115,18 @@ def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
         folder = Path(args.items_file).parent
         files = [str(folder / name) if name else None for name in items[args.image_column][:]]
         items = items.remove_columns(args.image_column).add_column(args.image_column, files)
+    weights = weights_of(args)
+    texts = [name for name in weights if name in items.column_names]
+    blank = [not any(row) for row in zip(*(items[name][:] for name in texts))]
+    if any(blank) and args.image_column is None:
+        # Published sequences are evaluated with all items; the data set keeps its empty title.
+        print(f"{sum(blank)} items have no text and are embedded as {NO_TEXT!r}.")
+        titles = [NO_TEXT if none else text for none, text in zip(blank, items[texts[0]][:])]
+        items = items.remove_columns(texts[0]).add_column(texts[0], titles)
     return embed_items(
         items,
         args.encoder,
-        fields=weights_of(args),
+        fields=weights,
         image_column=args.image_column,
         image_weight=args.image_weight,
         image_model=args.image_encoder,

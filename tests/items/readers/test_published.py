@@ -1,7 +1,9 @@
 """Each named data set, in small files written as its own are."""
 
 import json
+import re
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
@@ -223,6 +225,12 @@ def test_raw_files(tmp_path, case):
 
 def test_every_name_is_tested():
     assert {case[0] for case in CASES.values()} == {*PUBLISHED}
+
+
+def test_the_page_on_data_names_all_of_them():
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
+    assert {*PUBLISHED, "amazon", "amazon2014", "amazon2018", "amazon2023"} <= named
 
 
 def test_movielens_10m_is_utf_8(tmp_path):
