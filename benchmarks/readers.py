@@ -3,25 +3,35 @@ How long does it take, and how much memory, to read a million reviews and make t
 
     python benchmarks/readers.py
 
-Synthetic gzipped files in the forms of Amazon Reviews 2018 and 2023, and one CSV, are read, tidied, filtered to the
-5-core and split, each form in a process of its own. `summary.csv` and the printed table give the seconds of each step,
-the processor's seconds (less than wall time where other programs run) and the peak of resident memory; the summary
-shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
+Synthetic files, gzipped but for Parquet, in the forms of Amazon Reviews 2018 and 2023, CSV, TSV, text with `::` and
+sequences, are read, tidied, filtered to the 5-core and split, each form in a process of its own. `summary.csv` and the
+printed table give the seconds of each step, the processor's seconds (less than wall time where other programs run) and
+the peak of resident memory; the summary shows what was kept and dropped. `OMP_NUM_THREADS` limits Arrow's threads.
+
+`--baseline_dir` names another checkout of this repository: it reads the same files in the same run, and the last
+column is the ratio of the processor's seconds for reading, here to there.
 
 The files are made once (about a minute) and stay in `--output_dir`.
 """
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
 from common import Laps, in_new_process, markdown_table, replaced, resident_bytes, run_script, table_of, write_csv
 
 
-FORMS = ("amazon_2018", "amazon_2023", "csv")
+FORMS = ("amazon_2018", "amazon_2023", "csv", "tsv", "parquet", "dat", "sequences")
+SUFFIXES = {"csv": "csv.gz", "tsv": "tsv.gz", "dat": "dat.gz", "parquet": "parquet", "sequences": "txt.gz"}
+# What a checkout may not know yet.
+LATER_FORMS = ("dat", "sequences")
 SPLITTERS = ("chronological_split", "leave_one_out_split")
 WORDS_OF_REVIEW = 60
 WORDS_OF_DESCRIPTION = 80
@@ -35,6 +45,7 @@ class BenchmarkArguments:
     forms: list[str] = field(default_factory=lambda: list(FORMS), metadata={"help": f"Among {', '.join(FORMS)}."})
     splitter: str = field(default=SPLITTERS[0], metadata={"help": f"One of {', '.join(SPLITTERS)}."})
     quick: bool = field(default=False, metadata={"help": "A twentieth of the reviews, to show that it works."})
+    baseline_dir: str | None = field(default=None, metadata={"help": "Another checkout, to compare with."})
     measure: str | None = field(default=None, metadata={"help": "Internal: the form that this process measures."})
     output_dir: str = field(default="outputs/readers", metadata={"help": "Folder of the files and results."})
 
@@ -76,9 +87,14 @@ def review_lines(form: str, num_reviews: int) -> Iterator[str]:
     """Lines of the file of reviews."""
     log = (column.tolist() for column in draw_log(num_reviews))
     rows = zip(*log, draw_texts(2 * WORDS_OF_REVIEW))
-    if form == "csv":
-        yield "user_id,item_id,timestamp,rating,text\n"
-        yield from (f'U{user:08},B{item:08},{second},{rating},"{text}"\n' for user, item, second, rating, text in rows)
+    if form in ("csv", "tsv", "dat"):
+        sign = {"csv": ",", "tsv": "\t", "dat": "::"}[form]
+        quote = '"' if form == "csv" else ""
+        yield sign.join(("user_id", "item_id", "timestamp", "rating", "text\n"))
+        for user, item, second, rating, text in rows:
+            yield sign.join((f"U{user:08}", f"B{item:08}", f"{second}", f"{rating}", f"{quote}{text}{quote}\n"))
+    elif form == "sequences":
+        yield from (f"U{user:08} B{item:08}\n" for user, item, *_ in rows)
     elif form == "amazon_2018":
         for user, item, second, rating, text in rows:
             review = {"overall": float(rating), "vote": "3", "verified": True, "reviewTime": "05 3, 2018"}
@@ -94,13 +110,15 @@ def review_lines(form: str, num_reviews: int) -> Iterator[str]:
 
 def item_lines(form: str, num_items: int) -> Iterator[str]:
     """Lines of the file of items: every 50th has no title, every 40th comes twice, half of the texts have markup."""
-    if form == "csv":
-        yield "item_id,title,description\n"
+    signs = {"csv": ",", "sequences": ",", "tsv": "\t", "dat": "::"}
+    if form in signs:
+        yield signs[form].join(("item_id", "title", "description\n"))
     for item, text in zip(range(num_items), draw_texts(2 * WORDS_OF_DESCRIPTION)):
         title = "" if item % 50 == 0 else f"{text[:40]} &amp; {item}"
         text = f"<p>{text[:20]}</p>{text[20:]}" if item % 2 else text
-        if form == "csv":
-            line = f'B{item:08},"{title}","{text}"\n'
+        if form in signs:
+            quote = '"' if signs[form] == "," else ""
+            line = signs[form].join((f"B{item:08}", f"{quote}{title}{quote}", f"{quote}{text}{quote}\n"))
         elif form == "amazon_2018":
             # Some descriptions are strings and not lists: such a block is read line by line.
             description = text if item % 1000 == 0 and item < num_items // 4 else [text]
@@ -115,8 +133,17 @@ def item_lines(form: str, num_items: int) -> Iterator[str]:
 
 def make_files(form: str, num_reviews: int, folder: Path) -> tuple[Path, Path]:
     """Paths of the reviews and the items, written on first use."""
-    suffix = "csv.gz" if form == "csv" else "jsonl.gz"
-    paths = tuple(folder / f"{part}_{form}_{num_reviews}.{suffix}" for part in ("reviews", "items"))
+    suffix = SUFFIXES.get(form, "jsonl.gz")
+    suffixes = (suffix, "csv.gz" if form == "sequences" else suffix)
+    paths = tuple(
+        folder / f"{part}_{form}_{num_reviews}.{suffix}" for part, suffix in zip(("reviews", "items"), suffixes)
+    )
+    if form == "parquet":
+        for path, table in zip(paths, make_files("csv", num_reviews, folder)):
+            if not path.exists():
+                with replaced(path) as part:
+                    pyarrow.parquet.write_table(pyarrow.csv.read_csv(table), part)
+        return paths
     lines = (review_lines(form, num_reviews), item_lines(form, num_reviews // 15))
     for path, content in zip(paths, lines):
         if not path.exists():
@@ -138,17 +165,38 @@ def measure(args: BenchmarkArguments) -> None:
     figures = {"form": args.measure, "reviews": args.num_reviews, "threads": pa.cpu_count()}
     figures["GB after import"] = resident_bytes(peak=True) / 2**30
     laps = Laps()
-    log = items.load_table(*paths, repeats="first") if args.measure == "csv" else items.load_amazon(*paths)
+    if args.measure.startswith("amazon"):
+        log = items.load_amazon(*paths)
+    elif args.measure == "sequences":
+        log = items.load_sequences(*paths, repeats="first")
+    else:
+        options = {"delimiter": "::"} if args.measure == "dat" else {}
+        log = items.load_table(*paths, repeats="first", **options)
     laps.lap("read and tidy")
     log = items.k_core(log)
     laps.lap("5-core")
-    dataset = log.split(getattr(items, args.splitter))
+    dataset = log.split(items.leave_one_out_split if args.measure == "sequences" else getattr(items, args.splitter))
     laps.lap("split")
     figures |= {f"{step} (s)": seconds for step, seconds in laps.wall.items()}
     figures |= {"total (s)": sum(laps.wall.values()), "CPU (s)": sum(laps.cpu.values())}
+    figures["CPU of reading (s)"] = laps.cpu["read and tidy"]
     figures["peak GB"] = resident_bytes(peak=True) / 2**30
     print(log.summary.with_splits(dataset))
     print(json.dumps(figures))
+
+
+@contextmanager
+def package_from(folder: str) -> Iterator[None]:
+    """New processes import the package from another folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(folder).resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def main(args: BenchmarkArguments) -> None:
@@ -165,6 +213,11 @@ def main(args: BenchmarkArguments) -> None:
         line = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         summary, figures = in_new_process(__file__, *line)
         print("\n".join(summary), flush=True)
+        figures["ratio to baseline"] = None
+        if args.baseline_dir is not None and form not in LATER_FORMS:
+            with package_from(args.baseline_dir):
+                _, before = in_new_process(__file__, *line)
+            figures["ratio to baseline"] = figures["CPU of reading (s)"] / before["CPU of reading (s)"]
         results.append(figures)
     header, rows = table_of(results, digits=2)
     write_csv(folder / "summary.csv", header, rows)

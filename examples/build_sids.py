@@ -1,12 +1,12 @@
 """
-Give the items of your own catalogue semantic IDs: from a table of items to a folder that every other script reads.
+Give the items of your own catalogue semantic IDs: from raw data to a folder that every other script reads.
 
     python examples/build_sids.py --items_file items.csv --interactions_file interactions.csv --output_dir data/shop
 
 Items have the columns `item_id`, `title` and perhaps `description`; interactions have `user_id`, `item_id` and
-`timestamp`. Other names are told: `--item_columns item_id=sku title=name description=short,long`. Files are CSV, TSV,
-JSON lines or Parquet; Amazon's reviews and metadata are read by `--format amazon`, RecBole's atomic files by
-`--format recbole --items_file folder`. Without interactions the items alone get SIDs.
+`timestamp`. Other names are told: `--item_columns item_id=sku title=name description=short,long`. Text of any
+delimiter and encoding, JSON and Parquet are read, and by `--format` Amazon's files, RecBole's, LC-Rec's, sequences,
+MovieLens and others: docs/data.md. Without interactions the items alone get SIDs.
 
 The steps are: read and clean, embed by sentence-transformers (`--fields title=1 description=0.5`; `--image_column`
 adds images), quantise, part the items that share a SID, report. The folder is what `open_dataset` opens, ready as
@@ -22,31 +22,22 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Value
 from trl import TrlParser
 
 from tsrec_hf import (
     RQVAE,
-    InteractionLog,
-    RecommendationDataset,
     ResidualKMeans,
     SIDIndex,
-    chronological_split,
     embed_items,
-    k_core,
-    load_amazon,
-    load_recbole,
-    load_table,
     open_dataset,
     resolve_collisions,
     save_minionerec,
     sid_report,
-    tidy,
 )
-from tsrec_hf.items import leave_one_out_split
+from tsrec_hf.items.raw_data import RawDataArguments, as_pairs
 from tsrec_hf.sids import embed_interactions, join_collaborative, refuse_equal_vectors
 from tsrec_hf.sids.catalogue import (
     default_level_sizes,
@@ -58,38 +49,18 @@ from tsrec_hf.sids.catalogue import (
 from tsrec_hf.sids.item_embedding import texts_of
 
 
-SPLITTERS = {"chronological": chronological_split, "leave_one_out": leave_one_out_split}
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
 SETTINGS_NAME = "build_sids.json"
-ROW_FEATURES = Features({"user_id": Value("string"), "history": List(Value("string")), "target": Value("string")})
+NO_TEXT = "untitled item"
 # What new items must share with the old ones, for their vectors to mean the same.
 EMBEDDING_SETTINGS = ("encoder", "image_encoder", "fields", "image_column", "image_weight", "quantizer", "collisions")
 
 
-@dataclass
-class ScriptArguments:
+@dataclass(kw_only=True)
+class ScriptArguments(RawDataArguments):
     """What to read, how to embed it, and how to make codes of it."""
 
-    items_file: str = field(metadata={"help": "Items: a table, Amazon's metadata, or the folder of RecBole's files."})
     output_dir: str = field(metadata={"help": "Folder to write to, the `--data_dir` of the other scripts."})
-    interactions_file: str | None = field(
-        default=None, metadata={"help": "Interactions: a table, or Amazon's reviews."}
-    )
-    format: Literal["table", "amazon", "recbole"] = field(default="table", metadata={"help": "What the files are."})
-    item_columns: list[str] = field(
-        default_factory=list, metadata={"help": "Where columns have other names: title=name description=short,long."}
-    )
-    interaction_columns: list[str] = field(default_factory=list, metadata={"help": "Likewise: user_id=customer."})
-    untitled: Literal["drop", "keep"] = field(default="drop", metadata={"help": "What happens to untitled items."})
-    same_title: Literal["keep", "merge"] = field(default="keep", metadata={"help": "Merge items of one title?"})
-    repeats: Literal["keep", "first"] | None = field(
-        default=None, metadata={"help": "A user's later takes of an item; default: 'first' for Amazon, else 'keep'."}
-    )
-    min_rating: float | None = field(default=None, metadata={"help": "Least rating of an interaction that counts."})
-    user_k: int = field(default=1, metadata={"help": "Fewest interactions of a user."})
-    item_k: int = field(default=0, metadata={"help": "Fewest interactions of an item; 0 keeps those nobody took."})
-    split: str = field(default="chronological", metadata={"help": f"One of {', '.join(SPLITTERS)}."})
-    max_history: int = field(default=10, metadata={"help": "Longest history of a row."})
     encoder: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Sentence-transformers model of the texts."},
@@ -127,33 +98,18 @@ class ScriptArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the quantiser."})
 
     def __post_init__(self):
-        for name, value, allowed in (("split", self.split, SPLITTERS), ("quantizer", self.quantizer, QUANTIZERS)):
-            if value not in allowed:
-                raise ValueError(f"Expected `{name}` among {list(allowed)}, but found {value!r}.")
+        super().__post_init__()
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(f"Expected `quantizer` among {list(QUANTIZERS)}, but found {self.quantizer!r}.")
         if self.balanced and self.quantizer != "residual_kmeans":
             raise ValueError("`--balanced` is an option of residual k-means. Leave one of the two out.")
-        if self.format == "recbole" and self.interactions_file is not None:
-            raise ValueError("RecBole's folder holds the interactions too. Leave `--interactions_file` out.")
-        if self.format != "table" and (self.item_columns or self.interaction_columns):
-            raise ValueError(f"Columns are named for tables; those of {self.format!r} are known. Leave them out.")
-
-
-def pairs(texts: list[str], name: str) -> dict[str, str]:
-    """`["title=name"]` as `{"title": "name"}`."""
-    split = [text.split("=", 1) for text in texts]
-    wrong = [text for text, parts in zip(texts, split) if len(parts) != 2 or not all(parts)]
-    if wrong:
-        raise ValueError(
-            f"Expected `--{name}` as pairs such as title=name, but found {wrong}. Write them without spaces."
-        )
-    return dict(split)
 
 
 def weights_of(args: ScriptArguments) -> dict[str, float]:
     if args.fields == ["none"]:
         return {}
     try:
-        return {name: float(weight) for name, weight in pairs(args.fields, "fields").items()}
+        return {name: float(weight) for name, weight in as_pairs(args.fields, "fields").items()}
     except ValueError as error:
         raise ValueError(
             f"Expected `--fields` as columns and weights such as title=1, but found {args.fields}. Correct them; "
@@ -161,42 +117,23 @@ def weights_of(args: ScriptArguments) -> dict[str, float]:
         ) from error
 
 
-def read(args: ScriptArguments) -> InteractionLog:
-    """Items and interactions, tidy and filtered."""
-    tidying = {"untitled": args.untitled, "same_title": args.same_title, "min_rating": args.min_rating}
-    if args.repeats is not None:
-        tidying["repeats"] = args.repeats
-    if args.format == "recbole":
-        log = tidy(load_recbole(args.items_file), **tidying)
-    elif args.format == "amazon":
-        log = load_amazon(args.interactions_file, args.items_file, **tidying)
-    else:
-        item_columns = pairs(args.item_columns, "item_columns")
-        # Further columns that the embedding reads.
-        further = [text.split("=")[0] for text in args.fields if "=" in text] + [args.image_column]
-        known = {"title", "description", None, *item_columns}
-        log = load_table(
-            args.interactions_file,
-            args.items_file,
-            pairs(args.interaction_columns, "interaction_columns"),
-            {name: names.split(",") for name, names in item_columns.items()}
-            | {name: name for name in further if name not in known},
-            **tidying,
-        )
-    if (args.user_k, args.item_k) != (1, 0):
-        log = k_core(log, args.user_k, args.item_k)
-    return log
-
-
 def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
     if items.features.get(args.image_column) == Value("string"):
         folder = Path(args.items_file).parent
         files = [str(folder / name) if name else None for name in items[args.image_column][:]]
         items = items.remove_columns(args.image_column).add_column(args.image_column, files)
+    weights = weights_of(args)
+    texts = [name for name in weights if name in items.column_names]
+    blank = [not any(row) for row in zip(*(items[name][:] for name in texts))]
+    if any(blank) and args.image_column is None:
+        # Published sequences are evaluated with all items; the data set keeps its empty title.
+        print(f"{sum(blank)} items have no text and are embedded as {NO_TEXT!r}.")
+        titles = [NO_TEXT if none else text for none, text in zip(blank, items[texts[0]][:])]
+        items = items.remove_columns(texts[0]).add_column(texts[0], titles)
     return embed_items(
         items,
         args.encoder,
-        fields=weights_of(args),
+        fields=weights,
         image_column=args.image_column,
         image_weight=args.image_weight,
         image_model=args.image_encoder,
@@ -237,24 +174,12 @@ def extend(args: ScriptArguments, items: Dataset, embeddings: np.ndarray) -> tup
     return quantizer, index
 
 
-def split(args: ScriptArguments, log: InteractionLog, name: str) -> RecommendationDataset:
-    if args.interactions_file is None and args.format != "recbole":
-        none = Dataset.from_dict({"user_id": [], "history": [], "target": []}, features=ROW_FEATURES)
-        return RecommendationDataset(log.items, none, none, none, name=name)
-    dataset = log.split(SPLITTERS[args.split], name=name, max_history=args.max_history)
-    empty = [part for part in ("train", "valid", "test") if not len(getattr(dataset, part))]
-    if empty:
-        raise ValueError(
-            f"Expected rows in every split, but {empty} have none: {dataset}. Give more interactions, or try another "
-            f"`--split` than {args.split!r}, of {list(SPLITTERS)}."
-        )
-    return dataset
-
-
 def main(args: ScriptArguments) -> None:
     output = Path(args.output_dir)
-    log = read(args)
-    dataset = split(args, log, output.resolve().name)
+    # Further columns that the embedding reads.
+    further = [text.split("=")[0] for text in args.fields if "=" in text]
+    log = args.read(further if args.image_column is None else [*further, args.image_column])
+    dataset = args.split_log(log, output.resolve().name)
     summary = log.summary.with_splits(dataset)
     print(f"{summary}\n", flush=True)
 
@@ -272,7 +197,7 @@ def main(args: ScriptArguments) -> None:
         quantizer, codes = quantise(args, embeddings)
         # A code that no item has would be a token that no model learns; the report counts it before it goes.
         report = sid_report(codes, embeddings, quantizer, **about)
-        index = SIDIndex(dataset.items["item_id"][:], quantizer.drop_unused(codes), titles=dataset.items["title"][:])
+        index = SIDIndex(item_ids, quantizer.drop_unused(codes), titles=dataset.items["title"][:])
     else:
         quantizer, index = extend(args, dataset.items, embeddings)
         report = sid_report(index.codes[index.positions_of(item_ids)], embeddings, quantizer, **about)
@@ -281,7 +206,7 @@ def main(args: ScriptArguments) -> None:
     dataset = replace(dataset, sid_index=index)
     dataset.save(output)
     quantizer.save(output)
-    row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"][:])}
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     save_embeddings(output, embeddings[[row_of[item_id] for item_id in index.item_ids]], index)
     (output / SETTINGS_NAME).write_text(json.dumps(asdict(args), indent=1), encoding="utf-8")
     write_report(output, report, f"{summary}\n\n{report}")

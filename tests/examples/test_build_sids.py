@@ -207,3 +207,25 @@ def test_level_sizes_follow_the_number_of_items() -> None:
 def test_settings_that_do_not_fit(shop, monkeypatch, settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         run_here(monkeypatch, **{**shop, **settings})
+
+
+def test_published_sequences_get_sids_with_all_items(tmp_path: Path, monkeypatch, caplog, capsys) -> None:
+    encoder = tmp_path / "encoder"
+    words = [*COLORS, *THINGS, "untitled"]
+    sentence_transformers.SentenceTransformer(modules=[BoW(words)], device="cpu").save(str(encoder))
+    titles = [f"{color} {thing}" for color in COLORS for thing in THINGS]
+    (tmp_path / "Toy.inter.json").write_text(
+        json.dumps({f"u{user}": [(user + 5 * step) % 24 for step in range(3 + user)] for user in range(9)})
+    )
+    # One item of published sequences has no title.
+    rows = [f"{number},{title if number != 5 else ''}" for number, title in enumerate(titles)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *rows, ""]))
+    settings = {"format": "lcrec", "items_file": tmp_path, "encoder": encoder, "level_sizes": [8, 4]}
+    caplog.set_level("INFO")
+    run_here(monkeypatch, **settings, output_dir=tmp_path / "toy", fields=["title=1"])
+    dataset = open_dataset(tmp_path / "toy")
+    assert len(dataset.items) == len(dataset.sid_index) == 24 and len(dataset.test) == 9
+    assert sorted(dataset.test["history"][:], key=len)[-1] == [str((8 + 5 * step) % 24) for step in range(10)]
+    assert "split leave-one-out" in caplog.text
+    assert "1 items have no text and are embedded as 'untitled item'." in capsys.readouterr().out
+    assert dataset.items["title"][5] == ""

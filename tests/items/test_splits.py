@@ -229,3 +229,44 @@ def test_leave_one_out_and_chronological_make_the_same_rows():
 def test_leave_one_out_needs_users_with_three_interactions():
     with pytest.raises(ValueError, match="at least three interactions"):
         leave_one_out_split(make_log().select([1, 4, 5]))
+
+
+def positions(lengths, first=0, keep=lambda row: True):
+    """A log in which the time is the position in the user's sequence; `keep` drops rows as a filter would."""
+    rows = [(f"u{user}", f"i{at}", float(first + at)) for user, length in enumerate(lengths) for at in range(length)]
+    users, items, times = zip(*(row for number, row in enumerate(rows) if keep(number)))
+    return Dataset.from_dict({"user_id": users, "item_id": items, "timestamp": times})
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        positions([5, 7, 12, 5, 6]),
+        positions([5, 7, 12, 5, 6], first=1),
+        positions([9] * 40, keep=lambda number: number % 4 != 2),
+        positions([3, 50]).cast_column("timestamp", Value("int64")),
+    ],
+    ids=["from 0", "from 1", "with gaps", "integers"],
+)
+def test_positions_are_no_times(log):
+    with pytest.raises(ValueError, match="found positions.*Use `leave_one_out_split`.*--split leave_one_out"):
+        chronological_split(log)
+    assert len(leave_one_out_split(log)["test"]) == len(set(log["user_id"][:]))
+
+
+def test_times_are_no_positions():
+    generator = np.random.default_rng(0)
+    users = np.repeat(np.arange(50), 6)
+    item = [f"i{number}" for number in range(300)]
+    for times in (
+        generator.integers(0, 365, 300),  # days since the start
+        generator.permutation(300),  # numbers of rows
+        np.repeat(generator.integers(0, 9, 50), 6) + np.tile(np.arange(6), 50),  # users join over time
+        generator.integers(0, 2, 300),  # before and after
+        generator.random(300),
+        generator.integers(1.2e9, 1.5e9, 300),
+    ):
+        log = Dataset.from_dict({"user_id": list(map(str, users)), "item_id": item, "timestamp": times.tolist()})
+        chronological_split(log)
+    # One user's positions are an order in time.
+    chronological_split(positions([12]))

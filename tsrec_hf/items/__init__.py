@@ -5,7 +5,17 @@ from .dataset import RecommendationDataset
 from .kcore import k_core
 from .log import InteractionLog
 from .opening import open_dataset
-from .readers import load_amazon, load_minionerec, load_recbole, load_table, save_minionerec
+from .readers import (
+    TableFile,
+    load_amazon,
+    load_lcrec,
+    load_minionerec,
+    load_published,
+    load_recbole,
+    load_sequences,
+    load_table,
+    save_minionerec,
+)
 from .splits import chronological_split, leave_one_out_split
 from .summary import LogSummary
 from .tidying import tidy
@@ -15,13 +25,17 @@ __all__ = [
     "InteractionLog",
     "LogSummary",
     "RecommendationDataset",
+    "TableFile",
     "chronological_split",
     "clean_text",
     "k_core",
     "leave_one_out_split",
     "load_amazon",
+    "load_lcrec",
     "load_minionerec",
+    "load_published",
     "load_recbole",
+    "load_sequences",
     "load_table",
     "open_dataset",
     "save_minionerec",

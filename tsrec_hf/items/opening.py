@@ -1,25 +1,27 @@
-"""Open a prepared data set in the native layout or in MiniOneRec's."""
+"""Open a prepared data set in the native layout, in MiniOneRec's or in LC-Rec's."""
 
 from pathlib import Path
 
 from .dataset import RecommendationDataset
 from .layout import FACTS_NAME, MINIONEREC_INDEX_NAME
+from .readers.lcrec import is_lcrec, load_lcrec
 from .readers.minionerec import load_minionerec
 
 
 def open_dataset(directory: str | Path) -> RecommendationDataset:
     r"""
-    Opens a prepared data set, recognising its layout: native ([`RecommendationDataset.save`]) or MiniOneRec's.
+    Opens a prepared data set, recognising its layout: native ([`RecommendationDataset.save`]), MiniOneRec's or
+    LC-Rec's.
 
     Args:
         directory (`str` or `Path`):
-            The folder.
+            The folder; of LC-Rec's layout also the common name of the files, or one of several files of SIDs.
 
     Returns:
-        [`RecommendationDataset`]: The result of [`RecommendationDataset.load`] or [`load_minionerec`].
+        [`RecommendationDataset`]: The result of [`RecommendationDataset.load`], [`load_minionerec`] or [`load_lcrec`].
 
     Raises:
-        `FileNotFoundError`: a folder of neither layout. `ValueError`: a folder of both, or one with wrong files.
+        `FileNotFoundError`: a folder of none of the layouts. `ValueError`: a folder of two, or one with wrong files.
 
     Example:
 
@@ -38,4 +40,6 @@ def open_dataset(directory: str | Path) -> RecommendationDataset:
             f"Expected one layout in {directory}, but found {FACTS_NAME} and {MINIONEREC_INDEX_NAME}, two SID "
             "indexes. Move one of the two data sets to a folder of its own."
         )
+    if not is_minionerec and not (directory / FACTS_NAME).is_file() and is_lcrec(directory):
+        return load_lcrec(directory)
     return load_minionerec(directory) if is_minionerec else RecommendationDataset.load(directory)

@@ -23,6 +23,10 @@ def chronological_split(
     items. All rows are sorted by time and split by the ratios, so training rows never come after validation or test
     rows. Ties keep the order of the log. This is the protocol of MiniOneRec's data sets.
 
+    Times must be times. In a log that has only an order, whose numbers count each user's interactions, every user
+    begins at the same number, and the last rows would be those of the longest histories: such a log is refused
+    ([`~items.splits.has_positions_for_times`]).
+
     Args:
         interactions (`datasets.Dataset`):
             The log, in any order, with the columns `user_id` and `item_id` (strings) and `timestamp` (numbers or
@@ -36,6 +40,9 @@ def chronological_split(
         `datasets.DatasetDict`: `train`, `valid` and `test` with the columns `user_id`, `history` (list of item ids,
         oldest first) and `target`, in time order. Of `n` rows the first `int(n * ratios[0])` are `train`; `test`
         begins at row `int(n * (ratios[0] + ratios[1]))`.
+
+    Raises:
+        `ValueError`: the log has positions in the place of times, or no user has two interactions.
 
     Example:
 
@@ -58,6 +65,13 @@ def chronological_split(
     ```
     """
     train_share, valid_share = _check_ratios(ratios)
+    if has_positions_for_times(interactions):
+        raise ValueError(
+            "Expected times in the column 'timestamp' of `interactions`, but found positions: they count each user's "
+            "interactions from the same number on, so that the last rows of all would be those of long histories. Use "
+            "`leave_one_out_split`, which needs no times (`--split leave_one_out`). If they are times, give them as "
+            "dates or in seconds since 1970."
+        )
     rows, _, _ = _next_item_rows(interactions, max_history)
     cuts = [0, int(len(rows) * train_share), int(len(rows) * (train_share + valid_share)), len(rows)]
     return DatasetDict({split: Dataset(rows[start:stop]) for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:])})
@@ -107,6 +121,54 @@ def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> Dataset
         )
     masks = {"train": split_of > 1, "valid": split_of == 1, "test": split_of == 0}
     return DatasetDict({split: Dataset(rows.filter(pa.array(masks[split]))) for split in SPLITS})
+
+
+def has_positions_for_times(interactions: Dataset) -> bool:
+    r"""
+    Tells whether the times of a log are only positions: numbers that count each user's interactions.
+
+    They are if they are whole, no two of one user are equal, more than half of the users begin at the least of them,
+    which is 0 or 1, and at least half of the positions up to each user's last are taken. Some may be missing, because
+    filters drop interactions.
+
+    Args:
+        interactions (`datasets.Dataset`):
+            The log, in any order, with the columns `user_id` and `item_id` (strings) and `timestamp` (numbers or
+            dates).
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from tsrec_hf.items.splits import has_positions_for_times
+
+    >>> log = {"user_id": ["ann", "ann", "bob", "bob", "bob"], "item_id": list("abcde"), "timestamp": [0, 1, 0, 1, 2]}
+    >>> has_positions_for_times(Dataset.from_dict(log))
+    True
+    >>> has_positions_for_times(Dataset.from_dict({**log, "timestamp": [3, 7, 0, 9, 12]}))
+    False
+    ```
+    """
+    users, _, times = _read_log(interactions)
+    if not len(times) or not np.issubdtype(times.dtype, np.number):
+        return False
+    first = times.min()
+    if first not in (0, 1) or (times != np.floor(times)).any():
+        return False
+    codes = pc.dictionary_encode(users).indices.to_numpy()
+    order = np.lexsort((times, codes))
+    codes, times = codes[order], times[order]
+    begins = np.diff(codes, prepend=-1) != 0  # (interactions,)
+    lasts = times[np.append(begins[1:], True)]  # (users,)
+    repeated = (np.diff(times) == 0) & ~begins[1:]
+    return bool(
+        # One user's positions are their order in time, and so are row numbers that no two users share.
+        np.count_nonzero(begins) > 1
+        and len(np.unique(times)) < len(times)
+        and not repeated.any()
+        and np.mean(times[begins] == first) > 0.5
+        and len(times) >= 0.5 * np.sum(lasts - first + 1)
+    )
 
 
 def _next_item_rows(interactions: Dataset, max_history: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from .cleaning import clean_text
 from .columns import is_text, require_columns
 from .log import InteractionLog
+from .missing import blank_missing
 from .summary import LogSummary
 
 
@@ -29,9 +30,10 @@ def tidy(
     Cleans the texts of a log and drops unusable rows; the summary counts them by reason.
 
     The columns `title`, `description` and, where they hold strings, `features`, `brand` and `categories` become plain
-    text ([`~items.clean_text`]); other columns are not changed. Of several rows with the same item id, the first one
-    with a title is kept. Interactions without a user, item or time, with an item that is not (or no longer) in the
-    catalogue, and exact duplicates are dropped. Items and interactions keep their order.
+    text ([`~items.clean_text`]); other columns are not changed. In all columns of text, `NULL`, `null`, `nan`, `NaN`,
+    `None`, `<NA>` and `\N` mean the same as an empty string: that there is no value. Of several rows with the same
+    item id, the first one with a title is kept. Interactions without a user, item or time, with an item that is not
+    (or no longer) in the catalogue, and exact duplicates are dropped. Items and interactions keep their order.
 
     Args:
         log ([`InteractionLog`]):
@@ -97,6 +99,10 @@ def tidy(
     items, interactions = log.tables()
     summary = log.summary
 
+    (items, of_items), (interactions, of_interactions) = blank_missing(items), blank_missing(interactions)
+    if of_items or of_interactions:
+        spelled = f"{of_items + of_interactions:,} values such as NULL, nan or None taken as missing"
+        summary = summary.add(spelled, items, interactions)
     changed = 0
     for name in TEXT_COLUMNS:
         if name not in items.column_names or not is_text(items[name].type):

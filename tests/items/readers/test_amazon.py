@@ -151,3 +151,29 @@ def test_products_alone(tmp_path):
         path = write(tmp_path / "meta.jsonl", metadata)
         log = load_amazon(None, path)
         assert len(log.items) == len(metadata) and len(log.interactions) == 0
+
+
+def test_2014_as_published_and_as_json(tmp_path):
+    paths = [["Beauty", "Hair", "Combs"], ["Beauty", "Gifts"]]
+    metadata = [
+        {"asin": "B1", "title": "Nuts & 'bolts'", "price": 1.5, "categories": paths, "salesRank": {"Beauty": 7}},
+        {"asin": "B2", "description": "Sharp\n", "brand": "Acme", "categories": [["Beauty"]], "title": "Saw"},
+    ]
+    reviews = write(tmp_path / "R.json", REVIEWS_2018)
+    read = []
+    for spell in (repr, json.dumps):
+        path = tmp_path / "meta.json.gz"
+        path.write_bytes(gzip.compress("".join(spell(product) + "\n" for product in metadata).encode()))
+        read.append(load_amazon(reviews, path).items.to_list())
+    assert read[0] == read[1]
+    assert [item["categories"] for item in read[0]] == ["Beauty, Hair, Combs, Gifts", "Beauty"]
+    assert read[0][0]["title"] == "Nuts & 'bolts'" and read[0][1]["brand"] == "Acme"
+
+
+def test_python_literals_are_not_executed(tmp_path):
+    reviews = write(tmp_path / "R.json", REVIEWS_2018)
+    path = tmp_path / "meta.json"
+    path.write_text("{'asin': 'B1', 'title': 'Nut'}\n{'asin': open('x', 'w').name, 'title': 'Saw'}\n")
+    with pytest.raises(ValueError, match="meta.json, line 2, but found"):
+        load_amazon(reviews, path)
+    assert not (tmp_path / "x").exists()

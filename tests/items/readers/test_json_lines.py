@@ -60,7 +60,7 @@ def test_values_that_arrow_does_not_take_are_read_line_by_line(path, field, valu
     ("line", "message"),
     [
         ('{"id": "a"', 'JSON object in UTF-8 in .*, line 3, but found \'{"id": "a"\' .*truncated'),
-        ("{'id': 'a'}", "line 3.*Python literals.*2014"),
+        ("{'id': 'a'", "line 3.*truncated"),
         ("[1, 2]", r"a JSON object in .*, line 3, but found '\[1, 2\]'. Write one object a line"),
         # Arrow crashes on this one.
         ("null", "a JSON object in .*, line 3, but found 'null'"),

@@ -183,8 +183,8 @@ def test_what_cannot_be_used_is_left_to_tidy(tmp_path, caplog):
             INTER_FILE,
             "toy.item .*`token`, but it was read as `double`",
         ),
-        (ITEM_FILE, INTER_FILE + "1\t2\n", "toy.inter is not a UTF-8 table of 4 tab-separated columns.*#4.* got 2"),
-        (ITEM_FILE, INTER_FILE + "1\t2\t3\t4\t5\n", "toy.inter is not a UTF-8 table of 4 .*#4.* got 5"),
+        (ITEM_FILE, INTER_FILE + "1\t2\n", r"toy.inter is not a table .*'.t': line 4 has 2, the .* 4"),
+        (ITEM_FILE, INTER_FILE + "1\t2\t3\t4\t5\n", "toy.inter is not a table .*line 4 has 5, the .* 4"),
         (ITEM_FILE, INTER_FILE.replace("rating:float", "rating"), r"`name:type`.* Correct \['rating'\]"),
         (ITEM_FILE, INTER_FILE.replace("rating:float", "rating:int"), r"`name:type`.* Correct \['rating:int'\]"),
         (ITEM_FILE, INTER_FILE.replace("rating:float", "item_id:token"), "Correct the repeated names"),
@@ -206,10 +206,32 @@ def test_min_rating_needs_ratings(tmp_path):
         tidy(load_recbole(folder), min_rating=1)
 
 
-def test_other_encodings_say_how_to_convert(folder):
+def test_other_encodings(folder):
     (folder / "toy.item").write_bytes(ITEM_FILE.encode("latin-1"))
-    with pytest.raises(ValueError, match="toy.item is not a UTF-8 table.*iconv"):
+    with pytest.raises(ValueError, match="toy.item is not a UTF-8 table: line 3 .*Pass its `encoding`"):
         load_recbole(folder)
+    assert load_recbole(folder, encoding="latin-1").items[1]["title"] == '"Misérables", Les'
+
+
+def test_fields_of_other_names(tmp_path):
+    item = "nr:token\tname:token_seq\tshort:token_seq\tlong:token\tprice:float\n"
+    item += "1\tToy Story\tfor kids\tand all\t2\n2\tB\t\t\t3\n"
+    inter = "who:token\tnr:token\tstars:float\twhen:float\n196\t2\t3\t881250949\n"
+    folder = write(tmp_path / "toy", item=item, inter=inter)
+    items = {"item_id": "nr", "title": "name", "description": ["short", "long"]}
+    log = {"user_id": "who", "item_id": "nr", "timestamp": "when", "rating": "stars"}
+    data = load_recbole(folder, item_columns=items, interaction_columns=log)
+    assert data.items.to_list() == [
+        {"item_id": "1", "title": "Toy Story", "description": "for kids and all", "price": 2.0},
+        {"item_id": "2", "title": "B", "description": "", "price": 3.0},
+    ]
+    assert data.interactions.to_list() == [{"user_id": "196", "item_id": "2", "timestamp": 881250949.0, "rating": 3.0}]
+    in_order = load_recbole(folder, item_columns=items, interaction_columns={**log, "timestamp": None})
+    assert in_order.interactions[0]["timestamp"] == 0.0
+    with pytest.raises(ValueError, match=r"\['title'\] are missing from \['nr', 'name'.*--item_columns title="):
+        load_recbole(folder, item_columns={**items, "title": "title"})
+    with pytest.raises(ValueError, match=r"\['timestamp'\] are missing from .*`timestamp=none`. says"):
+        load_recbole(folder, item_columns=items, interaction_columns={"user_id": "who", "item_id": "nr"})
 
 
 def test_byte_order_mark_and_windows_line_ends(folder):

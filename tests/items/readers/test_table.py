@@ -158,9 +158,9 @@ def test_missing_columns_are_named(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("log.csv", b"user_id,item_id,timestamp\na,1\n", r"log.csv is not a UTF-8 table .*','.*#2.* got 2"),
-        ("log.csv", b"user_id,item_id,timestamp\na,1,1,1\n", "log.csv is not .*#2.* got 4"),
-        ("log.csv", b"user_id,item_id,timestamp\n\xff,1,1\n", "log.csv is not a UTF-8 table"),
+        ("log.csv", b"user_id,item_id,timestamp\na,1\n", "log.csv is not a table .*','.* line 2 has 2, the header 3"),
+        ("log.csv", b"user_id,item_id,timestamp\na,1,1,1\n", "log.csv is not .*line 2 has 4, the header 3"),
+        ("log.csv", b"user_id,item_id,timestamp\n\xff,1,1\n", "log.csv is not a UTF-8 table: line 2 .*`encoding`"),
         ("log.csv", b"user_id;item_id;timestamp\na;1;1\n", r"missing from \['user_id;item_id;timestamp'\]"),
         ("log.csv", b"user_id,item_id,user_id,timestamp\na,1,1,1\n", r"once in .*log.csv, but \['user_id'\] repeat"),
         ("log.csv", b"", r"missing from \[\]"),
@@ -168,16 +168,15 @@ def test_missing_columns_are_named(tmp_path, kind):
         (
             "log.csv",
             b"user_id,item_id,timestamp\na,1,2024-05-30\na,1,May 5\n",
-            "column 'timestamp' .* row 2 has 'May 5'",
+            "column 'timestamp' of .*log.csv .* line 3 has 'May 5'",
         ),
-        ("log.csv", b"user_id,item_id,timestamp,rating\na,1,1,5\na,1,2,good\n", "log.csv is not.*#3.*'good'"),
         (
             "log.csv.gz",
             gzip.compress(b"user_id,item_id,timestamp\n" + b"a,1,1\n" * 9999)[:-9],
             "log.csv.gz is not .*end",
         ),
         ("log.jsonl", b'{"user_id": "a", "item_id": 1}\n{"user_id": "a"', "log.jsonl, line 2"),
-        ("log.jsonl", b'[{"user_id": "a"}]', "a JSON object in .*log.jsonl, line 1"),
+        ("log.jsonl", b'[{"user_id": "a"}, 3]', "an object in .*log.jsonl, entry 2, but found '3'"),
         ("log.parquet", b"PAR1 no PAR1", "log.parquet is not a whole Parquet file"),
         ("log.xlsx", b"", r"to end in one of \['.csv', .*but found '.xlsx'"),
     ],
@@ -233,3 +232,9 @@ def test_a_catalogue_alone(folder):
     assert log.summary.stages[-1][1:] == (2, 0, 0)
     with pytest.raises(ValueError, match="items and interactions to be left"):
         load_table(None, Dataset.from_dict({"item_id": ["1"], "title": [""]}))
+
+
+def test_rows_stay_where_all_of_several_texts_are_missing():
+    items = Dataset.from_dict({"item_id": ["1", "2"], "title": ["Nut", "Saw"], "a": ["x", None], "b": [None, None]})
+    log = load_table(LOG, items, item_columns={"description": ["a", "b"]})
+    assert log.items["description"][:] == ["x", ""]

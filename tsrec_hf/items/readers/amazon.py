@@ -1,4 +1,4 @@
-"""Reader of Amazon Reviews 2018 and 2023: reviews and metadata as JSON lines, plain or gzipped."""
+"""Reader of Amazon Reviews 2014, 2018 and 2023: reviews and metadata as JSON lines, plain or gzipped."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,12 +13,13 @@ from .json_lines import first_json_line, read_json_lines
 
 
 class Version(NamedTuple):
-    """Field names and unit of time of one release of the data."""
+    """Field names and unit of time of one release of the data; `earlier` has those of 2014 that 2018 renamed."""
 
     year: int
     reviews: dict[str, str]
     metadata: dict[str, str]
     ticks_per_second: int
+    earlier: dict[str, str]
 
 
 VERSIONS = (
@@ -34,6 +35,7 @@ VERSIONS = (
             "categories": "categories",
         },
         ticks_per_second=1000,
+        earlier={},
     ),
     Version(
         year=2018,
@@ -47,6 +49,7 @@ VERSIONS = (
             "categories": "category",
         },
         ticks_per_second=1,
+        earlier={"categories": "categories"},
     ),
 )
 KINDS = {
@@ -74,11 +77,12 @@ def load_amazon(
     min_rating: float | None = None,
 ) -> InteractionLog:
     r"""
-    Reads a category of Amazon Reviews 2018 or 2023 and cleans it with [`~items.tidy`].
+    Reads a category of Amazon Reviews 2014, 2018 or 2023 and cleans it with [`~items.tidy`].
 
-    The version is recognised by the fields. In 2023 the variants of a product share a `parent_asin`, which is used as
-    item id. Files are read in blocks and only the needed fields are kept, so the texts of reviews do not fill the
-    memory. Use [`load_table`] for the CSV files that hold ratings only.
+    The version is recognised by the fields; 2014 has those of 2018. Its metadata may be as published, lines of Python
+    literals (parsed, not executed, at some ten thousand lines a second), or converted to JSON. In 2023 the variants of
+    a product share a `parent_asin`, which is used as item id. Files are read in blocks and only the needed fields are
+    kept, so the texts of reviews do not fill the memory. Use [`load_table`] for the CSV files that hold ratings only.
 
     Args:
         reviews_path (`str` or `Path`):
@@ -130,7 +134,7 @@ def load_amazon(
             f"Expected reviews and metadata of one version, but {reviews_path} is of {version.year} and "
             f"{metadata_path} of {other.year}, whose item ids differ. Pass two files of one version."
         )
-    items = _read(metadata_path, other.metadata)
+    items = _read(metadata_path, other.metadata, other.earlier)
     scripts = pc.match_substring(items["title"], SCRIPT)
     items = items.set_column(items.column_names.index("title"), "title", pc.if_else(scripts, None, items["title"]))
     # Where there are reviews, both files are known to be of this version.
@@ -166,10 +170,13 @@ def _read_reviews(path: str | Path, version: Version) -> Dataset:
     return Dataset(interactions.set_column(interactions.column_names.index("timestamp"), "timestamp", seconds))
 
 
-def _read(path: str | Path, name_of: dict[str, str]) -> pa.Table:
+def _read(path: str | Path, name_of: dict[str, str], earlier: dict[str, str] | None = None) -> pa.Table:
     """Reads our columns of a file and joins lists of texts; cleaning them is left to `tidy`."""
-    table = read_json_lines(path, {name: KINDS[column] for column, name in name_of.items()})
+    fields = [*name_of.items(), *(earlier or {}).items()]
+    table = read_json_lines(path, {name: KINDS[column] for column, name in fields})
     columns = dict(zip(name_of, table.columns))
+    for column, name in (earlier or {}).items():
+        columns[column] = pc.coalesce(columns[column], table[name])
     for column in SEPARATORS.keys() & columns:
         columns[column] = pc.binary_join(columns[column], SEPARATORS[column])
     return pa.table(columns)

@@ -2,11 +2,13 @@
 Read selected fields of JSON lines, plain or gzipped, into Arrow tables.
 
 Arrow's reader parses blocks of whole lines, which is fast but needs one type a field. A block that it refuses (one
-item has its description as a string, another as a list; an id is a number; a line is broken) is parsed line by line in
-Python, which converts mixed types and names the line of an error.
+item has its description as a string, another as a list; an id is a number; a line is broken, or spells Python
+literals) is parsed line by line in Python, which converts mixed types and names the line of an error.
 """
 
+import ast
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,10 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from ..missing import SPELLINGS
 from .packed import UNPACKING_ERRORS, open_plain_or_gzip
 
 
 BLOCK_BYTES = 16 << 20
+PYTHON_LITERAL = re.compile(rb"\s*\{\s*u?'")
+GOODREADS_DATE = "%a %b %d %H:%M:%S %z %Y"
 # Arrow type of each kind of field.
 ARROW_TYPES = {
     "id": pa.string(),
@@ -131,15 +136,7 @@ def _read_lines(block: bytes, line: int, path: str | Path, fields: Mapping[str, 
             continue
         entry = _parse_line(text, path, number)
         for name, kind in fields.items():
-            value = entry.get(name)
-            try:
-                # NaN stands for a missing value in some files.
-                columns[name].append(None if value is None or value != value else AS_KIND[kind](value))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"Expected field {name!r} of {path}, line {number}, to be {EXPECTED[kind]}, but found "
-                    f"{_shorten(json.dumps(value))}. Correct the line, or the name of the field."
-                ) from error
+            columns[name].append(as_kind(entry.get(name), kind, name, f"{path}, line {number}"))
     return pa.table(columns, schema=schema)
 
 
@@ -147,18 +144,42 @@ def _parse_line(text: bytes, path: str | Path, number: int) -> dict[str, Any]:
     try:
         entry = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        found = _shorten(text.decode("utf-8", errors="replace").strip())
-        raise ValueError(
-            f"Expected a JSON object in UTF-8 in {path}, line {number}, but found {found} ({error}). If it is the "
-            "last line, the file is truncated: fetch it again. If it is the first, the file may spell Python "
-            "literals, as the metadata of Amazon 2014 do: convert it with `ast.literal_eval` and `json.dumps`."
-        ) from error
+        entry = _parse_literal(text)
+        if entry is None:
+            found = shorten(text.decode("utf-8", errors="replace").strip())
+            raise ValueError(
+                f"Expected a JSON object in UTF-8 in {path}, line {number}, but found {found} ({error}). If it is the "
+                "last line, the file is truncated: fetch it again."
+            ) from error
     if not isinstance(entry, dict):
         raise ValueError(
-            f"Expected a JSON object in {path}, line {number}, but found {_shorten(json.dumps(entry))}. Write one "
+            f"Expected a JSON object in {path}, line {number}, but found {shorten(json.dumps(entry))}. Write one "
             "object a line."
         )
     return entry
+
+
+def _parse_literal(text: bytes) -> dict[str, Any] | None:
+    """Parses a line that spells Python literals, as the metadata of Amazon 2014 and of Steam do; else `None`."""
+    if not PYTHON_LITERAL.match(text):
+        return None
+    try:
+        entry = ast.literal_eval(text.decode("utf-8").strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def as_kind(value: Any, kind: str, name: str, where: str) -> Any:
+    """Converts a JSON value to the Python value of its kind, or raises an error that says where it stands."""
+    try:
+        # NaN stands for a missing value in some files.
+        return None if value is None or value != value else AS_KIND[kind](value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"Expected field {name!r} of {where}, to be {EXPECTED[kind]}, but found {shorten(json.dumps(value))}. "
+            "Correct it, or name another field."
+        ) from error
 
 
 def _as_id(value: Any) -> str:
@@ -169,8 +190,10 @@ def _as_id(value: Any) -> str:
 
 def _as_texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    # Older releases store categories as lists of lists.
     flat = [part for one in values for part in (one if isinstance(one, list) else [one]) if part is not None]
+    if any(isinstance(one, list) for one in values):
+        # Amazon 2014 has the categories of an item as paths, which begin alike.
+        flat = list(dict.fromkeys(flat)) if all(isinstance(part, str) for part in flat) else flat
     if not all(isinstance(part, (str, int, float)) for part in flat):
         raise TypeError
     return [_without_surrogates(str(part)) for part in flat]
@@ -187,7 +210,9 @@ def _as_number(value: Any) -> float:
 
 
 def seconds_of(date: str) -> float:
-    """Converts an ISO date to seconds since 1970; a date without a time zone is taken as UTC."""
+    """Converts an ISO date, or one such as `Fri Aug 25 13:55:02 -0700 2017`, to seconds since 1970; UTC by default."""
+    if date[3:4] == " ":
+        return datetime.strptime(date, GOODREADS_DATE).timestamp()
     # Python also parses dates without hyphens and would misread some timestamps in milliseconds as such dates.
     if date[4:5] != "-":
         raise ValueError
@@ -195,8 +220,10 @@ def seconds_of(date: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def _as_time(value: Any) -> float:
-    return seconds_of(value) if isinstance(value, str) else _as_number(value)
+def _as_time(value: Any) -> float | None:
+    if isinstance(value, str):
+        return None if value in SPELLINGS else seconds_of(value)
+    return _as_number(value)
 
 
 def _without_surrogates(text: str) -> str:
@@ -220,5 +247,5 @@ EXPECTED = {
 }
 
 
-def _shorten(text: str, width: int = 80) -> str:
+def shorten(text: str, width: int = 80) -> str:
     return repr(text if len(text) <= width else f"{text[:width]}...")

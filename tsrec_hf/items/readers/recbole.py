@@ -1,15 +1,18 @@
 """Reader of RecBole's atomic files: tab-separated tables whose headers carry types, such as `timestamp:float`."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 from datasets import Dataset
 
 from ..columns import require_columns
 from ..log import InteractionLog
+from .delimited import read_delimited
+from .dialects import TableFile
+from .values import join_texts
 
 
 logger = logging.getLogger(__name__)
@@ -23,7 +26,13 @@ ARROW_TYPES = {
 NUMBER = r"(?i)^-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$|^-?(?:nan|inf|infinity)$"
 
 
-def load_recbole(path: str | Path, title_field: str | None = None) -> InteractionLog:
+def load_recbole(
+    path: str | Path,
+    title_field: str | None = None,
+    item_columns: Mapping[str, str | list[str]] | None = None,
+    interaction_columns: Mapping[str, str | None] | None = None,
+    encoding: str | None = None,
+) -> InteractionLog:
     r"""
     Reads the atomic files `<name>.inter` and `<name>.item` of a RecBole data set.
 
@@ -40,6 +49,14 @@ def load_recbole(path: str | Path, title_field: str | None = None) -> Interactio
         title_field (`str`, *optional*):
             Column of the item file that holds the title. Defaults to `title`, or else to the one column whose name
             ends in `title`.
+        item_columns (`Mapping[str, str | list[str]]`, *optional*):
+            Maps `item_id`, `title` and `description` to fields of other names, `{"title": "name"}`; a list joins
+            several fields of text.
+        interaction_columns (`Mapping[str, str | None]`, *optional*):
+            Maps `user_id`, `item_id`, `timestamp` and `rating` to fields of other names. `{"timestamp": None}` says
+            that there are no times and the rows are in order.
+        encoding (`str`, *optional*):
+            Encoding of the files, such as `latin-1`; UTF-8 by default.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description` (empty if the file has
@@ -71,8 +88,8 @@ def load_recbole(path: str | Path, title_field: str | None = None) -> Interactio
     """
     prefix = _find_prefix(Path(path))
     item_path, inter_path = Path(f"{prefix}.item"), Path(f"{prefix}.inter")
-    items = _read_items(item_path, title_field)
-    interactions = _read_interactions(inter_path)
+    items = _read_items(item_path, title_field, dict(item_columns or {}), encoding)
+    interactions = _read_interactions(inter_path, dict(interaction_columns or {}), encoding)
     return InteractionLog(Dataset(items), Dataset(interactions))
 
 
@@ -97,15 +114,15 @@ def _find_prefix(path: Path) -> Path:
     return path
 
 
-def _read_header(path: Path) -> list[str]:
-    """Reads the fields of the first line; invalid UTF-8 is reported later, by the reader of the rows."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+def _read_header(path: Path, encoding: str | None) -> list[str]:
+    """Reads the fields of the first line; wrong bytes are reported later, by the reader of the rows."""
+    with path.open(encoding=encoding or "utf-8-sig", errors="replace") as file:
         return file.readline().rstrip("\r\n").split("\t")
 
 
-def _read_atomic(path: Path, keep_text: tuple[str, ...] = ()) -> pa.Table:
+def _read_atomic(path: Path, encoding: str | None, keep_text: tuple[str, ...] = ()) -> pa.Table:
     """Reads an atomic file; fields named in `keep_text` stay strings even if their type is a sequence."""
-    header = _read_header(path)
+    header = _read_header(path, encoding)
     kinds = dict(field.rpartition(":")[::2] for field in header)
     malformed = [
         field for field in header if field.rpartition(":")[2] not in ARROW_TYPES or not field.rpartition(":")[0]
@@ -115,19 +132,8 @@ def _read_atomic(path: Path, keep_text: tuple[str, ...] = ()) -> pa.Table:
             f"Expected the header of {path} to list distinct fields as `name:type`, separated by tabs, with the types "
             f"{list(ARROW_TYPES)}, but found {header}. Correct {malformed or 'the repeated names'}."
         )
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            # One thread, for errors that name the row.
-            pyarrow.csv.ReadOptions(skip_rows=1, column_names=list(kinds), use_threads=False),
-            pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
-            pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(kinds, pa.string()), strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} is not a UTF-8 table of {len(kinds)} tab-separated columns: {error}. Correct the row, or convert "
-            "the file with `iconv -f latin1 -t utf-8`."
-        ) from error
+    file = TableFile(path, delimiter="\t", encoding=encoding, names=list(kinds), header=True, quotes=False)
+    table, _ = read_delimited(file, list(kinds))
     columns, not_numbers = {}, {}
     for name, kind in kinds.items():
         columns[name], count = _convert(table[name], "token" if name in keep_text else kind)
@@ -164,7 +170,10 @@ def _as_numbers(texts: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | pa
 
 
 def _check_fields(table: pa.Table, expected: dict[str, str], path: Path) -> None:
-    require_columns(table.column_names, list(expected), str(path), "Rename the fields in the file's header.", "fields")
+    advice = 'Name the fields by `interaction_columns={"timestamp": ...}` (`--interaction_columns timestamp=...`)'
+    if "timestamp" in expected:
+        advice += "; `None` (`timestamp=none`) says that the rows are in order"
+    require_columns(table.column_names, list(expected), str(path), f"{advice}.", "fields")
     for name, kind in expected.items():
         if table[name].type != ARROW_TYPES[kind]:
             raise ValueError(
@@ -182,29 +191,52 @@ def _find_title(names: list[str], title_field: str | None, path: Path) -> str:
         expected = "one field whose name ends in 'title'" if title_field is None else f"the field {title_field!r}"
         raise ValueError(
             f"Expected {path} to have {expected}, but found {candidates or 'none'} among the fields {names}. Pass the "
-            "name of the field that holds the title as `title_field`."
+            "name of the field that holds the title as `title_field` (`--item_columns title=...`)."
         )
     return candidates[0]
 
 
-def _read_items(path: Path, title_field: str | None) -> pa.Table:
-    names = [field.rpartition(":")[0] for field in _read_header(path)]
-    title_field = _find_title(names, title_field, path)
-    table = _read_atomic(path, keep_text=(title_field, "description"))
-    _check_fields(table, {"item_id": "token"}, path)
-    description = table["description"] if "description" in names else pa.array([""] * len(table), pa.string())
-    columns = {"item_id": table["item_id"], "title": table[title_field], "description": description}
-    untitled = pc.sum(pc.equal(columns["title"], "")).as_py()
+def _read_items(
+    path: Path, title_field: str | None, columns: dict[str, str | list[str]], encoding: str | None
+) -> pa.Table:
+    names = [field.rpartition(":")[0] for field in _read_header(path, encoding)]
+    title = columns.pop("title", None) or _find_title(names, title_field, path)
+    given = {"item_id": "item_id", "title": title} | columns
+    fields = {column: [field] if isinstance(field, str) else list(field) for column, field in given.items()}
+    if "description" not in fields and "description" in names:
+        fields["description"] = ["description"]
+    used = [name for of_column in fields.values() for name in of_column]
+    advice = 'Name our columns by `item_columns={"title": ...}` (`--item_columns title=...`).'
+    require_columns(names, used, str(path), advice, "fields")
+    [item_id], texts = fields.pop("item_id"), fields
+    table = _read_atomic(path, encoding, keep_text=tuple(name for text in texts.values() for name in text))
+    _check_fields(table, {item_id: "token"}, path)
+    ours = {column: join_texts([table[name].cast(pa.string()) for name in text]) for column, text in texts.items()}
+    description = ours.pop("description", None)
+    if description is None:
+        description = pa.array([""] * len(table), pa.string())
+    first = {"item_id": table[item_id], "title": ours.pop("title"), "description": description}
+    untitled = pc.sum(pc.equal(first["title"], "")).as_py()
     if untitled:
         logger.warning(
             f"{untitled} of {len(table)} items of {path} have no title: the model can only learn them by their SID."
         )
-    taken = {*columns, title_field}
-    return pa.table(columns | {name: table[name] for name in names if name not in taken})
+    further = {name: table[name] for name in table.column_names if name not in {*first, *ours, *used}}
+    return pa.table(first | ours | further)
 
 
-def _read_interactions(path: Path) -> pa.Table:
-    required = {"user_id": "token", "item_id": "token", "timestamp": "float"}
-    table = _read_atomic(path)
-    _check_fields(table, required, path)
-    return table.select([*required, *(name for name in table.column_names if name not in required)])
+def _read_interactions(path: Path, columns: dict[str, str | None], encoding: str | None) -> pa.Table:
+    fields = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"} | columns
+    in_order = fields["timestamp"] is None
+    table = _read_atomic(path, encoding)
+    kinds = {"user_id": "token", "item_id": "token", "timestamp": "float"}
+    expected = {name: kinds[column] for column in kinds if (name := fields[column]) is not None}
+    _check_fields(table, expected, path)
+    named = {column: name for column, name in fields.items() if name is not None}
+    require_columns(table.column_names, list(named.values()), str(path), "Correct `interaction_columns`.", "fields")
+    ours = {column: table[name] for column, name in named.items()}
+    if in_order:
+        ours["timestamp"] = pa.array(range(len(table)), pa.float64())
+    first = {column: ours[column] for column in kinds}
+    used = {*fields, *named.values()}
+    return pa.table(first | ours | {name: table[name] for name in table.column_names if name not in used})

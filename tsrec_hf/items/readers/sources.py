@@ -1,104 +1,151 @@
-"""Read columns of a `Dataset` or a file: CSV, JSON lines (both plain or gzipped) or Parquet."""
+"""Read columns of a `Dataset` or a file: delimited text, JSON (both plain or gzipped), or Parquet."""
 
-import csv
-import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 from datasets import Dataset
 
-from .json_lines import ARROW_TYPES, BLOCK_BYTES, first_json_line, read_json_lines
-from .packed import UNPACKING_ERRORS, open_plain_or_gzip
+from .delimited import line_of, read_delimited
+from .dialects import CANDIDATES, DELIMITERS, UNDECLARED, TableFile
+from .json_documents import is_document, read_document
+from .json_lines import first_json_line, read_json_lines
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".json", ".ndjson")
+JSON = (".jsonl", ".json", ".ndjson")
 
 
-def read_columns(source: Dataset | str | Path, name: str, kinds: dict[str, str]) -> tuple[pa.Table, list[str]]:
+@dataclass(frozen=True)
+class Columns:
+    """
+    Columns as a source has them.
+
+    Args:
+        table (`pyarrow.Table`):
+            Those of the requested columns that exist.
+        names (`list[str]`):
+            Names of all columns of the source.
+        where (`str`):
+            Name of the source in messages.
+        locate (`Callable[[int], str]`):
+            Says where a row stands, such as `"line 7"`.
+        written (`bool`, *optional*, defaults to `False`):
+            Whether the strings are cells of a text file, which has no types.
+        advice (`str`, *optional*, defaults to `""`):
+            What to look at if a column is missing.
+    """
+
+    table: pa.Table
+    names: list[str]
+    where: str
+    locate: Callable[[int], str]
+    written: bool = False
+    advice: str = ""
+
+
+def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dict[str, str]) -> Columns:
     """
     Reads the requested columns of a `Dataset` or a file.
 
     Args:
-        source (`datasets.Dataset`, `str` or `Path`):
+        source (`datasets.Dataset`, `str`, `Path` or `TableFile`):
             A table, or a file whose format is recognised by its suffix.
         name (`str`):
             Name of the table in error messages.
         kinds (`dict[str, str]`):
-            Name and kind of each column, as `read_json_lines` has them. Columns of a CSV file that are neither
-            `"time"` nor `"number"` stay as they are written; other tables have types of their own.
-
-    Returns:
-        `tuple[pyarrow.Table, list[str]]`: Those of the columns that exist, and the names of all that the table has.
+            Name and kind of each column, as `read_json_lines` has them. Columns of delimited files are strings; other
+            tables have types of their own.
     """
     if isinstance(source, Dataset):
         names = source.column_names
-        return source.select_columns([one for one in kinds if one in names]).with_format("arrow")[:], names
-    if not isinstance(source, (str, Path)):
+        table = source.select_columns([one for one in kinds if one in names]).with_format("arrow")[:]
+        return Columns(table, names, f"`{name}`", _row)
+    if not isinstance(source, (str, Path, TableFile)):
         raise TypeError(
             f"Expected `{name}` to be a `datasets.Dataset` or the path of a file, but found "
             f"`{type(source).__name__}`. Of a `DatasetDict` pass one split; make a data frame a `Dataset` with "
             "`Dataset.from_pandas`."
         )
-    path = Path(source)
+    file = source if isinstance(source, TableFile) else TableFile(source)
+    path = Path(file.path)
+    if path.is_dir():
+        return _read_parquet(_parts(path), str(path), kinds)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file at {path}, but there is none. Check the path.")
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix in DELIMITERS:
-        return _read_csv(path, DELIMITERS[suffix], kinds)
-    if suffix in JSON_LINES:
-        return _read_json_lines(path, kinds)
-    if suffix == ".parquet":
-        return _read_parquet(path, kinds)
+    if file.suffix in JSON and file.delimiter is None:
+        return _read_json(path, kinds)
+    if file.suffix in (".parquet", ".pq"):
+        return _read_parquet([path], str(path), kinds)
+    if file.delimiter is not None or file.suffix in DELIMITERS or file.suffix in UNDECLARED:
+        return _read_delimited(file, kinds)
     raise ValueError(
-        f"Expected {path} to end in one of {[*DELIMITERS, *JSON_LINES, '.parquet']}, text files optionally with `.gz` "
-        f"after that, but found {suffix!r}. Rename the file, or read it with `datasets` and pass the `Dataset`."
+        f"Expected {path} to end in one of {[*DELIMITERS, *UNDECLARED, *JSON, '.parquet']}, text files optionally "
+        f"with `.gz` after that, but found {file.suffix!r}. Pass the `delimiter` of a text file (`--delimiter`), "
+        "rename the file, or read it with `datasets` and pass the `Dataset`."
     )
 
 
-def _read_csv(path: Path, delimiter: str, kinds: dict[str, str]) -> tuple[pa.Table, list[str]]:
-    try:
-        with open_plain_or_gzip(path) as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-            names = next(csv.reader(lines, delimiter=delimiter), [])
-        repeated = [one for one in kinds if names.count(one) > 1]
-        if repeated:
-            raise ValueError(f"Expected each column once in {path}, but {repeated} repeat in {names}. Rename them.")
-        wanted = [one for one in kinds if one in names]
-        if not wanted:
-            return pa.table({}), names
-        with open_plain_or_gzip(path) as file:
-            table = pyarrow.csv.read_csv(
-                file,
-                # One thread, for errors that name the row.
-                pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-                pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                pyarrow.csv.ConvertOptions(
-                    include_columns=wanted,
-                    # The type of times is found: they may be numbers or dates.
-                    column_types={one: ARROW_TYPES[kinds[one]] for one in wanted if kinds[one] != "time"},
-                    strings_can_be_null=False,
-                ),
-            )
-    except (*UNPACKING_ERRORS, pa.ArrowInvalid, csv.Error) as error:
-        raise ValueError(
-            f"{path} is not a UTF-8 table of columns separated by {delimiter!r} with one header line: {error}. "
-            "Correct the row, or fetch the file again if it is truncated."
-        ) from error
-    return table, names
+def _row(row: int) -> str:
+    return f"row {row + 1}"
 
 
-def _read_json_lines(path: Path, kinds: dict[str, str]) -> tuple[pa.Table, list[str]]:
+def _read_delimited(file: TableFile, kinds: dict[str, str]) -> Columns:
+    table, dialect = read_delimited(file, list(kinds))
+    # A line of text that has no column of ours may be read by another delimiter, or may be a row.
+    only = dialect.names[0] if len(dialect.names) == 1 else ""
+    other = [one for one in (*CANDIDATES, " ") if one in only]
+    advice = ""
+    if other:
+        advice = f" The columns seem to be separated by {other[0]!r}: pass it as `delimiter` (`--delimiter`)."
+    elif dialect.has_header and not len(table.column_names) and not file.names:
+        advice = (
+            " If the first line is a row, the file has no header: pass the names of its columns in order "
+            "(`interaction_names` or `item_names`)."
+        )
+    return Columns(
+        table, dialect.names, str(file.path), lambda row: f"line {line_of(dialect, row)}", written=True, advice=advice
+    )
+
+
+def _read_json(path: Path, kinds: dict[str, str]) -> Columns:
+    if is_document(path):
+        table, names = read_document(path, kinds)
+        return Columns(table, names, str(path), _row)
     table = read_json_lines(path, kinds)
     # An object may lack a field. One that all lack does not exist.
-    return table.select([one for one in kinds if table[one].null_count < len(table)]), list(first_json_line(path))
+    table = table.select([one for one in kinds if table[one].null_count < len(table)])
+    return Columns(table, list(first_json_line(path)), str(path), _row)
 
 
-def _read_parquet(path: Path, kinds: dict[str, str]) -> tuple[pa.Table, list[str]]:
+def _parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, as Spark and `to_parquet` write them; names with `_` or `.` are not data."""
+    parts = [path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith(("_", "."))]
+    if not parts:
+        raise FileNotFoundError(
+            f"Expected Parquet files in the folder {folder}, but found none. Pass a file, or the folder of the parts."
+        )
+    return parts
+
+
+def _read_parquet(paths: list[Path], where: str, kinds: dict[str, str]) -> Columns:
+    tables: list[pa.Table] = []
+    names: list[str] = []
+    for path in paths:
+        try:
+            names = pyarrow.parquet.read_schema(path).names
+            # Each part by itself: a folder's name such as `day=1` is no column.
+            with path.open("rb") as file:
+                tables.append(pyarrow.parquet.read_table(file, columns=[one for one in kinds if one in names]))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path} is not a whole Parquet file: {error}. Write or fetch it again.") from error
+        if tables[-1].column_names != tables[0].column_names:
+            raise ValueError(
+                f"Expected the columns {tables[0].column_names} in every part, as {paths[0]} has them, but {path} has "
+                f"{tables[-1].column_names} of them. Write the parts again, or read them with `datasets`."
+            )
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        return pyarrow.parquet.read_table(path, columns=[one for one in kinds if one in names]), names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not a whole Parquet file: {error}. Write or fetch it again.") from error
+        return Columns(pa.concat_tables(tables, promote_options="permissive"), names, where, _row)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"The Parquet files of {where} are of different types: {error}. Write them again.") from error

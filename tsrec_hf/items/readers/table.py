@@ -1,8 +1,9 @@
 """Reader of two tables of any layout, interactions and items, by a mapping of column names."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +12,15 @@ from datasets import Dataset, Features
 from ..columns import require_columns
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
-from .json_lines import seconds_of
-from .sources import read_columns
+from .dialects import TableFile
+from .sources import Columns, read_columns
+from .values import CONVERTERS, join_texts, plain
 
+
+logger = logging.getLogger(__name__)
+
+Source: TypeAlias = Dataset | str | Path | TableFile
+Filters: TypeAlias = Mapping[str, str | list[str]]
 
 # Kinds as in `json_lines`. Other columns keep their type.
 KINDS = {
@@ -27,31 +34,40 @@ KINDS = {
 
 
 def load_table(
-    interactions: Dataset | str | Path | None,
-    items: Dataset | str | Path,
-    interaction_columns: Mapping[str, str] | None = None,
+    interactions: Source | None,
+    items: Source,
+    interaction_columns: Mapping[str, str | None] | None = None,
     item_columns: Mapping[str, str | list[str]] | None = None,
     untitled: Literal["drop", "keep"] = "drop",
     same_title: Literal["keep", "merge"] = "keep",
     repeats: Literal["keep", "first"] = "keep",
     min_rating: float | None = None,
+    filters: Filters | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    quotes: bool | None = None,
+    interaction_names: list[str] | None = None,
+    item_names: list[str] | None = None,
 ) -> InteractionLog:
     r"""
     Reads interactions and items from two tables of any layout and cleans them with [`~items.tidy`].
 
-    Each table is a `datasets.Dataset` or a file: `.csv`, `.tsv`, `.jsonl` (also gzipped, `.csv.gz`) or `.parquet`. Ids
-    may be strings or integers; those of text files are taken as they are written, so `007` is not `7`. Times may be
-    numbers (any unit, kept as they are) or dates (which become seconds since 1970). One file with everything can be
-    passed as both tables: of the rows with one item id, the first that has a title becomes the item.
+    Each table is a `datasets.Dataset` or a file: delimited text (`.csv`, `.tsv`, `.inter`, `.txt`, `.dat`), JSON lines
+    or one JSON document (`.jsonl`, `.json`), all of them also gzipped (`.csv.gz`), `.parquet`, or a folder of Parquet
+    files. Ids may be strings or integers; those of text files are taken as they are written, so `007` is not `7`.
+    Times may be numbers (any unit, kept as they are) or dates (which become seconds since 1970). One file with
+    everything can be passed as both tables: of the rows with one item id, the first that has a title becomes the item.
 
     Args:
-        interactions (`datasets.Dataset`, `str` or `Path`):
-            One row per interaction; `None` to read only a catalogue.
-        items (`datasets.Dataset`, `str` or `Path`):
+        interactions (`datasets.Dataset`, `str`, `Path` or `TableFile`):
+            One row per interaction; `None` to read only a catalogue. A [`~items.TableFile`] has options of its own.
+        items (`datasets.Dataset`, `str`, `Path` or `TableFile`):
             One row per item.
-        interaction_columns (`Mapping[str, str]`, *optional*):
+        interaction_columns (`Mapping[str, str | None]`, *optional*):
             Maps `user_id`, `item_id`, `timestamp` and `rating` to the table's column names. Columns that are not
-            mapped are looked up by these names; `rating` is optional. Other keys add columns.
+            mapped are looked up by these names; `rating` is optional. `{"timestamp": None}` says that there are no
+            times and the rows are in order. Other keys add columns.
         item_columns (`Mapping[str, str | list[str]]`, *optional*):
             Maps `item_id`, `title` and `description` to the table's column names; a list joins several columns of
             text. `description` is optional. Other keys add columns: `{"image": "photo"}`; those of text files are read
@@ -64,6 +80,21 @@ def load_table(
             Whether to keep only a user's first interaction with an item.
         min_rating (`float`, *optional*):
             Minimum rating of an interaction.
+        filters (`Mapping[str, str | list[str]]`, *optional*):
+            Values of columns of the interactions, `{"event": ["purchase", "add to cart"]}`; rows with others are
+            dropped.
+        delimiter (`str`, *optional*):
+            What separates the columns of text files: `;`, `|`, `::`. By default it follows from the suffix.
+        encoding (`str`, *optional*):
+            Encoding of text files, such as `latin-1` or `gbk`; UTF-8 by default.
+        header (`bool`, *optional*):
+            Whether text files begin with a line of column names; by default they do, unless names are given.
+        quotes (`bool`, *optional*):
+            Whether cells of text files may stand in double quotes; by default as [`~items.TableFile`] finds.
+        interaction_names (`list[str]`, *optional*):
+            Names of the columns, in order, of interactions without a header.
+        item_names (`list[str]`, *optional*):
+            Likewise for the items.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description`, `interactions` with
@@ -97,124 +128,148 @@ def load_table(
     {'user_id': '1', 'item_id': '007', 'timestamp': 1717027200.0}
     ```
     """
-    items = _read_table(items, "items", item_columns, ("item_id", "title"), ("description",))
+    options = {"delimiter": delimiter, "encoding": encoding, "header": header, "quotes": quotes}
+    items = _as_file(items, names=item_names, **options)
+    catalogue, _ = read_table(items, "items", item_columns, ("item_id", "title"), ("description",))
     if interactions is None:
-        log = InteractionLog(items, no_interactions())
+        log = InteractionLog(catalogue, no_interactions())
     else:
-        required = ("user_id", "item_id", "timestamp")
-        log = InteractionLog(
-            items, _read_table(interactions, "interactions", interaction_columns, required, ("rating",))
+        interactions = _as_file(interactions, names=interaction_names, **options)
+        taken, kept = read_table(
+            interactions,
+            "interactions",
+            interaction_columns,
+            ("user_id", "item_id", "timestamp"),
+            ("rating",),
+            filters,
+            () if min_rating is None else ("rating",),
         )
-        if not len(log.interactions):
+        if not len(taken):
             raise ValueError(
                 "Expected rows in the table of interactions, but it is empty. Pass `interactions=None` for "
                 "items alone."
             )
+        log = InteractionLog(catalogue, taken)
+        if filters:
+            log = filtered(log, kept, filters)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
 
 
-def _read_table(
-    source: Dataset | str | Path,
+def _as_file(source: Source, **options: Any) -> Source:
+    """Gives a path the options of text files; a `TableFile` has its own."""
+    return TableFile(source, **options) if isinstance(source, (str, Path)) else source
+
+
+def filtered(log: InteractionLog, kept: pa.ChunkedArray, filters: Filters) -> InteractionLog:
+    items, interactions = log.tables()
+    interactions = interactions.filter(kept)
+    asked = ", ".join(
+        f"{name} = {value if isinstance(value, str) else ' or '.join(value)}" for name, value in filters.items()
+    )
+    return InteractionLog(
+        log.items, Dataset(interactions), log.summary.add(f"rows of {asked} kept", items, interactions)
+    )
+
+
+def read_table(
+    source: Source,
     name: str,
-    columns: Mapping[str, str | list[str]] | None,
+    columns: Mapping[str, str | list[str] | None] | None,
     required: tuple[str, ...],
     optional: tuple[str, ...],
-) -> Dataset:
-    """Reads our columns of a table and converts them to the types of an `InteractionLog`."""
-    where = f"`{name}`" if isinstance(source, Dataset) else str(source)
-    named = {column: column for column in (*required, *optional)} | dict(columns or {})
-    names_of = {column: [names] if isinstance(names, str) else list(names) for column, names in named.items()}
-    several = [column for column, names in names_of.items() if len(names) != 1 and KINDS.get(column) != "text"]
+    filters: Filters | None = None,
+    asked: tuple[str, ...] = (),
+) -> tuple[Dataset, pa.ChunkedArray]:
+    """
+    Reads our columns of a table and converts them to the types of an `InteractionLog`.
+
+    Optional columns that nobody asked for are left out if they hold something else than their name says. Also returns
+    which rows the filters keep.
+    """
+    columns = dict(columns or {})
+    spare = [column for column in optional if column not in columns and column not in asked]
+    try:
+        return _read_table(source, name, columns, required, optional, filters)
+    except ValueError as error:
+        if not spare:
+            raise
+        table = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
+        logger.warning(f"{error} Left out, because nobody asked for it.")
+        return table
+
+
+def _read_table(
+    source: Source,
+    name: str,
+    columns: dict[str, str | list[str] | None],
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    filters: Filters | None,
+) -> tuple[Dataset, pa.ChunkedArray]:
+    named = {column: column for column in (*required, *optional)} | columns
+    in_order = named.get("timestamp", "") is None
+    names_of = {
+        column: [names] if isinstance(names, str) else list(names)
+        for column, names in named.items()
+        if names is not None
+    }
+    allowed = {column: [value] if isinstance(value, str) else value for column, value in (filters or {}).items()}
+    several = [column for column, names in names_of.items() if len(names) != 1 and KINDS.get(column, "text") != "text"]
+    kinds = {one: KINDS.get(column, "text") for column, names in names_of.items() for one in names}
+    read = read_columns(source, name, dict.fromkeys(allowed, "text") | kinds)
     if several:
         raise ValueError(
-            f"Expected one column of {where} for each of {several}, but found "
+            f"Expected one column of {read.where} for each of {several}, but found "
             f"{[named[column] for column in several]}. Only texts can be joined from several columns."
         )
-    kinds = {one: KINDS.get(column, "text") for column, names in names_of.items() for one in names}
-    table, found = read_columns(source, name, kinds)
+    # A field that all JSON lines lack is among the names found, but not in the table.
+    present = [one for one in read.names if one in read.table.column_names or one not in kinds]
     for column, names in names_of.items():
-        if column in required or column in (columns or {}):
-            # A field that all JSON lines lack is among the names found, but not in the table.
-            present = [one for one in found if one in table.column_names or one not in kinds]
+        if column in required or column in columns:
             advice = f"Name our column {column!r} by `{name.removesuffix('s')}_columns={{{column!r}: ...}}`."
-            require_columns(present, names, where, advice)
-    given = {column: names for column, names in names_of.items() if set(names) <= set(table.column_names)}
-    converted = {column: _convert(table, names, KINDS.get(column), where) for column, names in given.items()}
+            if column == "timestamp":
+                advice += " `None` in its place says that the rows are in order (`timestamp=none`)."
+            require_columns(present, names, read.where, advice + read.advice)
+    require_columns(present, list(allowed), read.where, f"Correct the `filters`.{read.advice}")
+    given = {column: names for column, names in names_of.items() if set(names) <= set(read.table.column_names)}
+    converted = {column: _convert(read, names, KINDS.get(column)) for column, names in given.items()}
+    if in_order:
+        converted["timestamp"] = pa.array(range(len(read.table)), pa.float64())
     for column in {"description"}.intersection(optional).difference(converted):
-        converted[column] = pa.repeat("", len(table))
+        converted[column] = pa.repeat("", len(read.table))
     ours = pa.table(converted)
     if isinstance(source, Dataset):
         # Arrow's types do not say that a column holds images.
         further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
         features = Features(Features.from_arrow_schema(ours.schema) | further)
         ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
-    return Dataset(ours)
+    return Dataset(ours), _kept(read, allowed)
 
 
-def _convert(table: pa.Table, names: list[str], kind: str | None, where: str) -> pa.ChunkedArray:
+def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArray:
     """Converts a column to our type, joining several columns of text; columns of unknown kind keep their type."""
     if kind is None:
-        return table[names[0]]
-    read = {"id": _as_ids, "text": _as_text, "time": _as_seconds, "number": _as_numbers}[kind]
-    columns = [read(_plain(table[name]), f"column {name!r} of {where}") for name in names]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, " ", null_handling="skip")
+        return read.table[names[0]]
+    columns = [
+        CONVERTERS[kind](plain(read.table[name]), f"column {name!r} of {read.where}", read.locate, read.written)
+        for name in names
+    ]
+    return columns[0] if len(columns) == 1 else join_texts(columns)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decodes dictionaries, large strings and string views to plain strings."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    is_text = pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type)
-    return column.cast(pa.string()) if is_text or pa.types.is_null(column.type) else column
-
-
-def _as_ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if pa.types.is_string(column.type) or pa.types.is_integer(column.type):
-        return column.cast(pa.string())
-    raise TypeError(
-        f"Expected {name} to hold strings or integers, but found {column.type}. Convert it; in pandas a missing value "
-        'turns integers into floats, which `astype("Int64")` undoes.'
-    )
-
-
-def _as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if pa.types.is_string(column.type) or pa.types.is_integer(column.type):
-        return column.cast(pa.string())
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        texts = column.to_pylist()
-        if all(isinstance(part, str) for parts in texts for part in parts or () if part is not None):
-            return pa.chunked_array([[" ".join(part for part in parts or () if part) for parts in texts]], pa.string())
-    raise TypeError(
-        f"Expected {name} to hold strings or lists of strings, but found {column.type}. Convert it, or name another "
-        "column."
-    )
-
-
-def _as_numbers(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-        return column.cast(pa.float64())
-    if pa.types.is_string(column.type) and column.null_count == len(column):
-        return column.cast(pa.float64())
-    raise TypeError(f"Expected {name} to hold numbers, but found {_type_and_value(column)}. Correct the values.")
-
-
-def _as_seconds(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Converts dates to seconds since 1970; numbers keep their unit."""
-    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-        return pc.divide(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
-    if not pa.types.is_string(column.type) or column.null_count == len(column):
-        return _as_numbers(column, name)
-    seconds = []
-    for row, date in enumerate(column.to_pylist(), start=1):
-        try:
-            seconds.append(seconds_of(date) if date else None)
-        except ValueError as error:
+def _kept(read: Columns, filters: Mapping[str, list[str]]) -> pa.ChunkedArray:
+    """Tells which rows have one of the values of every filter."""
+    kept = pa.chunked_array([pa.repeat(True, len(read.table))])
+    for column, values in filters.items():
+        texts = plain(read.table[column]).cast(pa.string())
+        found = pc.value_counts(texts)
+        found = found.take(pc.sort_indices(found.field("counts"), sort_keys=[("", "descending")]))
+        known = found.field("values").to_pylist()
+        unknown = [value for value in values if value not in known]
+        if unknown:
             raise ValueError(
-                f"Expected {name} to hold numbers or ISO dates such as 2024-05-31T12:00:00, but row {row} has "
-                f"{date!r}. Correct the value, or convert the column."
-            ) from error
-    return pa.chunked_array([seconds], pa.float64())
-
-
-def _type_and_value(column: pa.ChunkedArray) -> str:
-    return f"{column.type} such as {column.drop_null()[0].as_py()!r}"
+                f"Expected rows with {unknown} in column {column!r} of {read.where}, but found none. Its most "
+                f"frequent values are {known[:10]}: correct the `filters`."
+            )
+        kept = pc.and_(kept, pc.fill_null(pc.is_in(texts, value_set=pa.array(values, pa.string())), False))
+    return kept
