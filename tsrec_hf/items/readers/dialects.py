@@ -206,8 +206,9 @@ def find_dialect(file: TableFile) -> Dialect:
     first = [line.replace(delimiter, dialect.separator) for line in lines]
     count = QuoteCount(dialect.separator)
     count.add(first[0].rstrip("\r\n").encode("utf-8", errors="replace"))
-    quoting = csv.QUOTE_MINIMAL if quotes or (quotes is None and count.balance) else csv.QUOTE_NONE
-    found = next(csv.reader(first, delimiter=dialect.separator, quoting=quoting), [])
+    quoted = quotes or (quotes is None and count.balance)
+    rows = csv.reader(first, delimiter=dialect.separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    found = next(rows, [])
     names = [RECBOLE_TYPE.sub("", name) if file.suffix in (".inter", ".item") else name for name in found]
     return replace(dialect, names=names)
 
