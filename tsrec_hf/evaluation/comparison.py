@@ -43,9 +43,7 @@ class Comparison:
         for method, others in ((MODEL, rivals), (FUSED, [*rivals, MODEL])):
             for other in others if method in self.ranks else ():
                 found = {name: self.difference(method, other, name.lower()) for name in ("HR@10", "NDCG@10")}
-                shown = [
-                    f"{name} {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]" for name, one in found.items()
-                ]
+                shown = (f"{name} {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" for name, d in found.items())
                 lines.append(f"{method} minus {other}: {', '.join(shown)}")
         return "\n".join(lines)
 
