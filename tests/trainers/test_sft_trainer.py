@@ -252,8 +252,10 @@ def test_too_few_beams_are_logged(make_trainer, dataset, caplog):
         # The catalogue has 7 SIDs, and a list of more cannot be asked for.
         make_trainer(eval_interactions=dataset.test, eval_num_beams=7)
         assert not [record for record in caplog.records if record.name.startswith("tsrec_hf")]
-        make_trainer(eval_interactions=dataset.test, eval_num_beams=6)
-    assert "6 beams find as many SIDs, so the metrics at 10 are too low" in caplog.text
+        trainer = make_trainer(eval_interactions=dataset.test, eval_num_beams=6)
+    assert "6 beams find as many SIDs, so metrics at higher cut-offs are not reported" in caplog.text
+    metrics = trainer.evaluate()
+    assert "eval_hr@5" in metrics and not any(name.endswith("@10") for name in metrics)
 
 
 def test_several_evaluation_sets(make_trainer, dataset, mixture):

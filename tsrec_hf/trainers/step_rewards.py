@@ -92,8 +92,16 @@ class StepReward:
     def _values(self, completion_ids, num_generations: int | None, **batch) -> list[Reward]:
         if isinstance(self.function, RewardOnCodes):
             columns = {name: value for name, value in batch.items() if name not in ("prompts", "completions")}
-            return self.function.values(completion_ids, num_generations, **columns)
-        return list(self.function(completion_ids=completion_ids, **batch))
+            values = self.function.values(completion_ids, num_generations, **columns)
+        else:
+            values = list(self.function(completion_ids=completion_ids, **batch))
+        for place, value in enumerate(values):
+            if value is not None and not np.isfinite(value).all():
+                raise FloatingPointError(
+                    f"Expected finite numbers from the reward {self.__name__!r}, or `None` where it does not apply, "
+                    f"but found {value} for the completion {list(completion_ids[place])}."
+                )
+        return values
 
 
 def as_step_reward(function: Any, tokenizer: TSRecTokenizer) -> Any:
