@@ -65,6 +65,8 @@ def train_and_die(trainer, folder, first_step, last_event, report):
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
+        if str(arguments[0]).endswith(".py"):  # as good as any other of the many
+            return
         if len(events) == last_event:
             os._exit(9)
         events.append(f"{event} {os.path.basename(str(arguments[0]))}")
@@ -73,6 +75,13 @@ def train_and_die(trainer, folder, first_step, last_event, report):
     if child == 0:
         try:
             sys.addaudithook(watch)
+            save = torch.save
+
+            def watched(value, path, *args, **kwargs):  # torch writes without Python's knowledge
+                sys.audit("open", str(path), "w", os.O_WRONLY)
+                return save(value, path, *args, **kwargs)
+
+            torch.save = watched
             trainer.train()
             with open(report, "w") as file:
                 json.dump(events, file)
@@ -85,15 +94,13 @@ def train_and_die(trainer, folder, first_step, last_event, report):
 @pytest.mark.parametrize(
     ("method", "first_step", "every"),
     [
-        ("sft", 2, 4),
-        ("grpo", 2, 6),
+        ("sft", 2, 12),
+        ("grpo", 2, 24),
         pytest.param("sft", 1, 1, marks=pytest.mark.slow),
         pytest.param("grpo", 2, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_dies_in_a_save_leaves_a_whole_checkpoint(
-    make_trainer, tmp_path, method, first_step, every
-):
+def test_a_process_that_dies_in_a_save_leaves_a_whole_checkpoint(make_trainer, tmp_path, method, first_step, every):
     report = tmp_path / "events.json"
     whole = make_trainer(method, output_dir=str(tmp_path / "whole"))
     assert train_and_die(whole, str(tmp_path / "whole"), first_step, None, report) == 0
@@ -102,6 +109,7 @@ def test_a_process_that_dies_in_a_save_leaves_a_whole_checkpoint(
     expected = make_trainer(method, output_dir=str(tmp_path / "expected"))
     expected.train()
     renames = {place for place, event in enumerate(events) if "rename" in event or "rmtree" in event}
+    assert {"open optimizer.pt", "open scheduler.pt", "open rng_state.pth"} <= set(events)
     for place in sorted(renames | set(range(0, len(events), every))):
         out = tmp_path / f"out-{place}"
         assert train_and_die(make_trainer(method, output_dir=str(out)), str(out), first_step, place, report) == 9
@@ -111,7 +119,7 @@ def test_a_process_that_dies_in_a_save_leaves_a_whole_checkpoint(
         assert found is not None or published or first_step == 1, events[place]
         if found is None and not published:
             continue
-        if place in renames or place % (4 * every) == 0:
+        if place in renames or every == 1:
             resumed = make_trainer(method, output_dir=str(out))
             resumed.train(resume_from_checkpoint="last")
             assert torch.equal(weights_of(resumed), weights_of(expected)), events[place]

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
 
+from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
@@ -182,6 +183,14 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             )
         if not isinstance(model, PeftModel):
             return
+        check_adapter(model)
+        init = changes_the_base(model)
+        if init is not None and getattr(args, "beta", 0.0) != 0.0:
+            raise ValueError(
+                f"`init_lora_weights={init!r}` takes a part of the recommender's weights out of it, so that the "
+                "reference, which is the recommender without adapters, would be another model. Set "
+                "`init_lora_weights=True`, or `beta=0`."
+            )
         if self.is_fsdp_enabled and any(row_layers(model)):
             raise ValueError(
                 "PEFT 0.21 puts the trained SID rows into whole matrices, but FSDP cuts matrices into shards. Train "
