@@ -32,7 +32,7 @@ from .branches import LegalTokens, score_completions
 from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
 from .grpo_checks import check_catalogue, check_rows, check_tree_mask
 from .grpo_config import TSRecGRPOConfig
-from .learning_checks import check_generation_batch, check_rewards
+from .learning_checks import check_generation_batch, check_reward_weights
 from .prompt_sampler import WholePassSampler
 from .recommendation_metrics import evaluation_rows
 from .reference import SavedPolicy, restore_reference, save_reference
@@ -129,7 +129,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             args.check_evaluation_groups()
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        check_rewards(reward_funcs, args.reward_weights)
+        check_reward_weights(args.reward_weights)
         reward_funcs = [as_step_reward(function, tokenizer) for function in reward_funcs]
         if args.dynamic_sampling and not all(isinstance(function, StepReward) for function in reward_funcs):
             raise ValueError(
@@ -243,7 +243,10 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         def score(rows: list[Row]) -> list[ScoredGroup]:
             prompt_ids, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
             completions = self._roll_out(prompt_ids, group, recommender)
-            return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
+            try:
+                return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
+            except FloatingPointError as error:
+                raise self._not_finite(str(error)) from error
 
         rows, dataset = inputs[::group], cast(Dataset, self.train_dataset)
         draw = draw_groups_with_signal(rows, dataset, score, self.args.dynamic_sampling_max_draws, generator)
@@ -275,9 +278,12 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         for reward in self.reward_funcs:
             if isinstance(reward, StepReward):
                 reward.num_generations = self._group
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except FloatingPointError as error:
+            raise self._not_finite(str(error)) from error
         for name, function, column in zip(self.reward_func_names, self.reward_funcs, rewards.unbind(1)):
-            # Of functions NaN is TRL's word for "does not apply"; those that say NaN themselves were stopped before.
+            # Of functions NaN is TRL's word for "does not apply".
             if column.isinf().any() or (isinstance(function, torch.nn.Module) and column.isnan().any()):
                 raise self._not_finite(f"the reward {name!r} is no finite number")
         if self.args.advantage_level == "token":

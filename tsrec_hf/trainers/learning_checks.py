@@ -97,14 +97,9 @@ def check_generation_batch(num_prompts: int, batch: int, num_generations: int) -
         )
 
 
-def check_rewards(reward_funcs: Sequence[Any], weights: Sequence[float] | None) -> None:
-    """Raises `ValueError` where nothing is rewarded: no functions, or weights that are all 0."""
-    if not reward_funcs:
-        raise ValueError(
-            "Expected at least one reward function, but found none. Pass `reward_funcs=[exact_match_reward]`, for "
-            "example."
-        )
-    if weights is not None and not any(weights):
+def check_reward_weights(weights: Sequence[float] | None) -> None:
+    """Raises `ValueError` where all weights are 0, so that nothing is rewarded."""
+    if weights and not any(weights):
         raise ValueError(
             f"Expected a reward that counts, but all `reward_weights` are 0: {list(weights)}. Leave them out, or "
             "weigh one above 0."
