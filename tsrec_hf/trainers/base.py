@@ -7,7 +7,7 @@ Which private methods of TRL and transformers are overridden here, and why, stan
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -91,6 +91,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
 
     METHOD = ""
 
+    _rows_of: Callable[[Dataset, TSRecTokenizer], Dataset]  # makes rows for the loss of interactions
     _measured: RecommendationMetrics | None = None  # what the evaluation that runs recommends for
     args: TSRecSFTConfig | TSRecGRPOConfig
     model: nn.Module
@@ -222,9 +223,11 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             `FloatingPointError`: a loss, gradient, reward or weight that is no finite number.
         """
         check_steps(self.args)
-        check_trained_weights(self._unwrapped, self.card.earlier_facts)
+        if not self.args.freeze_backbone:
+            check_trained_weights(self._unwrapped, self.card.earlier_facts)
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-        self.check_finite_weights()
+        if checkpoint is None:
+            self.check_finite_weights()
         setattr(self.recommender, TRAINED_IN_MEMORY, True)  # an interrupted run changes weights as well
         if self.args.freeze_backbone:
             with sid_rows_only(self.recommender, self.processing_class):

@@ -67,7 +67,7 @@ class StagedCheckpoint:
         """Makes room; called by all processes."""
         if self.args.should_save:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         self.wait_for_everyone()
 
     def finish(self, state: TrainerState) -> None:
@@ -241,6 +241,8 @@ def _is_whole_safetensors(path: Path) -> bool:
 
 def _check_catalogue(folder: Path, sid_index: SIDIndex) -> None:
     path = folder / SID_INDEX_FILE
+    if not path.is_file() and any(folder.glob("pytorch_model_fsdp*")):
+        return  # shards of FSDP, without a tokenizer
     if not path.is_file():
         raise ValueError(
             f"Expected {SID_INDEX_FILE} in the checkpoint {folder}, which names its catalogue, but there is none. "

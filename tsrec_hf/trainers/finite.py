@@ -65,8 +65,9 @@ def not_finite_error(what: str, step: int, run_dir: str) -> FloatingPointError:
     """
     checkpoint, _ = last_whole(run_dir)
     good = "There is no checkpoint before it" if checkpoint is None else f"The last good checkpoint is {checkpoint}"
+    what = what.rstrip(".")
     return FloatingPointError(
-        f"Training stopped at step {step}: {what.rstrip('.')}. {good}; nothing was saved over it. Lower `learning_rate`, or look "
+        f"Training stopped at step {step}: {what}. {good}; nothing was saved over it. Lower `learning_rate`, or look "
         "at the rows and rewards of that step."
     )
 
