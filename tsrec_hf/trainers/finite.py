@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ class FiniteTrainer(Trainer):
 
     def check_finite_weights(self) -> None:
         """Raises `FloatingPointError` for weights that must not be saved."""
-        name = first_not_finite(self.model)
+        name = first_not_finite(cast(nn.Module, self.model))
         if name is not None:
             raise not_finite_error(
                 f"{name} holds weights that are no finite numbers", self.state.global_step, str(self.args.output_dir)

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.trainer.utils import nanstd, split_tensor_dict
+from trl.trainer.utils import RepeatSampler, nanstd, split_tensor_dict
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
@@ -184,7 +184,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     _rows_of = staticmethod(build_grpo_rows)
 
     def _get_train_sampler(self, dataset: Dataset | None = None):
-        return WholePassSampler.like(super()._get_train_sampler(dataset))
+        return WholePassSampler.like(cast(RepeatSampler, super()._get_train_sampler(dataset)))
 
     def _tokenize_prompts(self, prompts: list):
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
