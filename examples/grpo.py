@@ -15,8 +15,9 @@ place of those whose completions are all rewarded alike, and logs how many were 
 the reference of LoRA is the recommender without it. An adapter that `examples/sft.py` wrote is merged first.
 
 Several processes: put `accelerate launch --config_file examples/accelerate_configs/two_cpus.yaml`, or another file of
-that folder, in the place of `python`. An interrupted run goes on with
-`--resume_from_checkpoint outputs/grpo/checkpoint-50`.
+that folder, in the place of `python`. An interrupted run goes on with `--resume_from_checkpoint last`, from the newest
+whole checkpoint, or with the folder of another one. The catalogue may have grown since the recommender was
+fine-tuned, by `build_sids.py --extend_dir`.
 """
 
 import json
@@ -124,11 +125,15 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
         card_facts={"dataset": dataset},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    metrics = trainer.evaluate()
     if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
         # What the tokens mean goes where the recommender goes.
         TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(training_args.output_dir, SEMANTICS_FILE))
+    # First: whatever the evaluation does, what was trained stays.
     trainer.save_model(training_args.output_dir)
+    metrics = trainer.evaluate()
+    trainer.create_model_card()  # with its figures
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))
         print(json.dumps(metrics, indent=1))

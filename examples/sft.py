@@ -14,8 +14,9 @@ The whole mixture of TS-Rec, with a first stage that trains the SID rows alone o
 output folder is then an adapter, and `_base` in it the recommender that it belongs to.
 
 Several processes: put `accelerate launch --config_file examples/accelerate_configs/two_cpus.yaml`, or another file of
-that folder, in the place of `python`. An interrupted run goes on with
-`--resume_from_checkpoint outputs/sft/checkpoint-100`.
+that folder, in the place of `python`. An interrupted run goes on with `--resume_from_checkpoint last`, from the newest
+whole checkpoint, or with the folder of another one. A catalogue that `build_sids.py --extend_dir` has grown takes the
+recommender of the smaller one as `--model_name_or_path`.
 """
 
 import json
@@ -127,7 +128,7 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         dataset, semantics, tokenizer, tasks=validated or script_args.tasks, split="valid", **mixture
     )
     patience = script_args.early_stopping_patience
-    if script_args.grounding_epochs > 0 and training_args.resume_from_checkpoint is None:
+    if script_args.grounding_epochs != 0 and training_args.resume_from_checkpoint is None:
         if semantics is None:
             raise ValueError("Expected descriptions for the grounding stage, but found none. Pass `--semantics_file`.")
         epochs, learning_rate = script_args.grounding_epochs, script_args.grounding_learning_rate
@@ -147,11 +148,15 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    metrics = trainer.evaluate()
     if semantics is not None and trainer.is_world_process_zero():
         # What the tokens mean goes where the recommender goes.
         semantics.to_json(Path(training_args.output_dir, SEMANTICS_FILE))
+    # First: whatever the evaluation does, what was trained stays.
     trainer.save_model(training_args.output_dir)
+    metrics = trainer.evaluate()
+    trainer.create_model_card()  # with its figures
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))
         print(json.dumps(metrics, indent=1))

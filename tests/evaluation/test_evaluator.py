@@ -176,7 +176,40 @@ def test_few_beams_are_reported(caplog):
         assert not caplog.records
         evaluator.evaluate_model(model, "tokenizer", num_beams=2)
     assert model.asked[2]["top_k"] == 2
-    assert "2 beams find at most 2 SIDs, so the metrics at 3 are too low. Pass `num_beams=3` or more" in caplog.text
+    assert (
+        "2 beams find at most 2 SIDs, so metrics at higher cut-offs are not reported. Pass `num_beams=3`"
+        in caplog.text
+    )
+
+
+def test_metrics_beyond_the_beams_are_left_out():
+    results = make_evaluator().evaluate_model(RecordingModel(), "tokenizer", num_beams=2)
+    # The two items found share their SID: by SID the lists reach one place.
+    assert set(results["all"]) == {"num_rows", "hr@1", "hr@2", "ndcg@1", "ndcg@2", "sid_hr@1", "sid_ndcg@1"}
+    assert set(results["cold"]) == set(results["all"])
+
+
+def test_metrics_beyond_the_place_where_lists_were_cut_are_left_out():
+    lists = [["3", "6"], ["6", "1"], ["7", "6"], ["1", "6"]]
+    evaluator = make_evaluator()
+    assert {name for name in evaluator.evaluate(lists, top_k=2)["all"] if "3" in name} == set()
+    # Whole lists, behind which is nothing.
+    assert evaluator.evaluate(lists)["all"]["hr@3"] == evaluator.evaluate(lists, top_k=2)["all"]["hr@2"]
+    assert "hr@3" in evaluator.evaluate(lists, top_k=3)["all"]
+
+
+@pytest.mark.parametrize("num_beams", [4, 6])
+def test_beams_for_every_sid_leave_nothing_out(num_beams):
+    model = RecordingModel()
+    results = make_evaluator().evaluate_model(model, "tokenizer", num_beams=num_beams)
+    assert model.asked[2]["top_k"] == 6 and "sid_hr@3" in results["all"] and "hr@3" in results["all"]
+
+
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+def test_rows_in_other_formats(kind):
+    lists = [["4", "3", "6"], ["1", "2", "6"], ["1", "6", "7"], ["6", "3", "4"]]
+    other = RecommendationEvaluator(ROWS.with_format(kind), INDEX, TRAIN.with_format(kind), ks=(1, 2, 3))
+    assert other.evaluate(lists) == make_evaluator().evaluate(lists)
 
 
 def test_a_real_model_over_the_whole_tiny_catalogue(model, tokenizer, dataset):

@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
+from tsrec_hf.data import build_sequence_rows
 from tsrec_hf.hub import is_recommender, load_or_start_recommender, load_recommender
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer
 
 
 @pytest.fixture
@@ -46,6 +49,37 @@ def test_another_catalogue_is_refused(checkpoint, sid_index):
     ):
         with pytest.raises(ValueError, match="the data have another index"):
             load()
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_grown_catalogue_is_trained_on(checkpoint, sid_index, tokenizer, tmp_path, adapter):
+    grown = sid_index.with_items(["chisel"], [[0, 0, 0]], titles=["wood chisel"])
+    grown.save(tmp_path / "grown.safetensors")
+    folder = checkpoint
+    if adapter:
+        folder = tmp_path / "adapter"
+        get_peft_model(load_recommender(checkpoint)[0], LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+            folder
+        )
+        tokenizer.save_pretrained(folder)
+    model, found = load_or_start_recommender(folder, SIDIndex.load(tmp_path / "grown.safetensors"))
+    assert found.sid_index.fingerprint == grown.fingerprint
+    model.check_tokenizer(found)
+    args = TSRecSFTConfig(
+        str(tmp_path / "out"), max_steps=1, report_to="none", bf16=False, use_cpu=True, disable_tqdm=True
+    )
+    interactions = Dataset.from_dict({"user_id": ["a"], "history": [["hammer", "nail"]], "target": ["chisel"]})
+    rows = build_sequence_rows(interactions, found)
+    trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=found)
+    trainer.train()
+    trainer.save_model()
+    again, theirs = load_recommender(tmp_path / "out", sid_index=grown)
+    assert theirs.sid_index.fingerprint == grown.fingerprint
+    [items] = again.recommend(theirs, [["hammer", "chisel"]], top_k=9)
+    assert "chisel" in [item.item_id for item in items]
+    # Not the other way round: what has learned of more items is another recommender.
+    with pytest.raises(ValueError, match="the data have another index"):
+        load_recommender(tmp_path / "out", sid_index=sid_index)
 
 
 def test_a_backbone_starts_with_sa_init_and_the_history_of_the_data(backbone_dir, sid_index, semantics):

@@ -1,5 +1,6 @@
 """LoRA with the SID rows beside it: what is trained, what stays, and that every way to load an adapter agrees."""
 
+import copy
 import json
 import logging
 import shutil
@@ -7,7 +8,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, pipeline
 from trl import ModelConfig
 
@@ -314,3 +315,41 @@ class TestGRPO:
         config = LoraConfig(r=2, target_modules=["q_proj"])
         with pytest.raises(ValueError, match="`freeze_backbone=True` .* PEFT's adapters would not save"):
             grpo(model, tokenizer, dataset, tmp_path, freeze_backbone=True, peft_config=config)
+
+
+class TestConfigurationsOfOnesOwn:
+    """What `lora_config` would not make is checked as well."""
+
+    @pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"]], ids=["inputs", "head"])
+    def test_adapters_of_tied_matrices(self, make_recommender, semantics, tmp_path, targets):
+        model, tokenizer = make_recommender("llama", tied=True)
+        config = LoraConfig(r=2, target_modules=targets)
+        with pytest.raises(ValueError, match="which are one matrix with the .*Leave them out of `target_modules`"):
+            sft(model, tokenizer, semantics, tmp_path, peft_config=config)
+
+    def test_rows_beside_a_head_with_a_bias(self, make_recommender, semantics, tmp_path):
+        model, tokenizer = make_recommender("llama", tied=False)
+        head = model.get_output_embeddings()
+        head.bias = torch.nn.Parameter(torch.ones(head.out_features))
+        rows = [token_id for level in tokenizer.sid_token_ids for token_id in level]
+        config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices={"lm_head": rows})
+        with pytest.raises(ValueError, match="an output head without bias, but found one that has it"):
+            sft(model, tokenizer, semantics, tmp_path, peft_config=config)
+
+    @pytest.mark.parametrize("init", ["pissa", "olora"])
+    def test_initialisations_that_change_the_reference(self, model, tokenizer, dataset, tmp_path, init):
+        config = lora_config(model, tokenizer, LORA)
+        config.init_lora_weights = init
+        with pytest.raises(ValueError, match=f"`init_lora_weights='{init}'` takes .* or `beta=0`"):
+            grpo(copy.deepcopy(model), tokenizer, dataset, tmp_path, peft_config=copy.deepcopy(config), beta=0.1)
+        # Without a reference nothing is wrong with it.
+        assert grpo(model, tokenizer, dataset, tmp_path, peft_config=config, max_steps=1).train().global_step == 1
+
+    def test_they_are_checked_where_they_are_merged(self, model, tokenizer, tmp_path):
+        model.save_pretrained(tmp_path / "base")
+        base = TSRecForCausalLM.from_pretrained(tmp_path / "base")
+        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["embed_tokens"]))
+        adapted.save_pretrained(tmp_path / "adapter")
+        tokenizer.save_pretrained(tmp_path / "adapter")
+        with pytest.raises(ValueError, match="adapters that leave the input embeddings alone"):
+            load_recommender(tmp_path / "adapter")

@@ -8,6 +8,8 @@ from trl import GRPOTrainer, SFTTrainer
 
 from tsrec_hf.trainers import TSRecGRPOTrainer, TSRecSFTTrainer
 from tsrec_hf.trainers.base import RecommenderTrainer
+from tsrec_hf.trainers.checkpointing import CheckpointingTrainer
+from tsrec_hf.trainers.finite import FiniteTrainer
 from tsrec_hf.trainers.hooks import HOOKS
 
 
@@ -31,6 +33,8 @@ def test_the_list_is_complete():
     overridden = set()
     for ours, theirs in (
         (RecommenderTrainer, Trainer),
+        (CheckpointingTrainer, Trainer),
+        (FiniteTrainer, Trainer),
         (TSRecSFTTrainer, SFTTrainer),
         (TSRecGRPOTrainer, GRPOTrainer),
     ):

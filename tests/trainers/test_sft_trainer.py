@@ -252,18 +252,74 @@ def test_too_few_beams_are_logged(make_trainer, dataset, caplog):
         # The catalogue has 7 SIDs, and a list of more cannot be asked for.
         make_trainer(eval_interactions=dataset.test, eval_num_beams=7)
         assert not [record for record in caplog.records if record.name.startswith("tsrec_hf")]
-        make_trainer(eval_interactions=dataset.test, eval_num_beams=6)
-    assert "6 beams find as many SIDs, so the metrics at 10 are too low" in caplog.text
+        trainer = make_trainer(eval_interactions=dataset.test, eval_num_beams=6)
+    assert "6 beams find as many SIDs, so metrics at higher cut-offs are not reported" in caplog.text
+    metrics = trainer.evaluate()
+    assert "eval_hr@5" in metrics and not any(name.endswith("@10") for name in metrics)
 
 
 def test_several_evaluation_sets(make_trainer, dataset, mixture):
-    sets = {"first": mixture.select(range(8)), "second": mixture.select(range(8, 20))}
-    trainer = make_trainer(eval_dataset=sets, eval_interactions=dataset.test)
+    sets = {"first": mixture.select(range(8)), "second": mixture.select(range(8, 20)), "third": mixture.select([0])}
+    interactions = {"first": dataset.test, "second": dataset.train}
+    trainer = make_trainer(eval_dataset=sets, eval_interactions=interactions)
     metrics = trainer.evaluate()
     for name in sets:
         entry = {key.replace(f"eval_{name}_", "eval_"): value for key, value in metrics.items() if name in key}
         assert total(entry, prefix="eval_") == pytest.approx(entry["eval_loss"], abs=1e-4)
-        assert f"eval_{name}_ndcg@10" in metrics
+        # Each set has the figures of its own interactions, or none.
+        found = {key: value for key, value in entry.items() if "@" in key}
+        if name in interactions:
+            alone = make_trainer(eval_dataset=sets[name], eval_interactions=interactions[name]).evaluate()
+            assert found == {key: value for key, value in alone.items() if "@" in key} and found
+        else:
+            assert not found
+    assert metrics["eval_first_ndcg@10"] != metrics["eval_second_ndcg@10"]
+    # The card names them.
+    assert "### first" in str(trainer.model_card()) and "### second" in str(trainer.model_card())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_interactions_of_no_evaluation_set_are_an_error(make_trainer, dataset, mixture, named):
+    if named:
+        sets, interactions, message = mixture, {"valid": dataset.valid}, r"sets, None, but found \['valid'\]"
+    else:
+        sets, interactions, message = {"a": mixture, "b": mixture}, dataset.valid, r"\['a', 'b'\], but found one data"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(eval_dataset=sets, eval_interactions=interactions)
+
+
+def test_recommendations_stand_under_the_name_of_their_own_rows(make_trainer, model, tokenizer, dataset, mixture):
+    trainer = make_trainer(eval_dataset=mixture, eval_interactions=dataset.valid)
+    rows = build_sequence_rows(dataset.test, tokenizer, mode="window")
+    # Rows of another split, of which no interactions are known.
+    for metrics in (
+        trainer.evaluate(rows, metric_key_prefix="test"),
+        trainer.predict(rows).metrics,
+        trainer.evaluate({"other": rows}, metric_key_prefix="test"),
+    ):
+        assert any(name.startswith("test_") and name.endswith("loss") for name in metrics)
+        assert not any("@" in name for name in metrics)
+    assert any("@" in name for name in trainer.evaluate())
+    # With them they are measured.
+    metrics = trainer.evaluate(eval_interactions=dataset.test, metric_key_prefix="test")
+    evaluator = RecommendationEvaluator(dataset.test, tokenizer.sid_index, dataset.train)
+    expected = evaluator.evaluate_model(model, tokenizer, num_beams=10)["all"]
+    assert metrics["test_ndcg@10"] == pytest.approx(expected["ndcg@10"]) and metrics["test_loss"] > 0
+
+
+def test_interactions_by_name_alone_make_the_evaluation_sets(make_trainer, dataset):
+    trainer = make_trainer(eval_interactions={"valid": dataset.valid, "test": dataset.test})
+    metrics = trainer.evaluate()
+    assert {"eval_valid_loss", "eval_valid_hr@10", "eval_test_loss", "eval_test_hr@10"} <= set(metrics)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+def test_interactions_in_other_formats(make_trainer, dataset, kind):
+    found = [
+        make_trainer(eval_interactions=rows).evaluate() for rows in (dataset.test, dataset.test.with_format(kind))
+    ]
+    ours, theirs = ({name: value for name, value in metrics.items() if "@" in name} for metrics in found)
+    assert ours == theirs and ours
 
 
 def test_metrics_stop_training_and_choose_the_best_model(make_trainer, dataset, mixture, tmp_path):

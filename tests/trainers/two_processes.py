@@ -25,12 +25,13 @@ def main(folder: str, name: str, **arguments) -> None:
         disable_tqdm=True,
         **arguments,
     )
+    interactions = datasets.load_from_disk(f"{folder}/interactions")
     trainer = TSRecSFTTrainer(
         TSRecForCausalLM.from_pretrained(f"{folder}/model"),
         args,
         train_dataset=rows,
         eval_dataset={"even": rows.select(range(8)), "odd": rows.select(range(7))},
-        eval_interactions=datasets.load_from_disk(f"{folder}/interactions"),
+        eval_interactions={"even": interactions, "odd": interactions},
         processing_class=TSRecTokenizer.from_pretrained(f"{folder}/model"),
     )
     trainer.train()

@@ -46,7 +46,8 @@ class RecommendationEvaluator:
 
     Each slice holds `num_rows`, `hr@k` and `ndcg@k` (the target item is in the list) and `sid_hr@k` and `sid_ndcg@k`
     (the list is read as SIDs, each at its first place; the target's SID is among them). A slice without rows holds
-    only `num_rows`.
+    only `num_rows`. Metrics at a cut-off that the lists do not reach, because a search had fewer beams, are left out:
+    their targets were not missed but never looked for.
 
     Args:
         rows (`datasets.Dataset`):
@@ -90,6 +91,8 @@ class RecommendationEvaluator:
             raise ValueError(
                 f"Expected cut-offs of at least 1, but found ks={tuple(ks)}. Pass, for example, `ks=(1, 10)`."
             )
+        # Lists of Python, whatever format the caller set.
+        rows, train = rows.with_format(None), train.with_format(None)
         self._histories, self._targets = rows["history"][:], rows["target"][:]
         if not self._targets:
             raise ValueError("Expected at least one row to evaluate, but `rows` is empty. Pass a split that has rows.")
@@ -104,7 +107,7 @@ class RecommendationEvaluator:
         self._num_sids = len(sizes)
         self.top_k = min(int(sizes[: self.ks[-1] - 1].sum()) + 1, len(sid_index))
 
-    def evaluate(self, recommended: Sequence[Sequence[str]]) -> Results:
+    def evaluate(self, recommended: Sequence[Sequence[str]], top_k: int | None = None) -> Results:
         """
         Scores one list of recommendations per row.
 
@@ -112,12 +115,16 @@ class RecommendationEvaluator:
             recommended (`Sequence[Sequence[str]]`):
                 Item ids per row, best first, without repeats, in the order of the rows. With `top_k` items each, the
                 SID metrics are exact.
+            top_k (`int`, *optional*):
+                Where the lists were cut: metrics beyond it are left out. By default a short list is a whole one, and
+                all behind its end counts as a miss.
 
         Returns:
             `dict[str, dict[str, float]]`: Metrics by slice.
         """
         item_ranks, sid_ranks = self._item_and_sid_ranks(recommended)
-        return {name: self._score(item_ranks[rows], sid_ranks[rows]) for name, rows in self._slices.items()}
+        reached = {"": self._reached(recommended, top_k), "sid_": self._reached_sids(recommended, top_k)}
+        return {name: self._score(item_ranks[rows], sid_ranks[rows], reached) for name, rows in self._slices.items()}
 
     def ranks(self, recommended: Sequence[Sequence[str]], match: Literal["item", "sid"] = "item") -> torch.Tensor:
         """
@@ -157,8 +164,8 @@ class RecommendationEvaluator:
             tokenizer ([`TSRecTokenizer`]):
                 Its tokenizer.
             num_beams (`int`, *optional*, defaults to `50`):
-                Beams of the search. `max(ks)` find enough SIDs, `top_k` make the SID metrics exact; with fewer, a
-                warning says so.
+                Beams of the search. `max(ks)` find enough SIDs, `top_k` make the SID metrics exact; with fewer,
+                metrics beyond them are left out, and a warning says so.
             batch_size (`int`, *optional*, defaults to `16`):
                 Rows that are searched together.
             search (*optional*):
@@ -169,9 +176,10 @@ class RecommendationEvaluator:
         """
         if num_beams < min(self.ks[-1], self._num_sids):
             logger.warning(
-                f"{num_beams} beams find at most {num_beams} SIDs, so the metrics at {self.ks[-1]} are too low. Pass "
-                f"`num_beams={self.ks[-1]}` or more."
+                f"{num_beams} beams find at most {num_beams} SIDs, so metrics at higher cut-offs are not reported. "
+                f"Pass `num_beams={self.ks[-1]}` or more."
             )
+        num_beams = self.enough_beams(num_beams)
         # The model gives no more items than it has beams.
         settings = {"top_k": min(self.top_k, num_beams), "num_beams": num_beams, "batch_size": batch_size, **search}
 
@@ -179,7 +187,15 @@ class RecommendationEvaluator:
             lists = model.recommend(tokenizer, share, **settings)
             return [[recommendation.item_id for recommendation in items] for items in lists]
 
-        return self.evaluate(recommend_distributed(recommend, self._histories))
+        return self.evaluate(recommend_distributed(recommend, self._histories), self.asked_for(settings["top_k"]))
+
+    def enough_beams(self, num_beams: int) -> int:
+        """Beams for all items that the metrics count, where `num_beams` hold every SID of the catalogue anyway."""
+        return max(num_beams, self.top_k) if num_beams >= self._num_sids else num_beams
+
+    def asked_for(self, top_k: int) -> int | None:
+        """Where lists of `top_k` items are cut; `None` where they hold all that the metrics count."""
+        return top_k if top_k < self.top_k else None
 
     def evaluate_prior(self, prior: ItemPrior) -> Results:
         """
@@ -241,10 +257,26 @@ class RecommendationEvaluator:
                 "beams."
             )
 
-    def _score(self, item_ranks: torch.Tensor, sid_ranks: torch.Tensor) -> dict[str, float]:
+    def _reached(self, recommended: Sequence[Sequence[str]], top_k: int | None) -> list[int]:
+        """The cut-offs that all lists reach, by item."""
+        if top_k is None or not any(len(items) >= top_k for items in recommended):
+            return list(self.ks)
+        return [k for k in self.ks if k <= top_k]
+
+    def _reached_sids(self, recommended: Sequence[Sequence[str]], top_k: int | None) -> list[int]:
+        """The cut-offs that all lists reach, by SID: those that were cut have as many distinct ones."""
+        if top_k is None:
+            return list(self.ks)
+        cut = [len({self._sid_of[item] for item in items}) for items in recommended if len(items) >= top_k]
+        fewest = min(cut, default=self._num_sids)
+        return [k for k in self.ks if k <= fewest or fewest == self._num_sids]
+
+    def _score(
+        self, item_ranks: torch.Tensor, sid_ranks: torch.Tensor, reached: dict[str, list[int]]
+    ) -> dict[str, float]:
         scores: dict[str, float] = {"num_rows": len(item_ranks)}
         if len(item_ranks):
             for prefix, ranks in (("", item_ranks), ("sid_", sid_ranks)):
-                scores |= {f"{prefix}hr@{k}": hit_rate_at_k(ranks, k).item() for k in self.ks}
-                scores |= {f"{prefix}ndcg@{k}": ndcg_at_k(ranks, k).item() for k in self.ks}
+                scores |= {f"{prefix}hr@{k}": hit_rate_at_k(ranks, k).item() for k in reached[prefix]}
+                scores |= {f"{prefix}ndcg@{k}": ndcg_at_k(ranks, k).item() for k in reached[prefix]}
         return scores

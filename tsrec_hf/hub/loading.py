@@ -11,6 +11,8 @@ from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokeni
 from tsrec_hf.models.downloading_tsrec import read_checkpoint
 from tsrec_hf.semantics import TokenSemantics
 
+from .adapter_checks import check_adapter
+
 
 ADAPTER = "adapter"
 
@@ -30,7 +32,8 @@ def load_recommender(
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub.
         sid_index ([`SIDIndex`], *optional*):
-            The catalogue that the recommender must have been trained on.
+            The catalogue that the recommender must have been trained on, or one that grew out of it, which its
+            tokenizer then has.
         from_pretrained_kwargs (*optional*):
             As [`~TSRecForCausalLM.from_pretrained`]'s: `dtype`, `attn_implementation`, ...
 
@@ -63,11 +66,13 @@ def load_recommender(
             "`examples/sft.py` and pass the folder that it writes."
         )
     tokenizer = TSRecTokenizer.from_pretrained(name_or_path, **hub)
-    if sid_index is not None and tokenizer.sid_index.fingerprint != sid_index.fingerprint:
+    if sid_index is not None and not sid_index.fits(tokenizer.sid_index.fingerprint):
         raise ValueError(
             f"The checkpoint {str(name_or_path)!r} holds {tokenizer.sid_index}, but the data have another index: "
             f"{sid_index}. Pass the data that the checkpoint was trained on, or start from a backbone."
         )
+    if sid_index is not None and sid_index.fingerprint != tokenizer.sid_index.fingerprint:
+        tokenizer = tokenizer.with_sid_index(sid_index)
     if model_type != ADAPTER:
         return TSRecForCausalLM.from_pretrained(name_or_path, **hub, **from_pretrained_kwargs), tokenizer
     config = PeftConfig.from_pretrained(str(name_or_path), **hub)
@@ -84,7 +89,9 @@ def load_recommender(
             "`base_model_name_or_path` in adapter_config.json."
         )
     model = TSRecForCausalLM.from_pretrained(base, revision=config.revision, **from_pretrained_kwargs)
-    model = PeftModel.from_pretrained(model, str(name_or_path), **hub).merge_and_unload()  # type: ignore[operator]
+    adapted = PeftModel.from_pretrained(model, str(name_or_path), **hub)
+    check_adapter(adapted)
+    model = adapted.merge_and_unload()  # type: ignore[operator]
     # The checkpoint that the base came from is another model now.
     model.config._name_or_path = model.name_or_path = ""
     return model, tokenizer

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .finite import check_finite_settings
+
 
 @dataclass
 class RecommenderArguments:
@@ -40,7 +42,11 @@ class RecommenderArguments:
         if not torch.accelerator.is_available():
             # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
             self.use_cpu = True
+        check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
+        check_finite_settings(self)  # what was JSON before
+        if str(self.resume_from_checkpoint).lower() in ("false", "none", ""):  # type: ignore[attr-defined]
+            self.resume_from_checkpoint = None  # the command line gives words
         weight_decay = self.weight_decay  # type: ignore[attr-defined]  # of `TrainingArguments`
         if self.freeze_backbone and weight_decay != 0.0:
             raise ValueError(

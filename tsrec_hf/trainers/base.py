@@ -6,8 +6,8 @@ Which private methods of TRL and transformers are overridden here, and why, stan
 """
 
 import logging
-import shutil
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,12 +15,15 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import Trainer
 
+from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
+from .checkpointing import CheckpointingTrainer
+from .finite import FiniteTrainer
 from .grpo_config import TSRecGRPOConfig
+from .learning_checks import check_steps, check_trained_weights
 from .lora import TRAINED_IN_MEMORY, is_in_memory_only, name_of, save_base
 from .model_card import RunCard, TrainedPart, training_stage
 from .peft_shims import (
@@ -31,7 +34,7 @@ from .peft_shims import (
     leave_4bit_weights_unpacked,
     row_layers,
 )
-from .recommendation_metrics import RecommendationMetrics
+from .recommendation_metrics import RecommendationMetrics, metrics_of_sets, user_sample
 from .sft_config import TSRecSFTConfig
 from .sharding import as_saved, whole_copy
 from .sid_rows import count_sid_row_parameters, sid_rows_only
@@ -61,7 +64,7 @@ def checked_tokenizer(tokenizer: TSRecTokenizer | None, model: Any) -> TSRecToke
     return TSRecTokenizer.from_pretrained(model)
 
 
-class RecommenderTrainer(Trainer):
+class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
     """
     Base of the trainers; one of TRL's trainers stands behind it among the bases.
 
@@ -72,22 +75,24 @@ class RecommenderTrainer(Trainer):
             Settings.
         processing_class ([`TSRecTokenizer`]):
             The recommender's tokenizer.
-        eval_interactions (`Dataset`, *optional*):
-            Rows that are recommended for at each evaluation.
+        eval_interactions (`Dataset` or `dict`, *optional*):
+            Rows that are recommended for at each evaluation; by name where `eval_dataset` is a dict.
         card_facts (`dict`, *optional*):
             What the model card should tell and the trainer cannot know.
         kwargs (*optional*):
             As TRL's trainer's.
 
     Attributes:
-        recommendation_metrics ([`RecommendationMetrics`] or `None`):
-            Adds HR and NDCG to the metrics of an evaluation.
+        recommendation_metrics ([`RecommendationMetrics`], `dict` or `None`):
+            Adds HR and NDCG to the metrics of an evaluation; by name where `eval_interactions` has names.
         card ([`RunCard`]):
             Writes the model card.
     """
 
     METHOD = ""
 
+    _rows_of: Callable[[Dataset, TSRecTokenizer], Dataset]  # makes rows for the loss of interactions
+    _measured: RecommendationMetrics | None = None  # what the evaluation that runs recommends for
     args: TSRecSFTConfig | TSRecGRPOConfig
     model: nn.Module
     processing_class: TSRecTokenizer
@@ -98,7 +103,7 @@ class RecommenderTrainer(Trainer):
         model: Any,
         args: TSRecSFTConfig | TSRecGRPOConfig,
         processing_class: TSRecTokenizer,
-        eval_interactions: Dataset | None = None,
+        eval_interactions: Dataset | Mapping[str, Dataset] | None = None,
         card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
@@ -113,9 +118,7 @@ class RecommenderTrainer(Trainer):
             keep_rows_in_float32(self._unwrapped, rows)
             copy_rows_to_reference(self._unwrapped)
             leave_4bit_weights_unpacked(self._unwrapped)
-        self.recommendation_metrics: RecommendationMetrics | None = None
-        if eval_interactions is not None and args.eval_num_users > 0:
-            self.recommendation_metrics = RecommendationMetrics(eval_interactions, processing_class, args)
+        self.recommendation_metrics = metrics_of_sets(eval_interactions, self.eval_dataset, processing_class, args)
         self.card = RunCard(cast(TSRecConfig, self.recommender.config), processing_class.sid_index, args, card_facts)
 
     # The recommender
@@ -181,6 +184,14 @@ class RecommenderTrainer(Trainer):
             )
         if not isinstance(model, PeftModel):
             return
+        check_adapter(model)
+        init = changes_the_base(model)
+        if init is not None and getattr(args, "beta", 0.0) != 0.0:
+            raise ValueError(
+                f"`init_lora_weights={init!r}` takes a part of the recommender's weights out of it, so that the "
+                "reference, which is the recommender without adapters, would be another model. Set "
+                "`init_lora_weights=True`, or `beta=0`."
+            )
         if self.is_fsdp_enabled and any(row_layers(model)):
             raise ValueError(
                 "PEFT 0.21 puts the trained SID rows into whole matrices, but FSDP cuts matrices into shards. Train "
@@ -196,35 +207,91 @@ class RecommenderTrainer(Trainer):
 
     # Training and evaluation
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """
         As the parent's; with `freeze_backbone` all but the SID rows stay as they are. The model carries the card of
         the run afterwards.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint's folder; `True`, `"true"` or `"last"` for the newest whole one in the output folder.
+            args, kwargs (*optional*):
+                As the parent's.
+
+        Raises:
+            `ValueError`: a run that cannot learn; a checkpoint that is not whole or of another catalogue.
+            `FloatingPointError`: a loss, gradient, reward or weight that is no finite number.
         """
+        check_steps(self.args)
+        if not self.args.freeze_backbone:
+            check_trained_weights(self._unwrapped, self.card.earlier_facts)
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint is None:
+            self.check_finite_weights()
         setattr(self.recommender, TRAINED_IN_MEMORY, True)  # an interrupted run changes weights as well
         if self.args.freeze_backbone:
             with sid_rows_only(self.recommender, self.processing_class):
-                output = super().train(*args, **kwargs)
+                output = super().train(checkpoint, *args, **kwargs)
         else:
-            output = super().train(*args, **kwargs)
+            output = super().train(checkpoint, *args, **kwargs)
+        self.check_finite_weights()
         self._keep_card()
         return output
 
-    def evaluate(self, *args, **kwargs):
-        """As the parent's; the model's card holds what was found."""
-        metrics = super().evaluate(*args, **kwargs)
+    def evaluate(
+        self,
+        eval_dataset=None,
+        ignore_keys=None,
+        metric_key_prefix: str = "eval",
+        eval_interactions: Dataset | None = None,
+    ) -> dict[str, float]:
+        """
+        As the parent's, with the metrics of the recommendations where the interactions of the rows are known: those of
+        the trainer's own evaluation, or `eval_interactions`. The model's card holds what was found.
+
+        Args:
+            eval_dataset, ignore_keys, metric_key_prefix (*optional*):
+                As the parent's. Rows of another split are measured by their loss alone.
+            eval_interactions (`Dataset`, *optional*):
+                Interactions of another split, `history` and `target`: `eval_num_users` of them are recommended for,
+                and the rows are made of them where `eval_dataset` is absent.
+        """
+        before = self._measured
+        if eval_interactions is not None:
+            self._measured = RecommendationMetrics(eval_interactions, self.processing_class, self.args)
+            if eval_dataset is None:
+                sample = user_sample(eval_interactions, self.args.eval_num_users)
+                eval_dataset = self._rows_of(sample, self.processing_class)
+        else:
+            self._measured = self._metrics_of(eval_dataset)
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._measured = before
         if not self.is_in_train:
             self._keep_card()
         return metrics
+
+    def _metrics_of(self, eval_dataset: Any) -> RecommendationMetrics | None:
+        """The recommendations that belong to rows, or to a name in a dict of them; none for rows of others."""
+        own, metrics = self.eval_dataset, self.recommendation_metrics
+        if not isinstance(metrics, dict):
+            return metrics if eval_dataset is None or eval_dataset is own else None
+        names = [name for name, rows in cast(dict, own).items() if eval_dataset in (name,) or eval_dataset is rows]
+        return metrics.get(names[0]) if names else None
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """As the parent's, with the metrics of the recommendations."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.recommendation_metrics is not None:
-            metrics = self.recommendation_metrics.measure(self.searchable(), self.state.global_step)
-            cast(dict, output.metrics).update({f"{metric_key_prefix}_{name}": metrics[name] for name in metrics})
+        metrics = cast(dict, output.metrics)
+        loss = metrics.get(f"{metric_key_prefix}_loss", 0.0)
+        if self.is_in_train and not math.isfinite(loss):
+            raise self._not_finite(f"{metric_key_prefix}_loss is {loss}")
+        if self._measured is not None:
+            found = self._measured.measure(self.searchable(), self.state.global_step)
+            metrics.update({f"{metric_key_prefix}_{name}": found[name] for name in found})
         return output
 
     # Checkpoints and their card
@@ -287,7 +354,8 @@ class RecommenderTrainer(Trainer):
         card.save(folder / CARD_FILE)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's; writes the card beside the weights."""
+        """As the parent's, with the card beside the weights; raises `FloatingPointError` for weights that diverged."""
+        self.check_finite_weights()
         self._record_facts()  # first: they are in the configuration that is saved
         super().save_model(output_dir, _internal_call)
         if not _internal_call:
@@ -299,13 +367,6 @@ class RecommenderTrainer(Trainer):
             return super()._save(output_dir, state_dict)
         with as_saved(self.recommender):
             super()._save(output_dir, state_dict)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Transformers copies what every model has from the checkpoint; ours brings its code as well.
-        if self.is_world_process_zero():
-            for path in Path(checkpoint_folder).glob("*.py"):
-                shutil.copy(path, str(self.args.output_dir))
-        super()._push_from_checkpoint(checkpoint_folder)
 
     def _record_facts(self) -> None:
         """Puts what is known into the configuration that is saved."""

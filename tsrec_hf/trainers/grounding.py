@@ -55,6 +55,10 @@ def ground_sid_rows(
     (7, 7)
     ```
     """
+    if not num_epochs > 0:
+        raise ValueError(
+            f"Expected `num_epochs` above 0, but found {num_epochs}. Leave the grounding stage out, or pass 2."
+        )
     grounding_args = replace(
         args,
         output_dir=str(Path(str(args.output_dir), "grounding")),

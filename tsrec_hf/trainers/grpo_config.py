@@ -4,6 +4,7 @@ from typing import Literal
 from trl import GRPOConfig
 
 from .arguments import RecommenderArguments
+from .option_checks import REFUSED_BY_GRPO, check_options
 
 
 @dataclass
@@ -92,6 +93,7 @@ class TSRecGRPOConfig(RecommenderArguments, GRPOConfig):
                 f"`num_generations_eval` of at least 1, but found {self.num_generations} and "
                 f"{self.num_generations_eval}."
             )
+        check_options(self, REFUSED_BY_GRPO)
         # Groups are checked first: TRL's own message knows the whole batch only.
         self._check_groups("per_device_train_batch_size", "num_generations", self.num_generations)
         if self.eval_strategy != "no" or self.num_generations_eval:
@@ -104,24 +106,8 @@ class TSRecGRPOConfig(RecommenderArguments, GRPOConfig):
         }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"Expected `{name}` to be one of {allowed}, but found {getattr(self, name)!r}.")
-        for name in ("use_vllm", "use_transformers_continuous_batching", "pad_to_multiple_of"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"`{name}` does not apply: completions are SIDs of equal length that the constrained tree search "
-                    "finds. Leave it at its default."
-                )
-        for name, default in {
-            "top_p": 1.0,
-            "top_k": 0,
-            "min_p": None,
-            "repetition_penalty": 1.0,
-            "generation_kwargs": None,
-        }.items():
-            if getattr(self, name) != default:
-                raise ValueError(
-                    f"`{name}`={getattr(self, name)} does not apply: completions come from the constrained tree "
-                    f"search, which `rollout`, `scoring` and `temperature` steer. Leave it at its default, {default}."
-                )
+        if self.pad_to_multiple_of:
+            raise ValueError("`pad_to_multiple_of` does not apply: completions are of equal length. Leave it out.")
         if self.mask_truncated_completions:
             raise ValueError("`mask_truncated_completions` does not apply: a SID is always whole. Leave it off.")
         if not self.temperature > 0:

@@ -13,16 +13,15 @@ Reinforcement learning of a TS-Rec recommender: TRL's `GRPOTrainer` with SIDs th
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.trainer.utils import nanstd, split_tensor_dict
+from trl.trainer.utils import RepeatSampler, nanstd, split_tensor_dict
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
@@ -33,9 +32,12 @@ from .branches import LegalTokens, score_completions
 from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
 from .grpo_checks import check_catalogue, check_rows, check_tree_mask
 from .grpo_config import TSRecGRPOConfig
-from .recommendation_metrics import user_sample
+from .learning_checks import check_generation_batch, check_reward_weights
+from .prompt_sampler import WholePassSampler
+from .recommendation_metrics import evaluation_rows
 from .reference import SavedPolicy, restore_reference, save_reference
 from .rollouts import roll_out
+from .step_counter import StepCounter
 from .step_rewards import StepReward, as_step_reward, have_signal, weighted_rewards
 
 
@@ -57,9 +59,10 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             Rows with `prompt` (text) and `target` (item id), from [`build_grpo_rows`].
         eval_dataset (`Dataset`, *optional*):
             Rows of the same kind, for the rewards. Made from `eval_interactions` where absent.
-        eval_interactions (`Dataset`, *optional*):
+        eval_interactions (`Dataset` or `dict[str, Dataset]`, *optional*):
             Rows with `history` and `target`; a sample of them is recommended for, which adds `eval_hr@k`,
-            `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
+            `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10, as far as
+            `eval_num_beams` reaches. A dict where `eval_dataset` is one, by the same names; a set may have none.
         processing_class ([`TSRecTokenizer`], *optional*):
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
         card_facts (`dict`, *optional*):
@@ -105,7 +108,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: TSRecTokenizer | None = None,
-        eval_interactions: Dataset | None = None,
+        eval_interactions: Dataset | Mapping[str, Dataset] | None = None,
         card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
@@ -114,8 +117,9 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"`{name}` does not apply: completions come from the constrained tree search.")
-        if eval_dataset is None and eval_interactions is not None and args.eval_num_users > 0:
-            eval_dataset = build_grpo_rows(user_sample(eval_interactions, args.eval_num_users), tokenizer)
+        if eval_dataset is None:
+            build = partial(self._rows_of, tokenizer=tokenizer)
+            eval_dataset = evaluation_rows(eval_interactions, args.eval_num_users, build)
         check_catalogue(args, tokenizer)
         named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, rows in {"train": train_dataset, **named}.items():
@@ -125,6 +129,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             args.check_evaluation_groups()
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
+        check_reward_weights(args.reward_weights)
         reward_funcs = [as_step_reward(function, tokenizer) for function in reward_funcs]
         if args.dynamic_sampling and not all(isinstance(function, StepReward) for function in reward_funcs):
             raise ValueError(
@@ -151,10 +156,12 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         self._legal_tokens = LegalTokens(trie, tokenizer.sid_token_ids)
         self._reader = CompletionReader(tokenizer)
         self._drawn: list[list[int]] | None = None  # completions that dynamic sampling has found already
-        self.add_callback(_StepCounter(self))
+        self.add_callback(StepCounter(self))
 
     def train(self, *args, **kwargs):
         """As the parent's; logs first what is trained."""
+        batch = cast(int, self.args.generation_batch_size) // self.num_generations
+        check_generation_batch(len(cast(Dataset, self.train_dataset)), batch, self.num_generations)
         if self.is_world_process_zero():
             logger.info(self.describe_trainable())
         return super().train(*args, **kwargs)
@@ -173,6 +180,11 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         # Rewards may ask for any column.
         rows = self.train_dataset if self.train_dataset is not None else self.eval_dataset
         self._signature_columns = sorted({*self._signature_columns, *getattr(rows, "column_names", []), "target"})
+
+    _rows_of = staticmethod(build_grpo_rows)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None):
+        return WholePassSampler.like(cast(RepeatSampler, super()._get_train_sampler(dataset)))
 
     def _tokenize_prompts(self, prompts: list):
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
@@ -196,16 +208,19 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     def _roll_out(
         self, prompts: list[list[int]], num_generations: int, recommender: TSRecForCausalLM | None = None
     ) -> list[list[list[int]]]:
-        with self.accelerator.autocast():
-            return roll_out(
-                self.searchable() if recommender is None else recommender,
-                self.processing_class,
-                prompts,
-                num_generations,
-                rollout=self.args.rollout,
-                scoring=self.args.scoring,
-                temperature=self.temperature,
-            )
+        try:
+            with self.accelerator.autocast():
+                return roll_out(
+                    self.searchable() if recommender is None else recommender,
+                    self.processing_class,
+                    prompts,
+                    num_generations,
+                    rollout=self.args.rollout,
+                    scoring=self.args.scoring,
+                    temperature=self.temperature,
+                )
+        except FloatingPointError as error:
+            raise self._not_finite(str(error)) from error
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if self.args.dynamic_sampling and self.model.training:
@@ -228,7 +243,10 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         def score(rows: list[Row]) -> list[ScoredGroup]:
             prompt_ids, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
             completions = self._roll_out(prompt_ids, group, recommender)
-            return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
+            try:
+                return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
+            except FloatingPointError as error:
+                raise self._not_finite(str(error)) from error
 
         rows, dataset = inputs[::group], cast(Dataset, self.train_dataset)
         draw = draw_groups_with_signal(rows, dataset, score, self.args.dynamic_sampling_max_draws, generator)
@@ -260,7 +278,14 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         for reward in self.reward_funcs:
             if isinstance(reward, StepReward):
                 reward.num_generations = self._group
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except FloatingPointError as error:
+            raise self._not_finite(str(error)) from error
+        for name, function, column in zip(self.reward_func_names, self.reward_funcs, rewards.unbind(1)):
+            # Of functions NaN is TRL's word for "does not apply".
+            if column.isinf().any() or (isinstance(function, torch.nn.Module) and column.isnan().any()):
+                raise self._not_finite(f"the reward {name!r} is no finite number")
         if self.args.advantage_level == "token":
             self._level_rewards = self._rewards_by_level(rewards, len(inputs))
         self._log_hits(inputs, completion_ids_list, self._group)
@@ -358,35 +383,13 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
 
     # Checkpoints
 
-    def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
+    def _save_more(self, checkpoint: Path) -> None:
         if self.ref_model is not None and not self.args.save_only_model:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            unwrapped = self.accelerator.unwrap_model(self.ref_model)
-            save_reference(self.ref_model, unwrapped, folder, self.args.should_save)
+            save_reference(
+                self.ref_model, self.accelerator.unwrap_model(self.ref_model), checkpoint, self.args.should_save
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.ref_model is not None:
             restore_reference(self.ref_model, Path(checkpoint), self.recommender.dtype)
-
-
-class _StepCounter(TrainerCallback):
-    """
-    Sets TRL's count of batches on resume, which starts at 0 and decides when completions are generated.
-    """
-
-    def __init__(self, trainer: TSRecGRPOTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        step = state.global_step * args.gradient_accumulation_steps
-        every = args.steps_per_generation * args.num_iterations
-        if step % every:
-            logger.warning(
-                f"This run goes on at step {state.global_step}, in the middle of a generation: its completions are "
-                "made anew by the present policy, so that it will not equal an uninterrupted run. Save at multiples "
-                f"of {every // np.gcd(every, args.gradient_accumulation_steps)} steps."
-            )
-        self.trainer._step = step
-        self.trainer._buffered_inputs = None

@@ -38,9 +38,27 @@ HOOKS = (
     ),
     Hook(
         Trainer,
+        "_get_output_dir",
+        ("trial",),
+        "checkpointing.py names the folder of unfinished checkpoints while one is saved",
+    ),
+    Hook(
+        Trainer,
+        "_save_checkpoint",
+        ("model", "trial"),
+        "checkpointing.py saves into a folder of unfinished ones, renames what is whole, and rotates after that",
+    ),
+    Hook(
+        Trainer,
         "_push_from_checkpoint",
         ("checkpoint_folder",),
-        "base.py copies the model's code beside the weights that are pushed",
+        "checkpointing.py pushes a checkpoint when it is whole, and copies the model's code beside its weights",
+    ),
+    Hook(
+        Trainer,
+        "_get_grad_norm",
+        ("model", "grad_norm"),
+        "finite.py stops before a step whose loss or gradient is no finite number",
     ),
     Hook(
         SFTTrainer,
@@ -59,6 +77,12 @@ HOOKS = (
         "_set_signature_columns_if_needed",
         (),
         "grpo_trainer.py keeps all columns for the rewards",
+    ),
+    Hook(
+        GRPOTrainer,
+        "_get_train_sampler",
+        ("dataset",),
+        "grpo_trainer.py fills the last generation batch of a pass up, where TRL drops its prompts",
     ),
     Hook(
         GRPOTrainer,
@@ -95,12 +119,6 @@ HOOKS = (
         "_get_per_token_logps_and_entropies",
         ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy", "*"),
         "grpo_trainer.py runs the completions of a prompt in one forward pass; `*`: all else is passed on",
-    ),
-    Hook(
-        GRPOTrainer,
-        "_save_checkpoint",
-        ("model", "trial"),
-        "grpo_trainer.py saves the reference model",
     ),
     Hook(
         GRPOTrainer,

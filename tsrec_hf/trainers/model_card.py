@@ -95,6 +95,10 @@ class RunCard:
             The run's settings.
         card_facts (`dict`, *optional*):
             As the trainers take them.
+
+    Attributes:
+        earlier_facts (`dict`):
+            What the configuration told before this run.
     """
 
     def __init__(
@@ -115,13 +119,13 @@ class RunCard:
         self._facts = {name: facts.pop(name) for name in FACTS if facts.get(name) is not None}
         # All else is metadata: `license`, `datasets`, `tags`, ...
         self._card_data = facts
-        self._earlier = dict(config.run_facts or {})
-        self._baselines: dict[str, Any] | None = None
+        self.earlier_facts = dict(config.run_facts or {})
+        self._baselines: dict[str, dict[str, Any]] = {}
 
     def record(self, stage: Mapping[str, Any]) -> None:
         """Puts the facts into the configuration, with this run's stage behind those before it."""
-        stages = [*(self._earlier.get("stages") or []), dict(stage)]
-        self.config.run_facts = {**self._earlier, **self._facts, "stages": stages}
+        stages = [*(self.earlier_facts.get("stages") or []), dict(stage)]
+        self.config.run_facts = {**self.earlier_facts, **self._facts, "stages": stages}
 
     def build(
         self,
@@ -165,28 +169,37 @@ class RunCard:
             **{**self._card_data, **card_data},
         )
 
-    def evaluation(self, metrics: RecommendationMetrics | None, step: int | None = None) -> list[dict[str, Any]]:
+    def evaluation(
+        self,
+        metrics: RecommendationMetrics | Mapping[str, RecommendationMetrics] | None,
+        step: int | None = None,
+        split: str = "validation",
+    ) -> list[dict[str, Any]]:
         """
-        An evaluation in the form of `build_model_card`, beside the baselines where the data set is known.
+        Evaluations in the form of `build_model_card`, beside the baselines where the data set is known.
 
         Args:
-            metrics ([`RecommendationMetrics`], *optional*):
-                The evaluations of the run.
+            metrics ([`RecommendationMetrics`] or `dict`, *optional*):
+                The evaluations of the run, of one set or by the names of several.
             step (`int`, *optional*):
                 The one whose weights the card is of; the last one if that step has none.
+            split (`str`, *optional*, defaults to `"validation"`):
+                Name of the rows, where they have none of their own.
         """
+        if isinstance(metrics, Mapping):
+            return [found for name, one in metrics.items() for found in self.evaluation(one, step, name)]
         if metrics is None or not metrics.results:
             return []
         results = {"model": metrics.results.get(-1 if step is None else step, metrics.results[max(metrics.results)])}
         if self.dataset is not None:
-            if self._baselines is None:
-                self._baselines = metrics.baselines(self.dataset.train)
-            results |= self._baselines
+            if split not in self._baselines:
+                self._baselines[split] = metrics.baselines(self.dataset.train)
+            results |= self._baselines[split]
         dataset = (self.config.run_facts or {}).get("dataset") or {}
         settings = {
             "dataset": dataset.get("name"),
-            "split": "validation",
-            "rows": f"{len(metrics.histories):,} drawn from validation",
+            "split": split,
+            "rows": f"{len(metrics.histories):,} drawn from {split}",
             "num_beams": metrics.num_beams,
         }
         return [{"settings": settings, "results": results}]

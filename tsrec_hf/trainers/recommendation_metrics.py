@@ -1,6 +1,8 @@
 """HR and NDCG of recommendations among a trainer's evaluation metrics."""
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from datasets import Dataset
 
@@ -21,7 +23,49 @@ Results = dict[str, dict[str, float]]
 def user_sample(interactions: Dataset, num_users: int) -> Dataset:
     """The rows that are recommended for: the same whatever the seed of the run."""
     size = min(num_users, len(interactions))
-    return interactions.shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
+    # Lists of Python, whatever format the caller set.
+    return interactions.with_format(None).shuffle(seed=SAMPLE_SEED).select(range(size)).flatten_indices()
+
+
+def evaluation_rows(interactions: Any, num_users: int, build: Callable[[Dataset], Dataset]) -> Any:
+    """
+    Rows for the loss of an evaluation, made of the interactions that are recommended for; by name where these have
+    names.
+    """
+    if interactions is None or num_users == 0:
+        return None
+    if isinstance(interactions, Mapping):
+        return {name: build(user_sample(rows, num_users)) for name, rows in interactions.items()}
+    return build(user_sample(interactions, num_users))
+
+
+def metrics_of_sets(
+    interactions: Any, eval_dataset: Any, tokenizer: TSRecTokenizer, args: RecommenderArguments
+) -> "RecommendationMetrics | dict[str, RecommendationMetrics] | None":
+    """
+    The metrics of each evaluation set that has interactions.
+
+    Raises:
+        `ValueError`: interactions that do not say which of several sets they belong to, or name one that is not there.
+    """
+    if interactions is None or args.eval_num_users == 0:
+        return None
+    names = list(eval_dataset) if isinstance(eval_dataset, Mapping) else None
+    if not isinstance(interactions, Mapping):
+        if names is not None:
+            raise ValueError(
+                f"Expected `eval_interactions` by the names of the evaluation sets, {names}, but found one data set, "
+                f"whose recommendations would stand under all of them. Pass {{{names[0]!r}: interactions}}; a set may "
+                "have none."
+            )
+        return RecommendationMetrics(interactions, tokenizer, args)
+    unknown = [name for name in interactions if name not in (names or ())]
+    if unknown:
+        raise ValueError(
+            f"Expected `eval_interactions` by the names of the evaluation sets, {names}, but found {unknown}. Pass "
+            "`eval_dataset` as a dict with the same names, or leave it out."
+        )
+    return {name: RecommendationMetrics(rows, tokenizer, args) for name, rows in interactions.items()}
 
 
 class RecommendationMetrics:
@@ -53,7 +97,7 @@ class RecommendationMetrics:
         highest = self.evaluator.ks[-1]
         if self.num_beams < min(highest, tokenizer.sid_index.trie.num_leaves):
             logger.warning(
-                f"{self.num_beams} beams find as many SIDs, so the metrics at {highest} are too low. Set "
+                f"{self.num_beams} beams find as many SIDs, so metrics at higher cut-offs are not reported. Set "
                 f"`eval_num_beams={highest}` or more."
             )
 
@@ -71,18 +115,22 @@ class RecommendationMetrics:
             `dict[str, float]`: `hr@k`, `ndcg@k` (by item), `sid_hr@k` and `sid_ndcg@k` (by SID).
         """
 
+        num_beams = self.evaluator.enough_beams(self.num_beams)
+        top_k = min(self.evaluator.top_k, num_beams)
+
         def recommend(histories) -> list[list[str]]:
             recommended = recommender.recommend(
                 self.tokenizer,
                 histories,
-                top_k=min(self.evaluator.top_k, self.num_beams),
-                num_beams=self.num_beams,
+                top_k=top_k,
+                num_beams=num_beams,
                 batch_size=self.batch_size,
                 prior=None,  # the figures are the model's, which is what is trained
             )
             return [[item.item_id for item in items] for items in recommended]
 
-        results = self.evaluator.evaluate(recommend_distributed(recommend, self.histories))
+        lists = recommend_distributed(recommend, self.histories)
+        results = self.evaluator.evaluate(lists, self.evaluator.asked_for(top_k))
         # For the model card, without the slices: cold targets are not known here.
         self.results[step] = {"all": results["all"]}
         return {name: value for name, value in results["all"].items() if name != "num_rows"}

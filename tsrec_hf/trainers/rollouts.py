@@ -67,9 +67,12 @@ def _leaves(
 ) -> torch.Tensor:
     """Leaves of each prompt's completions, `(prompts, num_generations)`, by falling score."""
     if rollout == "beam":
-        return search.beam(*inputs, num_generations, temperature=temperature).leaves
+        found = search.beam(*inputs, num_generations, temperature=temperature)
+        _check_finite(found.scores)
+        return found.leaves
     sampled = search.sample(*inputs, num_generations, temperature=temperature)
     leaves, scores = sampled.leaves, sampled.scores
+    _check_finite(scores)
     if rollout == "mixed":
         best = search.beam(*inputs, num_generations // 2, temperature=temperature)
         # Beams first, then the first drawn that are not among them: a stable sort keeps that order.
@@ -78,6 +81,12 @@ def _leaves(
         leaves = torch.cat([best.leaves, leaves.gather(1, kept)], dim=1)
         scores = torch.cat([best.scores, scores.gather(1, kept)], dim=1)
     return leaves.gather(1, scores.argsort(dim=-1, descending=True, stable=True))
+
+
+def _check_finite(scores: torch.Tensor) -> None:
+    """Raises `FloatingPointError` for scores that are no numbers, which rank SIDs at random."""
+    if not torch.isfinite(scores).all():
+        raise FloatingPointError("the policy's scores of SIDs are no finite numbers")
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:

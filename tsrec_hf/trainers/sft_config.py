@@ -4,6 +4,7 @@ from typing import Any
 from trl import SFTConfig
 
 from .arguments import RecommenderArguments
+from .option_checks import REFUSED_BY_SFT, check_options
 
 
 @dataclass
@@ -55,6 +56,7 @@ class TSRecSFTConfig(RecommenderArguments, SFTConfig):
     )
 
     def __post_init__(self):
+        check_options(self, REFUSED_BY_SFT)
         super().__post_init__()
         if self.packing or self.padding_free:
             raise ValueError(

@@ -10,6 +10,7 @@ the logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from datasets import Dataset
@@ -21,7 +22,8 @@ from tsrec_hf.models import TSRecTokenizer
 
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .cpu_head import add_cpu_lm_head
-from .recommendation_metrics import user_sample
+from .learning_checks import check_has_rows, check_labels, check_whole_batches
+from .recommendation_metrics import evaluation_rows
 from .sft_config import TSRecSFTConfig
 from .task_losses import TaskLosses
 
@@ -44,9 +46,10 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
             Rows with `input_ids`, `labels` and `task`, from `build_sequence_rows` or `build_sft_mixture`.
         eval_dataset (`Dataset`, *optional*):
             Rows of the same kind, for the loss. Built from `eval_interactions` where absent.
-        eval_interactions (`Dataset`, *optional*):
+        eval_interactions (`Dataset` or `dict[str, Dataset]`, *optional*):
             Rows with `history` and `target`; a sample of them is recommended for, which adds `eval_hr@k`,
-            `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10.
+            `eval_ndcg@k` (by item) and `eval_sid_hr@k`, `eval_sid_ndcg@k` (by SID) for k = 1, 3, 5, 10, as far as
+            `eval_num_beams` reaches. A dict where `eval_dataset` is one, by the same names; a set may have none.
         processing_class ([`TSRecTokenizer`], *optional*):
             The recommender's tokenizer. Read from the checkpoint when `model` is a `str`.
         card_facts (`dict`, *optional*):
@@ -88,14 +91,18 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: TSRecTokenizer | None = None,
-        eval_interactions: Dataset | None = None,
+        eval_interactions: Dataset | Mapping[str, Dataset] | None = None,
         card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         args = checked_arguments(args, TSRecSFTConfig, "tsrec-sft")
         tokenizer = checked_tokenizer(processing_class, model)
-        if eval_dataset is None and eval_interactions is not None and args.eval_num_users > 0:
-            eval_dataset = _rows_of(user_sample(eval_interactions, args.eval_num_users), tokenizer)
+        if eval_dataset is None:
+            build = partial(self._rows_of, tokenizer=tokenizer)
+            eval_dataset = evaluation_rows(eval_interactions, args.eval_num_users, build)
+        named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
+        for name, rows in {"train": train_dataset, **named}.items():
+            check_has_rows(rows, name)
         if data_collator is None:
             evaluated = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
             data_collator = _collator(args, tokenizer, [train_dataset, *evaluated])
@@ -136,6 +143,7 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
 
     def train(self, *args, **kwargs):
         """As the parent's; logs first what is on."""
+        check_whole_batches(len(cast(Dataset, self.train_dataset)), self.args)
         if self.is_world_process_zero():
             logger.info(self.describe())
         # Steps behind the last log of an earlier call belong to no log.
@@ -154,6 +162,7 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
                 f"Expected a {dataset_name} dataset with tokenised rows (`input_ids`, `labels`, `task`), but found "
                 f"the columns {dataset.column_names}. Build it with `build_sequence_rows` or `build_sft_mixture`."
             )
+        check_labels(dataset, dataset_name)
         if args.max_length is not None:
             dataset, report = drop_oldest_items(dataset, processing_class, args.max_length)
             if report.rows:
@@ -168,9 +177,20 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         if "task" not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, "task"]
 
+    @staticmethod
+    def _rows_of(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
+        """A row for each target, of interactions that need no users."""
+        if "user_id" not in interactions.column_names:
+            interactions = interactions.add_column("user_id", [str(row) for row in range(len(interactions))])
+        return build_sequence_rows(interactions, tokenizer, mode="window")
+
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
+
+    def _suspects(self) -> str:
+        tasks = self._task_losses.not_finite()
+        return f", in rows of the tasks {tasks}" if tasks else ""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the parent's, with each row's loss times its task's weight; keeps the sums of each task for the logs."""
@@ -205,13 +225,6 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         for name, value in self._task_losses.metrics("eval").items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
-
-
-def _rows_of(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
-    """A row for each target, of interactions that need no users."""
-    if "user_id" not in interactions.column_names:
-        interactions = interactions.add_column("user_id", [str(row) for row in range(len(interactions))])
-    return build_sequence_rows(interactions, tokenizer, mode="window")
 
 
 def _collator(args: TSRecSFTConfig, tokenizer: TSRecTokenizer, datasets: list[Any]) -> DataCollatorForTSAlign:

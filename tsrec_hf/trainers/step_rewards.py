@@ -6,6 +6,7 @@ rewards, and dynamic sampling needs them before TRL does: functions are wrapped 
 read, or gets what dynamic sampling has computed already.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from trl.trainer.utils import is_async_callable
 
 from tsrec_hf.models import TSRecTokenizer
 from tsrec_hf.rewards import Reward, RewardOnCodes, summed
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,6 +59,7 @@ class StepReward:
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.values: list[Reward] = []
         self.num_generations: int | None = None
+        self._told_of_nan = False
         self._known: list[RewardCall] | None = None
 
     def compute(self, completion_ids: Sequence[Sequence[int]], num_generations: int, **batch) -> RewardCall:
@@ -92,8 +97,28 @@ class StepReward:
     def _values(self, completion_ids, num_generations: int | None, **batch) -> list[Reward]:
         if isinstance(self.function, RewardOnCodes):
             columns = {name: value for name, value in batch.items() if name not in ("prompts", "completions")}
-            return self.function.values(completion_ids, num_generations, **columns)
-        return list(self.function(completion_ids=completion_ids, **batch))
+            values = self.function.values(completion_ids, num_generations, **columns)
+        else:
+            values = list(self.function(completion_ids=completion_ids, **batch))
+        self._check_finite(values, completion_ids)
+        return values
+
+    def _check_finite(self, values: Sequence[Reward], completion_ids: Sequence[Sequence[int]]) -> None:
+        """Raises `FloatingPointError` for infinite rewards; NaN is TRL's word for "does not apply", which is told."""
+        for place, value in enumerate(values):
+            if value is None or np.isfinite(value).all():
+                continue
+            if np.isinf(value).any():
+                raise FloatingPointError(
+                    f"Expected finite numbers from the reward {self.__name__!r}, or `None` where it does not apply, "
+                    f"but found {value} for the completion {list(completion_ids[place])}."
+                )
+            if not self._told_of_nan:
+                self._told_of_nan = True
+                logger.warning(
+                    f"The reward {self.__name__!r} gave {value} for the completion {list(completion_ids[place])}: NaN "
+                    "counts as a reward that does not apply. Return `None` to say so."
+                )
 
 
 def as_step_reward(function: Any, tokenizer: TSRecTokenizer) -> Any:

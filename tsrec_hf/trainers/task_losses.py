@@ -23,6 +23,7 @@ class TaskLosses:
 
     def __init__(self, accelerator: Accelerator, names: Sequence[str]):
         self.accelerator, self.names = accelerator, tuple(names)
+        self._not_finite: set[int] = set()
         self._sums = {mode: self._zeros() for mode in ("train", "eval")}
 
     def _zeros(self) -> torch.Tensor:
@@ -32,6 +33,10 @@ class TaskLosses:
     def clear(self, mode: str) -> None:
         """Forgets what was added since the last metrics."""
         self._sums[mode] = self._zeros()
+
+    def not_finite(self) -> list[str]:
+        """The tasks that had rows whose loss is no finite number."""
+        return [self.names[task] for task in sorted(self._not_finite)]
 
     @torch.no_grad()
     def add(self, mode: str, outputs: Any, task_ids: torch.Tensor, num_items_in_batch: torch.Tensor | int | None):
@@ -52,6 +57,7 @@ class TaskLosses:
         tokens = outputs.label_mask.float().sum(dim=-1)  # (batch,)
         # Indexed additions in float64 on the CPU: three numbers a row.
         rows = torch.stack([losses, tokens]).cpu().double()  # (2, batch)
+        self._not_finite.update(task_ids.cpu()[~rows[0].isfinite()].tolist())
         divisor = float(tokens.sum() if num_items_in_batch is None else num_items_in_batch)
         parts = self._zeros().index_add_(1, task_ids.cpu(), rows) / divisor  # (2, tasks)
         if mode == "eval":
