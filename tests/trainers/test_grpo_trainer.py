@@ -101,8 +101,7 @@ class TestRollouts:
     def scores(self, model, tokenizer, prompt, group, temperature, scoring) -> list[float]:
         scores = score_completions(
             model,
-            model.config.get_text_config(),
-            model.dtype,
+            model.backbone,
             torch.tensor([prompt]),
             torch.ones(1, len(prompt), dtype=torch.long),
             torch.tensor([group]),
@@ -177,8 +176,7 @@ class TestLoss:
         groups = roll_out(model, tokenizer, prompts, 5)
         scores = score_completions(
             model,
-            model.config.get_text_config(),
-            model.dtype,
+            model.backbone,
             torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts]),
             torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
             torch.tensor(groups),

@@ -3,8 +3,8 @@
 from datasets import Dataset
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models.tree_passes_tsrec import why_no_tree_mask
 
+from .branches import can_share_prefix
 from .grpo_config import TSRecGRPOConfig
 
 
@@ -19,15 +19,23 @@ def check_catalogue(args: TSRecGRPOConfig, tokenizer: TSRecTokenizer) -> None:
         )
 
 
-def check_tree_mask(recommender: TSRecForCausalLM, args: TSRecGRPOConfig) -> None:
-    """Raises `ValueError` for a backbone that cannot run the completions of a prompt in one forward pass."""
-    reason = why_no_tree_mask(recommender.backbone)
-    if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
-        raise ValueError(
-            "The completions of a prompt cannot share a pass through "
-            f"`{type(recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and "
-            "`scoring='vocabulary'`."
-        )
+def check_shared_prefix(recommender: TSRecForCausalLM, args: TSRecGRPOConfig, with_aux_loss: bool) -> None:
+    """
+    Raises `ValueError` for a backbone that cannot run the completions of a prompt in one forward pass, or none at all.
+    """
+    backbone = recommender.backbone
+    if any(parameter.numel() == 0 for parameter in backbone.parameters()):
+        return  # cut into shards, which runs no pass by itself
+    able = can_share_prefix(backbone, 0)
+    if not args.shared_prefix or (able and not with_aux_loss):
+        return
+    reason = "a test of it gave other logits than plain forward passes"
+    if able:
+        reason = "the auxiliary loss of a mixture of experts needs a row for each (or set `router_aux_loss_coef=0`)"
+    raise ValueError(
+        f"The completions of a prompt cannot share a pass through `{type(backbone).__name__}`, since {reason}. Set "
+        "`shared_prefix=False`."
+    )
 
 
 def check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:
