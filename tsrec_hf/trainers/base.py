@@ -20,6 +20,7 @@ from transformers import Trainer
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
+from .backbone_checks import check_decodes
 from .grpo_config import TSRecGRPOConfig
 from .lora import TRAINED_IN_MEMORY, is_in_memory_only, name_of, save_base
 from .model_card import RunCard, TrainedPart, training_stage
@@ -108,6 +109,7 @@ class RecommenderTrainer(Trainer):
             logger.info(f"The base of the adapters exists in memory only: saved to {folder}.")
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.recommender.check_tokenizer(processing_class)
+        check_decodes(self.recommender, processing_class)
         self._check_trained_part()
         if isinstance(self._unwrapped, PeftModel):
             keep_rows_in_float32(self._unwrapped, rows)

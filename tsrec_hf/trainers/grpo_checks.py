@@ -2,9 +2,8 @@
 
 from datasets import Dataset
 
-from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models import TSRecTokenizer
 
-from .branches import can_share_prefix
 from .grpo_config import TSRecGRPOConfig
 
 
@@ -17,25 +16,6 @@ def check_catalogue(args: TSRecGRPOConfig, tokenizer: TSRecTokenizer) -> None:
             f"Expected a catalogue of at least `num_generations`={num_generations} SIDs, since a group's "
             f"completions are distinct, but found {num_sids}. Set `num_generations` to {num_sids} or less."
         )
-
-
-def check_shared_prefix(recommender: TSRecForCausalLM, args: TSRecGRPOConfig, with_aux_loss: bool) -> None:
-    """
-    Raises `ValueError` for a backbone that cannot run the completions of a prompt in one forward pass, or none at all.
-    """
-    backbone = recommender.backbone
-    if any(parameter.numel() == 0 for parameter in backbone.parameters()):
-        return  # cut into shards, which runs no pass by itself
-    able = can_share_prefix(backbone, 0)
-    if not args.shared_prefix or (able and not with_aux_loss):
-        return
-    reason = "a test of it gave other logits than plain forward passes"
-    if able:
-        reason = "the auxiliary loss of a mixture of experts needs a row for each (or set `router_aux_loss_coef=0`)"
-    raise ValueError(
-        f"The completions of a prompt cannot share a pass through `{type(backbone).__name__}`, since {reason}. Set "
-        "`shared_prefix=False`."
-    )
 
 
 def check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:

@@ -28,10 +28,11 @@ from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.rewards import CompletionReader, Reward
 
+from .backbone_checks import check_shared_prefix
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .branches import LegalTokens, score_completions
 from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
-from .grpo_checks import check_catalogue, check_rows, check_shared_prefix
+from .grpo_checks import check_catalogue, check_rows
 from .grpo_config import TSRecGRPOConfig
 from .recommendation_metrics import user_sample
 from .reference import SavedPolicy, restore_reference, save_reference
@@ -143,7 +144,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
                 card_facts=card_facts,
                 **kwargs,
             )
-        check_shared_prefix(self.recommender, args, self.aux_loss_enabled)
+        check_shared_prefix(self.recommender, tokenizer, args, self.aux_loss_enabled)
         # TRL asks whether completions ended: a SID ends with a token of the last level.
         self.eos_token_ids = [*self.eos_token_ids, *tokenizer.sid_token_ids[-1]]
         self.max_completion_length = tokenizer.sid_index.num_levels
