@@ -73,8 +73,8 @@ class ProbeTree:
         count = prefix_length + PROMPT + 1 + 3 * LEVELS
         generator = torch.Generator().manual_seed(0)
         tokens = ordinary[torch.randperm(len(ordinary), generator=generator)].repeat(count // len(ordinary) + 1)
-        prefix, first, other, last, drawn = tokens[:count].to(backbone.device).split(
-            [prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS]
+        prefix, first, other, last, drawn = (
+            tokens[:count].to(backbone.device).split([prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS])
         )
         padding = last.new_zeros(PROMPT - 2)
         input_ids = torch.stack([torch.cat([first, last]), torch.cat([padding, other, last])])
@@ -135,6 +135,8 @@ class Probe:
         if key in _found:
             return _found[key]
         reference, contrast, is_clear = self._reference
+        if not bool(reference.isfinite().all()):
+            return True  # nothing can be compared: whoever reads the scores will find them to be no numbers
         if kind == "plain":
             _found[key] = True
             return True
@@ -187,14 +189,14 @@ class Probe:
         places = torch.arange(1 + LEVELS, device=logits.device)
         reference = torch.stack([logits[0, len(first) + places], logits[1, len(second) + places]])
         contrast = (reference[0] - reference[1]).norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)  # (1+levels,)
-        if bool(reference.isfinite().all()):
-            before = (logits[0, :1] - logits[1, :1]).norm(dim=-1)
-            if bool((before > self._tolerance(logits[:, :1], contrast.amax().view(1))[0]).all()):
-                raise ValueError(
-                    f"`{type(self.backbone).__name__}` cannot recommend: its logits depend on the tokens behind "
-                    "them, so that it is no causal language model. Use another backbone, or load it with "
-                    "`is_decoder=True` if it has that setting."
-                )
+        # The prefix's end stands before all that differs. NaN is greater than nothing.
+        before = (logits[0, :1] - logits[1, :1]).norm(dim=-1)
+        if bool((before > self._tolerance(logits[:, :1], contrast.amax().view(1))[0]).all()):
+            raise ValueError(
+                f"`{type(self.backbone).__name__}` cannot recommend: its logits depend on the tokens behind "
+                "them, so that it is no causal language model. Use another backbone, or load it with "
+                "`is_decoder=True` if it has that setting."
+            )
         # Untrained weights may be so small that contexts hardly matter: such a finding is used, but not kept.
         is_clear = bool((self._rounding(reference) < 0.5 * contrast).all())
         return reference, contrast, is_clear

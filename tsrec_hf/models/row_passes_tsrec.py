@@ -84,7 +84,11 @@ class CopiedPasses(_RowPasses):
         return logits.gather(1, last).view(batch_size, width, -1)
 
     def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, Any]:
-        kwargs = {"position_ids": positions} if "position_ids" in inspect.signature(self._backbone.forward).parameters else {}
+        kwargs = (
+            {"position_ids": positions}
+            if "position_ids" in inspect.signature(self._backbone.forward).parameters
+            else {}
+        )
         return self._forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
