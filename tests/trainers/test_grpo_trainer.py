@@ -168,8 +168,10 @@ class TestLoss:
             torch.testing.assert_close(shared_entropy, entropy, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_one_pass_equals_a_plain_forward_per_completion(self, make_recommender, dataset, kind, scoring):
+    @pytest.mark.parametrize(
+        "kind, shared", [*((kind, True) for kind in KINDS), ("gpt2", False), ("bloom", False), ("llama", False)]
+    )
+    def test_one_pass_equals_a_plain_forward_per_completion(self, make_recommender, dataset, kind, shared, scoring):
         model, tokenizer = make_recommender(kind, tied=False)
         prompts = [PromptBuilder(tokenizer).sequence_prompt_ids(history) for history in dataset.train["history"][:3]]
         width = max(map(len, prompts))
@@ -183,6 +185,7 @@ class TestLoss:
             LegalTokens(tokenizer.sid_index.trie, tokenizer.sid_token_ids),
             scoring,
             temperature=0.7,
+            shared_prefix=shared,
         )
         every = {tuple(ids) for ids in tokenizer.encode_sids(tokenizer.sid_index.item_ids)}
         flat = [(prompt, ids) for prompt, group in zip(prompts, groups) for ids in group]
