@@ -3,8 +3,8 @@ Which backbones work, in everything?
 
     python benchmarks/architectures.py --output_file docs/architectures.md
 
-Each family of causal language models in transformers, with a tiny configuration and random weights, goes the whole way:
-`from_backbone`; two steps of SFT, whose log-probabilities equal those of a plain forward pass; save and load;
+Each family of causal language models in transformers, with a tiny configuration and random weights, goes the whole
+way: `from_backbone`; two steps of SFT, whose log-probabilities equal those of a plain forward pass; save and load;
 `recommend`, whose lists equal a ranking of the whole catalogue by plain forward passes, before and after training; a
 step of GRPO with a reference model; LoRA and its merge; export. A family works, or is refused with a reason, before
 anything is trained. Families are kept in `--output_dir`, so that a stopped run goes on.
@@ -325,14 +325,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return f"""# Backbones
 
 Made by `python benchmarks/architectures.py --output_file docs/architectures.md` with transformers
-{transformers.__version__}: each family of causal language models, tiny and with random weights, through `from_backbone`,
-two steps of SFT (log-probabilities equal to plain forward passes), save and load, `recommend` (lists equal to a ranking of
-the whole catalogue by plain forward passes, before and after training), a step of GRPO with a reference model, LoRA and its
-merge, and export. Of {len(tried)} families {counts['works']} work, {counts['refused']} are refused and {counts['failed']}
-fail.
+{transformers.__version__}: each family of causal language models, tiny and with random weights, through
+`from_backbone`, two steps of SFT (log-probabilities equal to plain forward passes), save and load, `recommend`
+(lists equal to a ranking of the whole catalogue by plain forward passes, before and after training), a step of
+GRPO with a reference model, LoRA and its merge, and export. Of {len(tried)} families {counts['works']} work,
+{counts['refused']} are refused and {counts['failed']} fail.
 
-- **decoding**: what the probe of `models/probing_tsrec.py` found to be right. A *tree* is fast; a *copied cache* takes memory
-  for each beam; *plain passes* read the whole prompt again for each beam.
+- **decoding**: what the probe of `models/probing_tsrec.py` found to be right. A *tree* is fast; a *copied
+  cache* takes memory for each beam; *plain passes* read the whole prompt again for each beam.
 - **`generate`**: whether transformers' own constrained beam search, for one prompt, gives the same scores.
 - **GRPO**: *a row each* means `shared_prefix=False`.
 

@@ -2,10 +2,10 @@
 Which kinds of forward passes give a backbone's own logits?
 
 A tree of tokens under a mask, or a copy of a cache for each continuation, is as good as the backbone's attention lets
-it be: masks and positions may be ignored, distances counted by columns, windows cut, recurrent states mixed up. No list
-of names tells. A [`Probe`] runs each kind on a tiny tree and compares its logits with those of a plain forward pass of
-the same sequences. What it finds is kept for the process, for the class, configuration, attention implementation, type
-and device of the backbone; nothing of it goes into a checkpoint.
+it be: masks and positions may be ignored, distances counted by columns, windows cut, recurrent states mixed up. No
+list of names tells. A [`Probe`] runs each kind on a tiny tree and compares its logits with those of a plain forward
+pass of the same sequences. What it finds is kept for the process, for the class, configuration, attention
+implementation, type and device of the backbone; nothing of it goes into a checkpoint.
 """
 
 import re
@@ -37,7 +37,7 @@ ROUNDING_STEPS = 8
 # A backbone may treat sequences otherwise from some length on, which then stands in its configuration as a number; the
 # names of these say that they are no length.
 NO_LENGTHS = re.compile(
-    r"num_|n_|_dim|dim_|_size$|hidden|vocab|_id$|_ids$|rank|layers?$|heads?|width|depth|group|expert|version|freq|interval"
+    r"num_|n_|_dim|dim_|_size$|hidden|vocab|_id$|_ids$|rank|layers?$|heads?|width|depth|group|expert|version|freq"
 )
 LENGTHS = re.compile(r"window|chunk_size|block_size|local|original_max")
 

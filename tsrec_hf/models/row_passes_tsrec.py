@@ -1,9 +1,9 @@
 """
 Continuations of a prompt as rows of a batch, for backbones whose attention takes no tree mask.
 
-`CopiedPasses` runs the path to each continuation behind a copy of the prompt's cache, which is much of what beam search
-in `generate` asks of a backbone. `PlainPasses` asks for nothing but a forward pass of whole sequences without padding,
-and is therefore what all other kinds of passes are compared with.
+`CopiedPasses` runs the path to each continuation behind a copy of the prompt's cache, which is much of what beam
+search in `generate` asks of a backbone. `PlainPasses` asks for nothing but a forward pass of whole sequences without
+padding, and is therefore what all other kinds of passes are compared with.
 """
 
 import copy

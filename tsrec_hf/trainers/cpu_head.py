@@ -1,5 +1,5 @@
 """
-Output heads for training, in the place of TRL's fused one: a fast one for CPUs, and one that is right for any backbone.
+Output heads for training, in the place of TRL's fused one: a fast one for CPUs, one that is right for any backbone.
 
 TRL 1.16 scores labels by a chunked function written for accelerators: elsewhere than on Triton devices it projects
 every position, ignored ones too, and makes several passes over the logits for each figure. On two CPU cores that takes
