@@ -2,7 +2,6 @@ import contextlib
 import itertools
 import json
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from tsrec_hf.models import (
     SIDSearch,
     TSRecForCausalLM,
     TSRecTokenizer,
+    probing_tsrec,
     search_tsrec,
     tree_passes_tsrec,
 )
@@ -260,6 +260,7 @@ def test_bfloat16_backbones_score_in_float32(save_backbone, tmp_path) -> None:
     index = random_index((3, 4), num_items=20)
     model, tokenizer = make(save_backbone(tmp_path, "gemma3"), index, dtype=torch.bfloat16)
     logits = []
+    beams_of(model, tokenizer, [index.item_ids[:3]], num_beams=50)  # the first search tries the backbone out
     model.backbone.register_forward_hook(lambda module, inputs, output: logits.append(output.logits))
     [found] = beams_of(model, tokenizer, [index.item_ids[:3]], num_beams=50)
     assert [level.dtype for level in logits] == [torch.bfloat16] * 2
@@ -417,17 +418,18 @@ def test_sampling_needs_a_distribution(model, tokenizer) -> None:
             search.sample(input_ids, torch.ones_like(input_ids), 2, temperature=temperature)
 
 
+@pytest.mark.parametrize("passes", ["copies", "plain"])
 @pytest.mark.parametrize("kind", [*KINDS, "bloom"])
-def test_backbones_without_tree_masks_decode_with_expanded_caches(
-    save_backbone, tmp_path, monkeypatch, caplog, kind
+def test_backbones_without_tree_masks_decode_row_by_row(
+    save_backbone, tmp_path, monkeypatch, caplog, kind, passes
 ) -> None:
     index = random_index((4, 5, 6))
     model, tokenizer = make(save_backbone(tmp_path, kind), index)
     histories = histories_of(index)
     expected = generated_beams(model, tokenizer, histories, 5)
-    if kind != "bloom":  # which takes none by nature: its attention reads distances off the columns
-        monkeypatch.setattr(tree_passes_tsrec, "why_no_tree_mask", lambda backbone: "it is told not to")
-    logging.get_logger(tree_passes_tsrec.__name__).warning_once.cache_clear()
+    if (kind, passes) != ("bloom", "copies"):  # what it does by nature: its attention reads distances off the columns
+        monkeypatch.setattr(probing_tsrec.Probe, "agrees", lambda self, asked: asked == passes)
+    logging.get_logger(probing_tsrec.__name__).warning_once.cache_clear()
     with caplog.at_level("WARNING", logger="tsrec_hf"), _propagating(caplog):
         assert_same_beams(beams_of(model, tokenizer, histories, 5), expected)
         for history, row in zip(histories, expected):
@@ -448,27 +450,12 @@ def test_backbones_without_tree_masks_decode_with_expanded_caches(
 @contextlib.contextmanager
 def _propagating(caplog):
     """The library's loggers may keep their records to themselves; `caplog` listens at the root."""
-    logger = logging.get_logger(tree_passes_tsrec.__name__)
+    logger = logging.get_logger(probing_tsrec.__name__)
     logger.addHandler(caplog.handler)
     propagates, logger.propagate = logger.propagate, False
     yield
     logger.propagate = propagates
     logger.removeHandler(caplog.handler)
-
-
-@pytest.mark.parametrize(
-    "name, value, match",
-    [
-        ("_attn_implementation", "flash_attention_2", "flash_attention_2.*attn_implementation='sdpa'"),
-        ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
-        ("attention_layers", ["global", "local"], "'local'"),
-        ("alibi", True, "columns"),
-    ],
-)
-def test_what_takes_no_tree_mask_is_known(model, name, value, match) -> None:
-    assert tree_passes_tsrec.why_no_tree_mask(model.backbone) is None
-    setattr(model.backbone.config, name, value)
-    assert re.search(match, tree_passes_tsrec.why_no_tree_mask(model.backbone))
 
 
 @pytest.mark.parametrize("rules", [False, True], ids=["", "rules"])
@@ -510,7 +497,8 @@ def test_no_search_uses_what_will_be_gone(make_recommender, kind) -> None:
 
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
 def test_no_step_waits_for_the_device(model, tokenizer, scoring) -> None:
-    # Fake tensors have no values: whatever would have to fetch one raises.
+    # Fake tensors have no values: whatever would have to fetch one raises. The first search tries the backbone out.
+    model.recommend(tokenizer, [["hammer"]], top_k=2)
     trie = tokenizer.sid_index.trie
     with FakeTensorMode(allow_non_fake_inputs=True):
         search = SIDSearch(model.backbone, trie, tokenizer.sid_token_ids, scoring, torch.tensor([1, 2]))
@@ -524,6 +512,7 @@ def test_no_step_waits_for_the_device(model, tokenizer, scoring) -> None:
 
 def test_catalogue_scoring_computes_no_other_logits(model, tokenizer) -> None:
     widths = []
+    model.recommend(tokenizer, [["hammer"]], top_k=2)  # the first search tries the backbone out
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: widths.append(output.shape[-1]))
     before = model.get_output_embeddings().weight.clone()
     model.recommend(tokenizer, [["hammer"]], top_k=2, num_beams=4)

@@ -73,3 +73,14 @@ def test_errors(model, tokenizer, inputs, backbone_dir) -> None:
     right = {name: value.flip(1) for name, value in inputs.items()}
     with pytest.raises(ValueError, match="padded on the left"):
         tsrec_generate(model, **right, sid_tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 3}])
+def test_beams_of_a_generation_config_repeat_no_prompts(model, tokenizer, inputs, settings) -> None:
+    expected = tsrec_generate(model, **inputs, sid_tokenizer=tokenizer, num_sids=2)
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    found = model.generate(**inputs, custom_generate=tsrec_generate, sid_tokenizer=tokenizer, num_sids=2)
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="Pass `num_sid_beams=5`"):
+        model.generate(**inputs, custom_generate=tsrec_generate, sid_tokenizer=tokenizer, num_beams=5)

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
+from transformers import BertConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from tsrec_hf.data import DataCollatorForTSAlign, build_sequence_rows
-from tsrec_hf.trainers.cpu_head import add_cpu_lm_head
+from tsrec_hf.trainers.cpu_head import add_cpu_lm_head, check_lm_head
 
 
 OUTPUTS = ("log_probs", "entropy", "is_top1")
@@ -76,3 +77,31 @@ def test_backbones_that_change_their_logits_keep_trls_head(make_recommender, bat
     add_cpu_lm_head(model)
     assert model.forward == trls
     assert model(**batch, fused_lm_head=True).loss.isfinite()
+
+
+class TestPlainHead:
+    def heads(self, model):
+        add_fused_lm_head(model, outputs=OUTPUTS)
+        fused = model.forward
+        check_lm_head(model)
+        return fused, model.forward
+
+    def test_is_not_taken_where_the_fused_one_is_right(self, make_recommender):
+        for kind in ("llama", "gpt2", "gemma3"):
+            fused, found = self.heads(make_recommender(kind)[0])
+            assert found is fused or found == fused
+
+    def test_scores_the_logits_of_heads_of_several_layers(self, make_recommender, save_backbone, batch, monkeypatch):
+        def bert(vocab, tied):
+            sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+            return BertConfig(vocab_size=vocab, is_decoder=True, pad_token_id=3, **sizes)
+
+        monkeypatch.setitem(save_backbone.__globals__["BACKBONES"], "bert", bert)
+        model, _ = make_recommender("bert")
+        model.eval()
+        expected = model(**batch).loss
+        fused, found = self.heads(model)
+        assert abs(fused(**batch, fused_lm_head=True).loss - expected) > 1e-2
+        output = found(**batch, fused_lm_head=True)
+        torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-5)
+        assert int(output.label_mask.sum()) == 6 * 3 and output.log_probs.shape == output.label_mask.shape

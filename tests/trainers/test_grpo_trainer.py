@@ -101,8 +101,7 @@ class TestRollouts:
     def scores(self, model, tokenizer, prompt, group, temperature, scoring) -> list[float]:
         scores = score_completions(
             model,
-            model.config.get_text_config(),
-            model.dtype,
+            model.backbone,
             torch.tensor([prompt]),
             torch.ones(1, len(prompt), dtype=torch.long),
             torch.tensor([group]),
@@ -169,22 +168,24 @@ class TestLoss:
             torch.testing.assert_close(shared_entropy, entropy, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_one_pass_equals_a_plain_forward_per_completion(self, make_recommender, dataset, kind, scoring):
+    @pytest.mark.parametrize(
+        "kind, shared", [*((kind, True) for kind in KINDS), ("gpt2", False), ("bloom", False), ("llama", False)]
+    )
+    def test_one_pass_equals_a_plain_forward_per_completion(self, make_recommender, dataset, kind, shared, scoring):
         model, tokenizer = make_recommender(kind, tied=False)
         prompts = [PromptBuilder(tokenizer).sequence_prompt_ids(history) for history in dataset.train["history"][:3]]
         width = max(map(len, prompts))
         groups = roll_out(model, tokenizer, prompts, 5)
         scores = score_completions(
             model,
-            model.config.get_text_config(),
-            model.dtype,
+            model.backbone,
             torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts]),
             torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
             torch.tensor(groups),
             LegalTokens(tokenizer.sid_index.trie, tokenizer.sid_token_ids),
             scoring,
             temperature=0.7,
+            shared_prefix=shared,
         )
         every = {tuple(ids) for ids in tokenizer.encode_sids(tokenizer.sid_index.item_ids)}
         flat = [(prompt, ids) for prompt, group in zip(prompts, groups) for ids in group]

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
@@ -57,9 +57,6 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     # A dict, as PEFT expects: ties are declared by the backbone itself.
     _tied_weights_keys = {}
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
     model_card: str | None = None
     # For those who have the checkpoint alone: `model.generate(..., custom_generate=model.tsrec_generate)`.
@@ -70,6 +67,32 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         self.backbone = AutoModelForCausalLM.from_config(config.backbone_config) if backbone is None else backbone
         self.generation_config = self.backbone.generation_config
         self.post_init()
+
+    # What transformers asks before it picks an attention implementation: the answers are the backbone's.
+
+    @property
+    def _supports_sdpa(self) -> bool:  # type: ignore[override]  # an attribute there
+        return self._backbone_supports("_supports_sdpa")
+
+    @property
+    def _supports_flash_attn(self) -> bool:  # type: ignore[override]
+        return self._backbone_supports("_supports_flash_attn")
+
+    @property
+    def _supports_flex_attn(self) -> bool:  # type: ignore[override]
+        return self._backbone_supports("_supports_flex_attn")
+
+    def _backbone_supports(self, name: str) -> bool:
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config.backbone_config), None)
+        # A backbone of custom code decides when it is made.
+        return kind is None or bool(getattr(kind, name))
+
+    def initialize_weights(self) -> None:
+        """
+        As the backbone's. By themselves, transformers would take what is made in here for custom code, and leave
+        modules without parameters, such as those of non-persistent buffers, as they came from memory.
+        """
+        self.backbone.initialize_weights()
 
     @property
     def base_model(self) -> nn.Module:
@@ -99,6 +122,20 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, *args, **kwargs) -> dict[str, Any]:
         """As the backbone's."""
         return cast(GenerationMixin, self.backbone).prepare_inputs_for_generation(*args, **kwargs)
+
+    def generate(self, *args, custom_generate: Any = None, **kwargs):
+        """
+        As [`~transformers.GenerationMixin.generate`]; with [`tsrec_generate`] the numbers of beams and of sequences in
+        a `generation_config` mean nothing, since `generate` would repeat the prompts by them.
+        """
+        if getattr(custom_generate, "__name__", None) == tsrec_generate.__name__:
+            for name, ours in (("num_beams", "num_sid_beams"), ("num_return_sequences", "num_sids")):
+                if kwargs.setdefault(name, 1) != 1:
+                    raise ValueError(
+                        f"Expected `{ours}` with `tsrec_generate`, but found `{name}={kwargs[name]}`, by which "
+                        f"`generate` would repeat the prompts. Pass `{ours}={kwargs[name]}`."
+                    )
+        return super().generate(*args, custom_generate=custom_generate, **kwargs)
 
     def forward(
         self,

@@ -15,8 +15,9 @@ from transformers import Cache, PreTrainedModel
 from .evaluation_view_tsrec import cut_head, evaluation_view
 from .filtering_tsrec import NodeFilter
 from .prior_search_tsrec import NodePrior
+from .probing_tsrec import KINDS, Probe, fastest_kind
 from .pruned_search_tsrec import prune_beams
-from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, make_passes, why_no_tree_mask
+from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, run_forward
 from .trie_tsrec import SIDTrie
 
 
@@ -99,6 +100,9 @@ class SIDSearch:
         if scoring not in SCORINGS:
             raise ValueError(f"Expected `scoring` to be one of {SCORINGS}, but found {scoring!r}.")
         self.backbone = evaluation_view(backbone)
+        # With all of its head, unlike the view that is searched with.
+        self._probed = evaluation_view(backbone)
+        self._probes: dict[int, Probe] = {}
         self.scoring = scoring
         self._cache_argument = cache_argument(self.backbone)
         device = backbone.device
@@ -120,12 +124,18 @@ class SIDSearch:
         return self.token_ids[self.level_starts + self.trie.node_codes[nodes]]
 
     def _forward(self, cache: Cache | None = None, return_cache: bool = False, **inputs):
-        inputs[self._cache_argument] = cache
-        output = self.backbone(**inputs)
-        return (output.logits, output[self._cache_argument]) if return_cache else output.logits
+        return run_forward(self.backbone, self._cache_argument, cache, return_cache, **inputs)
 
     def _passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
-        return make_passes(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
+        kind = KINDS[fastest_kind(self._probe(input_ids))]
+        return kind(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
+
+    def _probe(self, input_ids: torch.Tensor) -> Probe:
+        """The probe for sequences as long as those that a search from prompts, without the prefix, reads."""
+        length = (0 if self._prefix is None else len(self._prefix)) + input_ids.shape[1] + self.trie.num_levels
+        if length not in self._probes:
+            self._probes[length] = Probe(self._probed, length)
+        return self._probes[length]
 
     def _children(
         self, nodes: torch.Tensor, logits: torch.Tensor, depth: int | None, temperature: float = 1.0
@@ -185,17 +195,17 @@ class SIDSearch:
             [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
         on_cpu = self.backbone.device.type == "cpu"
-        if top_k is not None and on_cpu and self._pays_to_prune(len(input_ids), num_beams, top_k):
+        if top_k is not None and on_cpu and self._pays_to_prune(input_ids, num_beams, top_k):
             return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior)
         beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature, prior=prior)
         leaves, scores, log_probs = (part[:, :top_k] for part in (beams.leaves, beams.scores, beams.log_probs))
         return TreeBeams(leaves, scores, log_probs, beams.num_expanded)
 
-    def _pays_to_prune(self, num_users: int, num_beams: int, top_k: int) -> bool:
+    def _pays_to_prune(self, input_ids: torch.Tensor, num_beams: int, top_k: int) -> bool:
         return (
             2 * top_k <= num_beams
-            and num_users * top_k >= MIN_ROWS_TO_PRUNE
-            and why_no_tree_mask(self.backbone) is None
+            and len(input_ids) * top_k >= MIN_ROWS_TO_PRUNE
+            and all(map(self._probe(input_ids).agrees, ("tree", "packed")))
         )
 
     @torch.no_grad()

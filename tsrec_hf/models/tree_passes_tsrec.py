@@ -3,15 +3,13 @@ Run many continuations of a prompt in one forward pass.
 
 `TreePasses` prefills a prompt once and appends its continuations, a tree of tokens, to the same sequence: under an
 additive float mask each position attends to the prompt and to its own ancestors only. Keys and values are appended to
-the cache and never copied per continuation or reordered, since the mask follows the tree instead. `ExpandedPasses`
-computes the same logits with a copy of the cache for every continuation, for backbones whose attention takes no such
-mask. `PackedPasses` packs the prompts and trees of several users into one sequence, for searches that expand unlike
-numbers of continuations per user.
+the cache and never copied per continuation or reordered, since the mask follows the tree instead. `PackedPasses` packs
+the prompts and trees of several users into one sequence, for searches that expand unlike numbers of continuations per
+user. Whether a backbone's attention can take such a mask is for `probing_tsrec` to find out.
 
 The prefix that all prompts share is prefilled once, as a `SharedPrefix`.
 """
 
-import copy
 import inspect
 from collections.abc import Callable
 from functools import cached_property
@@ -20,10 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
-
-logger = logging.get_logger(__name__)
 
 # Runs the backbone on keyword arguments of its `forward`, the cache by the name `cache`, and returns logits; with
 # `return_cache=True` logits and the cache.
@@ -38,6 +33,30 @@ def cache_argument(module: nn.Module) -> str:
     when 5.24 is the lowest version that is supported.
     """
     return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+
+
+def takes_argument(module: nn.Module, name: str) -> bool:
+    """Whether a module's `forward` takes an argument of this name."""
+    parameters = inspect.signature(module.forward).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def run_forward(
+    backbone: PreTrainedModel, cache_name: str, cache: Any = None, return_cache: bool = False, **inputs
+) -> Any:
+    """Runs a backbone as [`Forward`] says, given the name by which it takes a cache."""
+    if cache is not None:
+        inputs[cache_name] = cache
+    output = backbone(**inputs)
+    return (output.logits, output[cache_name]) if return_cache else output.logits
+
+
+def router_arguments(config: PreTrainedConfig) -> dict[str, bool]:
+    """
+    Arguments that keep a mixture of experts from computing its auxiliary loss, which takes no tree mask. TRL asks for
+    that loss in the configuration, where it stays.
+    """
+    return {"output_router_logits": False} if hasattr(config, "output_router_logits") else {}
 
 
 class SharedPrefix:
@@ -114,22 +133,6 @@ def _layer_types(config: PreTrainedConfig) -> list[str]:
     if kinds:
         return kinds
     return ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"]
-
-
-def why_no_tree_mask(backbone: PreTrainedModel) -> str | None:
-    """Why the backbone's attention cannot take a tree mask; `None` where it can."""
-    config = backbone.config.get_text_config()
-    implementation = backbone.config._attn_implementation
-    if implementation not in ("sdpa", "eager"):
-        return f"attention {implementation!r} takes no additive mask: load with `attn_implementation='sdpa'`"
-    # GPT-Neo says "local" in a list of its own, and cuts by columns.
-    kinds = {*_layer_types(config), *(getattr(config, "attention_layers", None) or [])} - {"global"}
-    unknown = sorted(kinds - {"full_attention", "sliding_attention"})
-    if unknown:
-        return f"it has layers of type {unknown[0]!r}, whose mask cannot be given"
-    if "position_ids" not in inspect.signature(backbone.forward).parameters or getattr(config, "alibi", False):
-        return "it takes positions from the columns of a sequence"
-    return None
 
 
 class TreePasses:
@@ -219,6 +222,7 @@ class TreePasses:
             position_ids=positions,
             cache=self._cache,
             use_cache=True,
+            **router_arguments(self._config),
             **kwargs,
         )
 
@@ -290,99 +294,7 @@ class PackedPasses:
             position_ids=queries,
             cache=self._cache,
             use_cache=True,
+            **router_arguments(self._config),
             **kwargs,
         )
         return logits[0]
-
-
-class ExpandedPasses:
-    """
-    As [`TreePasses`], with a row for each continuation: its path runs behind a copy of the prompt's cache.
-
-    Slower and hungrier, but it asks nothing of the attention beyond what `generate` asks.
-    """
-
-    def __init__(
-        self,
-        backbone: PreTrainedModel,
-        forward: Forward,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        prefix: SharedPrefix | None = None,
-    ):
-        self._forward = forward
-        self._takes_positions = "position_ids" in inspect.signature(backbone.forward).parameters
-        self._input_ids, self._attention_mask = input_ids, attention_mask
-        if prefix is not None:
-            self._input_ids, self._attention_mask = _put_in_front(prefix.input_ids, input_ids, attention_mask)
-        self._prompt_lengths = self._attention_mask.sum(-1)
-        # Tokens of the path to each node, filled up on the right, and how many there are. Node 0 has none.
-        self._paths = input_ids.new_zeros(len(input_ids), 1, 0)
-        self._depths = input_ids.new_zeros(len(input_ids), 1)
-        self._cache: DynamicCache | None = None
-
-    def prompt_logits(self) -> torch.Tensor:
-        """Logits of the prompts' last position: `(batch, 1, vocabulary)`."""
-        positions = (self._attention_mask.cumsum(-1) - 1).clamp(min=0)
-        logits, self._cache = self._run(self._input_ids, self._attention_mask, positions, None)
-        return logits[:, -1:]
-
-    def extend(self, parents: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """As [`TreePasses.extend`]."""
-        batch_size, width = parents.shape
-        depths = self._depths.gather(1, parents) + 1  # (batch, nodes)
-        longest = int(depths.max())
-        self._paths = torch.nn.functional.pad(self._paths, (0, max(longest - self._paths.shape[2], 0)))
-        paths = self._paths.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._paths.shape[2]))
-        paths = paths.scatter(2, depths.unsqueeze(-1) - 1, token_ids.unsqueeze(-1))
-        self._paths = torch.cat([self._paths, paths], dim=1)
-        self._depths = torch.cat([self._depths, depths], dim=1)
-
-        steps = torch.arange(longest, device=parents.device)
-        own = (steps < depths.unsqueeze(-1)).flatten(0, 1)  # (batch * nodes, longest)
-        prompt = self._attention_mask.repeat_interleave(width, dim=0)
-        positions = self._prompt_lengths.repeat_interleave(width).unsqueeze(-1) + steps
-        cache = copy.deepcopy(self._cache)
-        assert cache is not None  # the prompt is prefilled first
-        cache.batch_repeat_interleave(width)
-        mask = torch.cat([prompt, own.to(prompt.dtype)], dim=1)
-        logits, _ = self._run(paths[:, :, :longest].flatten(0, 1), mask, positions, cache)
-        last = (depths.flatten() - 1).view(-1, 1, 1).expand(-1, 1, logits.shape[-1])
-        return logits.gather(1, last).view(batch_size, width, -1)
-
-    def _run(self, input_ids, attention_mask, positions, cache) -> tuple[torch.Tensor, DynamicCache]:
-        kwargs = {"position_ids": positions} if self._takes_positions else {}
-        return self._forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            cache=cache,
-            use_cache=True,
-            return_cache=True,
-            **kwargs,
-        )
-
-
-def _put_in_front(
-    prefix_ids: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prepends a prefix to left-padded prompts; the result is left-padded as well."""
-    batch_size, width = input_ids.shape
-    padding = width - attention_mask.sum(-1, keepdim=True)  # (batch, 1)
-    columns = torch.arange(width + len(prefix_ids), device=input_ids.device)
-    whole = torch.cat([prefix_ids.expand(batch_size, -1), input_ids], dim=1)
-    # Columns before the prompt's first token hold padding, then the prefix; the rest stays where it is.
-    moved = (columns - padding).clamp(min=0)
-    inside = columns < padding + len(prefix_ids)
-    return whole.gather(1, torch.where(inside, moved, columns)), (columns >= padding).to(attention_mask.dtype)
-
-
-def make_passes(backbone: PreTrainedModel, *args, **kwargs) -> TreePasses | ExpandedPasses:
-    """The fastest kind of passes that the backbone's attention can take; warns once where it is the slow one."""
-    reason = why_no_tree_mask(backbone)
-    if reason is None:
-        return TreePasses(backbone, *args, **kwargs)
-    logger.warning_once(
-        f"`{type(backbone).__name__}` cannot decode candidates as a tree, since {reason}. They are decoded with a "
-        "copy of the cache each: the same results, slower and with more memory."
-    )
-    return ExpandedPasses(backbone, *args, **kwargs)

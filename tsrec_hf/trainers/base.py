@@ -20,6 +20,7 @@ from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
+from .backbone_checks import check_decodes
 from .checkpointing import CheckpointingTrainer
 from .finite import FiniteTrainer
 from .grpo_config import TSRecGRPOConfig
@@ -113,6 +114,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             logger.info(f"The base of the adapters exists in memory only: saved to {folder}.")
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.recommender.check_tokenizer(processing_class)
+        check_decodes(self.recommender, processing_class)
         self._check_trained_part()
         if isinstance(self._unwrapped, PeftModel):
             keep_rows_in_float32(self._unwrapped, rows)

@@ -2,8 +2,7 @@
 
 from datasets import Dataset
 
-from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.models.tree_passes_tsrec import why_no_tree_mask
+from tsrec_hf.models import TSRecTokenizer
 
 from .grpo_config import TSRecGRPOConfig
 
@@ -16,17 +15,6 @@ def check_catalogue(args: TSRecGRPOConfig, tokenizer: TSRecTokenizer) -> None:
         raise ValueError(
             f"Expected a catalogue of at least `num_generations`={num_generations} SIDs, since a group's "
             f"completions are distinct, but found {num_sids}. Set `num_generations` to {num_sids} or less."
-        )
-
-
-def check_tree_mask(recommender: TSRecForCausalLM, args: TSRecGRPOConfig) -> None:
-    """Raises `ValueError` for a backbone that cannot run the completions of a prompt in one forward pass."""
-    reason = why_no_tree_mask(recommender.backbone)
-    if reason is not None and (args.shared_prefix or args.scoring == "catalogue"):
-        raise ValueError(
-            "The completions of a prompt cannot share a pass through "
-            f"`{type(recommender.backbone).__name__}`, since {reason}. Set `shared_prefix=False` and "
-            "`scoring='vocabulary'`."
         )
 
 

@@ -27,10 +27,11 @@ from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.rewards import CompletionReader, Reward
 
+from .backbone_checks import check_shared_prefix
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .branches import LegalTokens, score_completions
 from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
-from .grpo_checks import check_catalogue, check_rows, check_tree_mask
+from .grpo_checks import check_catalogue, check_rows
 from .grpo_config import TSRecGRPOConfig
 from .learning_checks import check_generation_batch, check_reward_weights
 from .prompt_sampler import WholePassSampler
@@ -148,7 +149,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
                 card_facts=card_facts,
                 **kwargs,
             )
-        check_tree_mask(self.recommender, args)
+        check_shared_prefix(self.recommender, tokenizer, args, self.aux_loss_enabled)
         # TRL asks whether completions ended: a SID ends with a token of the last level.
         self.eos_token_ids = [*self.eos_token_ids, *tokenizer.sid_token_ids[-1]]
         self.max_completion_length = tokenizer.sid_index.num_levels
@@ -347,14 +348,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
     ):
-        if not self.args.shared_prefix and self.args.scoring == "vocabulary":
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
-            )
-        if kwargs.get("compute_aux_loss"):
-            raise ValueError(
-                "The auxiliary loss of a mixture of experts needs `shared_prefix=False` and `scoring='vocabulary'`."
-            )
+        with_aux_loss = bool(kwargs.get("compute_aux_loss"))
         group = self._group if self.args.shared_prefix else 1
         rows = batch_size or len(input_ids)
         rows = max(rows // group, 1) * group
@@ -364,8 +358,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             with self.accelerator.autocast():
                 scores = score_completions(
                     model,
-                    self.recommender.config.get_text_config(),
-                    self.recommender.dtype,
+                    self.recommender.backbone,
                     ids[::group, :-logits_to_keep],
                     mask[::group, :-logits_to_keep],
                     ids[:, -logits_to_keep:].unflatten(0, (-1, group)),
@@ -373,13 +366,17 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
                     self.args.scoring,
                     self.temperature,
                     entropy_gradient=compute_entropy and self._entropy_bonus_enabled,
+                    shared_prefix=self.args.shared_prefix,
+                    with_aux_loss=with_aux_loss,
                 )
             parts.append(scores)
         if compute_entropy:
             legal = torch.cat([part.legal_entropies for part in parts])
             self._metrics[self._mode]["entropy_legal"].append(self.accelerator.gather(legal.mean()).mean().item())
         log_probs = torch.cat([part.log_probs for part in parts])
-        return log_probs, torch.cat([part.entropies for part in parts]) if compute_entropy else None, None
+        entropies = torch.cat([part.entropies for part in parts]) if compute_entropy else None
+        aux_losses = [part.aux_loss for part in parts if part.aux_loss is not None]
+        return log_probs, entropies, torch.stack(aux_losses).mean() if aux_losses else None
 
     # Checkpoints
 

@@ -21,7 +21,7 @@ from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, build_sequence
 from tsrec_hf.models import TSRecTokenizer
 
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
-from .cpu_head import add_cpu_lm_head
+from .cpu_head import add_cpu_lm_head, check_lm_head
 from .learning_checks import check_has_rows, check_labels, check_whole_batches
 from .recommendation_metrics import evaluation_rows
 from .sft_config import TSRecSFTConfig
@@ -126,6 +126,7 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         # Where it trains, not where it is: sharded models wait on the CPU.
         if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
+        check_lm_head(self.recommender)
         self._task_losses = TaskLosses(self.accelerator, getattr(data_collator, "task_names", ()))
 
     def describe(self) -> str:
