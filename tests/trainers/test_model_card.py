@@ -132,6 +132,20 @@ def test_adapters_are_named(model, tokenizer, dataset, tmp_path):
     from peft import LoraConfig
 
     args = TSRecSFTConfig(tmp_path / "adapter", **{**COMMON, "max_steps": 1})
+    # Its SID rows were trained before: adapters may leave them as they are.
+    model.config.run_facts = {
+        "stages": [
+            {
+                "method": "SFT",
+                "trainable": "all",
+                "trainable_parameters": 1,
+                "steps": 1,
+                "epochs": 1.0,
+                "settings": {},
+                "rows": 6,
+            }
+        ]
+    }
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
     rows = build_sequence_rows(dataset.train, tokenizer)
     trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer, peft_config=config)

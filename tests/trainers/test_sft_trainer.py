@@ -288,6 +288,8 @@ def test_interactions_of_no_evaluation_set_are_an_error(make_trainer, dataset, m
         make_trainer(eval_dataset=sets, eval_interactions=interactions)
 
 
+# TRL recomputes the logits that `predict` returns, and says that it will not for ever.
+@pytest.mark.filterwarnings("ignore:`return_outputs=True`:FutureWarning")
 def test_recommendations_stand_under_the_name_of_their_own_rows(make_trainer, model, tokenizer, dataset, mixture):
     trainer = make_trainer(eval_dataset=mixture, eval_interactions=dataset.valid)
     rows = build_sequence_rows(dataset.test, tokenizer, mode="window")

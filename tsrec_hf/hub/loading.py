@@ -92,6 +92,9 @@ def load_recommender(
     adapted = PeftModel.from_pretrained(model, str(name_or_path), **hub)
     check_adapter(adapted)
     model = adapted.merge_and_unload()  # type: ignore[operator]
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)  # PEFT froze the base: trained further, nothing would be learned
     # The checkpoint that the base came from is another model now.
     model.config._name_or_path = model.name_or_path = ""
     return model, tokenizer

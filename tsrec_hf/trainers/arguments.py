@@ -45,8 +45,8 @@ class RecommenderArguments:
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before
-        if str(self.resume_from_checkpoint).lower() in ("false", "none", ""):  # type: ignore[attr-defined]
-            self.resume_from_checkpoint = None  # the command line gives words
+        if str(getattr(self, "resume_from_checkpoint")).lower() in ("false", "none", ""):
+            setattr(self, "resume_from_checkpoint", None)  # the command line gives words
         weight_decay = self.weight_decay  # type: ignore[attr-defined]  # of `TrainingArguments`
         if self.freeze_backbone and weight_decay != 0.0:
             raise ValueError(

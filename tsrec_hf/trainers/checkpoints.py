@@ -207,7 +207,7 @@ def _faults(folder: Path) -> Iterator[str]:
     # DeepSpeed keeps weights, optimiser and schedule in one folder, FSDP weights and optimiser in one each.
     if not any(name.startswith("global_step") for name in names):
         for wanted, starts in {
-            "model.safetensors": ("model", "adapter_model", "pytorch_model"),
+            "model.safetensors": ("model.safetensors", "adapter_model.", "pytorch_model"),
             "optimizer.pt": ("optimizer",),
             SCHEDULER_NAME: ("scheduler",),
         }.items():
