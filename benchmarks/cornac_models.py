@@ -34,15 +34,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sasrec-sampled": {"n_epochs": 30, "val_eval_every": 2, "dropout": 0.5, "loss": "ce", **BEST_EPOCH},
     "sasrec": {"n_epochs": 80, "embedding_dim": 64, "num_heads": 2, "batch_size": 256, "dropout": 0.5, "patience": 4},
     "tiger": {"n_epochs": 50, "val_eval_every": 5, "val_sample": 500},
-    # Rate and temperature as for Sports and Toys; the recipe's warm-up of 10,000 steps suits larger data.
-    "rpg": {
-        "n_epochs": 60,
-        "early_stopping_patience": 5,
-        "scoring": "exact",
-        "learning_rate": 0.003,
-        "temperature": 0.03,
-        "warmup_steps": 200,
-    },
 }
 QUICK = {"n_epochs": 1, "val_eval_every": 1, "val_sample": 50}
 
@@ -76,10 +67,10 @@ def fit_cornac_model(name: str, dataset: RecommendationDataset, seed: int, quick
         from full_softmax import FullSoftmaxSASRec
 
         model = FullSoftmaxSASRec(max_len=max_history, **settings)
-    elif name in ("tiger", "rpg"):
-        from sid_models import make_sid_model
+    elif name == "tiger":
+        from sid_models import make_tiger
 
-        model = make_sid_model(name, dataset, train, max_history, settings)
+        model = make_tiger(dataset, train, max_history, settings)
     elif name == "fpmc":
         model = FPMC(**settings)
     elif name == "gru4rec":

@@ -1,4 +1,4 @@
-"""Generative baselines: Cornac's TIGER and RPG, and a decoder of SIDs alone that our trainer trains from scratch."""
+"""Generative baselines: Cornac's TIGER, and a decoder of SIDs alone that our trainer trains from scratch."""
 
 import logging
 import tempfile
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from small_models import find_encoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -19,7 +18,6 @@ from tsrec_hf import (
     TSRecSFTTrainer,
     TSRecTokenizer,
     build_sequence_rows,
-    embed_items,
 )
 
 
@@ -97,11 +95,10 @@ def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
     return score
 
 
-def make_sid_model(name: str, dataset: RecommendationDataset, train: Any, max_history: int, settings: dict[str, Any]):
-    """Cornac's TIGER on the SIDs of the data set, or RPG, which makes its own long ones of the items' texts."""
+def make_tiger(dataset: RecommendationDataset, train: Any, max_history: int, settings: dict[str, Any]) -> Any:
+    """Cornac's TIGER on the SIDs of the data set, in the recipe of GRID."""
     from cornac.data import FeatureModality
-    from cornac.models import RPG, TIGER
-    from cornac.models.rpg import RPG_CONFIG
+    from cornac.models import TIGER
     from cornac.models.tiger import GRID_CONFIG
 
     assert dataset.sid_index is not None
@@ -111,16 +108,10 @@ def make_sid_model(name: str, dataset: RecommendationDataset, train: Any, max_hi
         def _tokenize(self, torch, feats_t):
             return index.codes.astype("int64")
 
-    if name == "tiger":
-        train.item_feature = FeatureModality(features=np.zeros((len(index), 1), dtype=np.float32))
-        sizes = {"rqvae_num_levels": index.num_levels, "rqvae_codebook_size": int(index.codes.max()) + 1}
-        return TigerOnGivenSIDs(**GRID_CONFIG | sizes | settings | {"max_len": max_history})
-    with tempfile.TemporaryDirectory() as folder:
-        texts = embed_items(dataset.items, find_encoder(Path(folder)))
-    rows = {item: row for row, item in enumerate(dataset.items["item_id"][:])}
-    features = np.asarray(texts, dtype=np.float32)[[rows[item] for item in index.item_ids]]
-    train.item_feature = FeatureModality(features=features)
-    return RPG(**RPG_CONFIG | settings | {"max_len": max_history})
+    # It asks for features of the items, from which it would make SIDs.
+    train.item_feature = FeatureModality(features=np.zeros((len(index), 1), dtype=np.float32))
+    sizes = {"rqvae_num_levels": index.num_levels, "rqvae_codebook_size": int(index.codes.max()) + 1}
+    return TigerOnGivenSIDs(**GRID_CONFIG | sizes | settings | {"max_len": max_history})
 
 
 def _save_new_backbone(folder: Path) -> None:

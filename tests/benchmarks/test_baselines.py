@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
 
-from tsrec_hf import NextItemPrior, RecommendationDataset, RecommendationEvaluator, SIDIndex, baseline_results
+from tsrec_hf import NextItemPrior, RecommendationEvaluator, baseline_results
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SIBLINGS = ("baselines", "common", "cornac_models", "full_softmax", "sid_models", "small_models")
+SIBLINGS = ("baselines", "common", "cornac_models", "full_softmax", "sid_models")
 COUNTS = ["popularity", "next-item-counts", "transitions"]
 NEEDS_CORNAC = "trains a model of Cornac's: pip install 'tsrec_hf[baselines]'"
 
@@ -154,23 +153,3 @@ def test_a_generative_model_ranks_the_catalogue(name, baselines, arguments, data
         pytest.importorskip("cornac", reason=NEEDS_CORNAC)
     baselines.main(arguments(name))
     assert result(tmp_path, f"{name}-seed0")["metrics"]["test"]["all"]["num_rows"] == len(dataset.test)
-
-
-@pytest.mark.slow
-def test_rpg_ranks_a_catalogue_that_is_large_enough_for_its_codes(baselines, arguments, tmp_path, monkeypatch) -> None:
-    pytest.importorskip("cornac", reason=NEEDS_CORNAC)
-    sid_models = importlib.import_module("sid_models")
-    ids = [str(number) for number in range(300)]
-    items = Dataset.from_dict({"item_id": ids, "title": ids})
-    rows = Dataset.from_dict({"user_id": ids[1:], "history": [[item] for item in ids[:-1]], "target": ids[1:]})
-    index = SIDIndex(ids, [[number // 100, number // 10 % 10, number % 10] for number in range(300)])
-    features = np.random.default_rng(0).normal(size=(300, 64))
-    small = {"n_codebook": 4, "d_model": 32, "n_inner": 32}
-    monkeypatch.setitem(baselines.SETTINGS, "rpg", baselines.SETTINGS["rpg"] | small)
-    monkeypatch.setattr(sid_models, "find_encoder", lambda folder: "")
-    monkeypatch.setattr(sid_models, "embed_items", lambda items, encoder: features)
-    numbers = RecommendationDataset(items, train=rows, valid=rows, test=rows, sid_index=index)
-    args = arguments("rpg")
-    numbers.save(args.data_dir)
-    baselines.main(args)
-    assert result(tmp_path, "rpg-seed0")["metrics"]["test"]["all"]["num_rows"] == 299
