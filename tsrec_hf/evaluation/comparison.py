@@ -60,8 +60,8 @@ def compare_with_baselines(
     progress: bool = False,
 ) -> Comparison:
     r"""
-    Recommends for the same rows by popularity, by next-item counts, by the model, and, where the checkpoint has an item
-    prior, by the prior alone and by both together.
+    Recommends for the same rows by popularity, by next-item counts, by the model, and, where the checkpoint has an
+    item prior, by the prior alone and by both together.
 
     In a distributed run every process calls this, and the rows are shared among them.
 

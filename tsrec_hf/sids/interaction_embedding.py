@@ -72,8 +72,8 @@ def embed_interactions(
     )
     rows = np.repeat(np.arange(num_items), np.diff(counted.offsets))
     # Shares of each item among all pairs: what a row would hold were its item like any other.
-    share = np.bincount(counted.successors, weights=counted.values, minlength=num_items)
-    share /= max(share.sum(), np.finfo(np.float64).tiny)
+    sums = np.bincount(counted.successors, weights=counted.values, minlength=num_items)
+    share = sums / max(float(sums.sum()), 1e-12)
     information = np.log(np.maximum(counted.values / share[counted.successors], 1.0))
     matrix = torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([rows, counted.successors])),
@@ -124,7 +124,8 @@ def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours:
             f"and {int(empty.sum())} vectors of zeros. Pass the embeddings of one catalogue, and its training rows."
         )
     unit = torch.nn.functional.normalize(torch.from_numpy(texts), dim=-1)
-    similarity = unit[empty] @ unit[~empty].T
+    empty_rows, known_rows = (torch.from_numpy(np.flatnonzero(mask)) for mask in (empty, ~empty))
+    similarity = unit[empty_rows] @ unit[known_rows].T
     nearest = similarity.topk(min(num_neighbours, similarity.shape[1]), dim=-1)
     known = torch.from_numpy(filled[~empty])
     means = (nearest.values.clamp(min=1e-6).unsqueeze(-1) * known[nearest.indices]).sum(1)
