@@ -9,7 +9,7 @@ likely successors: among its most frequent ones are those of histories that were
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -48,7 +48,8 @@ def item_transitions(interactions: Dataset | Sequence[Mapping[str, Any]], item_i
     """
     position_of = {item_id: position for position, item_id in enumerate(item_ids)}
     if hasattr(interactions, "column_names"):
-        histories, targets = interactions["history"][:], interactions["target"][:]
+        table = cast("Dataset", interactions)
+        histories, targets = table["history"][:], table["target"][:]
     else:
         histories, targets = ([row[name] for row in interactions] for name in ("history", "target"))
     pairs = [(history[-1], target) for history, target in zip(histories, targets) if history]
