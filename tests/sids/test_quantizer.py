@@ -45,7 +45,7 @@ class RotatedKMeans(ResidualKMeans):
 
 
 QUANTIZERS = {
-    "kmeans": lambda sizes: ResidualKMeans(sizes, seed=3, num_iterations=4),
+    "kmeans": lambda sizes: ResidualKMeans(sizes, seed=3, num_iterations=4, balanced=False),
     "balanced": lambda sizes: ResidualKMeans(sizes, balanced=True),
     "rqvae": lambda sizes: RQVAE(
         sizes, seed=3, latent_dim=3, hidden_sizes=(16,), num_epochs=12, batch_size=16, learning_rate=0.01

@@ -40,7 +40,7 @@ def test_codes_are_the_nearest_centroids_of_the_residuals(embeddings: np.ndarray
 
 
 def test_every_level_lowers_the_residual(embeddings: np.ndarray) -> None:
-    quantizer = ResidualKMeans([16, 16, 16]).fit(embeddings)
+    quantizer = ResidualKMeans([16, 16, 16], balanced=False).fit(embeddings)
     codes, residual = quantizer.encode(embeddings), embeddings
     norms = [np.square(residual).sum()]
     for level, centroids in enumerate(quantizer.centroids):
