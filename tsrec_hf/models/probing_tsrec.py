@@ -225,7 +225,7 @@ class Probe:
             parents = torch.tensor([0, 0, 1, 1], device=tree.prefix_ids.device)
             found = [packed.prompt_logits(), packed.extend(parents, tree.token_ids[0].flatten())[1::2]]
             return torch.stack(found, dim=1)
-        passes = KINDS[kind](*arguments)
+        passes: Any = KINDS[kind](*arguments)
         nodes = torch.zeros(2, 2, dtype=torch.long, device=tree.prefix_ids.device)
         found = [passes.prompt_logits()[:, 0]]
         for level, token_ids in enumerate(tree.token_ids):

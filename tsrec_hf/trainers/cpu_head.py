@@ -101,7 +101,7 @@ def check_lm_head(model: TSRecForCausalLM) -> None:
     tree = ProbeTree.of(view.backbone, 4)
     input_ids = torch.cat([tree.prefix_ids, tree.input_ids[0]]).unsqueeze(0)
     with torch.no_grad():
-        logits = type(view).forward(view, input_ids=input_ids).logits[:, :-1].float()
+        logits = cast(Any, type(view)).forward(view, input_ids=input_ids).logits[:, :-1].float()
         expected = logits.log_softmax(-1).gather(-1, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)
         try:
             found = view(input_ids=input_ids, labels=input_ids, fused_lm_head=True, use_cache=False).log_probs
