@@ -99,7 +99,7 @@ def test_which_functions_are_wrapped(tokenizer, model) -> None:
         assert not RewardOnCodes.applies_to(function)
 
 
-@pytest.mark.parametrize("make", [list, tuple, iter, np.array, torch.tensor], ids=str)
+@pytest.mark.parametrize("make", [list, tuple, iter, np.array, torch.tensor], ids=lambda make: make.__name__)
 def test_rewards_may_come_as_lists_arrays_or_tensors(tokenizer, make) -> None:
     ids = tokenizer.encode_sids(["nail", "hammer"])
     whole = RewardOnCodes(lambda codes: make([0.5, 2.0]), tokenizer)

@@ -13,6 +13,7 @@ behind it; for these the backbone's own logits are scored.
 import functools
 import logging
 import types
+from typing import Any, cast
 
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
