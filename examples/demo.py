@@ -144,7 +144,8 @@ def main(args: DemoArguments) -> None:
         ts.SimilarityPrior(index, embeddings),
     ]
     num_rows = clock.affordable(args.num_valid_rows, 3 * row_seconds(), share=0.35)
-    fit = ts.fit_prior(model, tokenizer, priors, valid_rows, num_rows=num_rows, progress=True)
+    fitting = {"num_rows": num_rows, "scoring": "catalogue", "progress": True}
+    fit = ts.fit_prior(model, tokenizer, priors, valid_rows, **fitting)
     clock.say("Fused with counts", f"{fit.form}, weight {fit.weight:g}, chosen on {num_rows} validation rows")
     model.save_pretrained(output / "checkpoint")
     tokenizer.save_pretrained(output / "checkpoint")

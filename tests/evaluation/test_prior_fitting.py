@@ -61,6 +61,18 @@ def test_two_priors_are_mixed(model, tokenizer, dataset) -> None:
         assert isinstance(fit.prior, MixedPrior) == (fit.shares[1] > 0)
 
 
+@pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
+def test_weights_are_chosen_for_the_scoring_of_the_searches(model, tokenizer, dataset, monkeypatch, scoring) -> None:
+    search, scorings = type(model).recommend, []
+    monkeypatch.setattr(
+        type(model), "recommend", lambda *args, **kwargs: scorings.append(kwargs["scoring"]) or search(*args, **kwargs)
+    )
+    fit_prior(
+        model, tokenizer, [NextItemPrior.fit(dataset.train, tokenizer.sid_index)], dataset.valid, scoring=scoring
+    )
+    assert scorings == [scoring]
+
+
 def test_ranks_worked_by_hand() -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 2.0], [5.0, -torch.inf, 1.0], [1.0, 1.0, 1.0]])
     # Second; after one better and with one equal; padding; not among them.

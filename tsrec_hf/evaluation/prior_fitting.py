@@ -60,6 +60,7 @@ def fit_prior(
     batch_size: int = 16,
     seed: int = 0,
     progress: bool = False,
+    scoring: str = "vocabulary",
 ) -> PriorFit:
     r"""
     Chooses how priors are combined with a model, and gives the checkpoint the result.
@@ -90,6 +91,9 @@ def fit_prior(
             Seed of the draw.
         progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar.
+        scoring (`str`, *optional*, defaults to `"vocabulary"`):
+            As in [`TSRecForCausalLM.recommend`]: that of the searches to come, since a weight that suits one suits the
+            other only where the model gives other tokens than those of SIDs hardly any probability.
 
     Returns:
         [`PriorFit`]: What was chosen; printed, it is a table.
@@ -131,6 +135,7 @@ def fit_prior(
             batch_size=batch_size,
             prior=None,
             progress=progress,
+            scoring=scoring,
         )
         return [[(item.item_id, item.score) for item in row] for row in found]
 
