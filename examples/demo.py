@@ -122,7 +122,7 @@ def main(args: DemoArguments) -> None:
     clock.say("Model", f"{name}, {model.num_parameters() / 1e6:.1f} million weights, SID tokens set by SA-Init")
 
     def search() -> object:
-        return model.recommend(tokenizer, valid_rows[:64]["history"], num_beams=30, scoring="catalogue")
+        return model.recommend(tokenizer, valid_rows[:64]["history"], num_beams=30)
 
     def row_seconds() -> float:
         """The speed of the machine now."""
@@ -144,8 +144,7 @@ def main(args: DemoArguments) -> None:
         ts.SimilarityPrior(index, embeddings),
     ]
     num_rows = clock.affordable(args.num_valid_rows, 3 * row_seconds(), share=0.35)
-    fitting = {"num_rows": num_rows, "scoring": "catalogue", "progress": True}
-    fit = ts.fit_prior(model, tokenizer, priors, valid_rows, **fitting)
+    fit = ts.fit_prior(model, tokenizer, priors, valid_rows, num_rows=num_rows, progress=True)
     clock.say("Fused with counts", f"{fit.form}, weight {fit.weight:g}, chosen on {num_rows} validation rows")
     model.save_pretrained(output / "checkpoint")
     tokenizer.save_pretrained(output / "checkpoint")
@@ -164,7 +163,7 @@ def main(args: DemoArguments) -> None:
     print(found)
 
     history, title_of = rows[0]["history"], dict(zip(index.item_ids, index.titles, strict=True))
-    [recommended] = model.recommend(tokenizer, [history], scoring="catalogue", exclude_history=True)
+    [recommended] = model.recommend(tokenizer, [history], exclude_history=True)
     clock.say("Recommended", f"after {'; '.join(title_of[item] for item in history[-4:])}")
     print(ts.list_recommendations(recommended, index, semantics))
 

@@ -60,7 +60,7 @@ def fit_prior(
     batch_size: int = 16,
     seed: int = 0,
     progress: bool = False,
-    scoring: str = "vocabulary",
+    scoring: str = "catalogue",
 ) -> PriorFit:
     r"""
     Chooses how priors are combined with a model, and gives the checkpoint the result.
@@ -91,7 +91,7 @@ def fit_prior(
             Seed of the draw.
         progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar.
-        scoring (`str`, *optional*, defaults to `"vocabulary"`):
+        scoring (`str`, *optional*, defaults to `"catalogue"`):
             As in [`TSRecForCausalLM.recommend`]: that of the searches to come, since a weight that suits one suits the
             other only where the model gives other tokens than those of SIDs hardly any probability.
 
