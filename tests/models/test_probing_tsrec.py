@@ -161,6 +161,19 @@ class TestMistakesAreFound:
         assert not Probe(make("llama").to(dtype), 40).agrees("copies")
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_products_of_less_precision_are_no_mistake(precision) -> None:
+    """`float32` weights whose products are those of bfloat16, where a processor has units for them."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        probe = Probe(make("llama"))
+        assert fastest_kind(probe) == "tree" and probe.agrees("packed")
+        assert probe.dtype in (torch.float16, torch.bfloat16)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_window_matters_where_sequences_are_longer(monkeypatch) -> None:
     monkeypatch.setattr(tree_passes_tsrec, "tree_attention_mask", no_window)
     assert Probe(make("window"), 12).agrees("tree")

@@ -259,8 +259,13 @@ def _centred(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _computed_dtype(backbone: PreTrainedModel) -> torch.dtype:
+    """The type that products of matrices are as precise as, whatever the weights are stored in."""
     kind = backbone.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
+    if dtype == torch.float32:
+        precision = torch.get_float32_matmul_precision()
+        return {"medium": torch.bfloat16, "high": torch.float16}.get(precision, dtype)
+    return dtype
 
 
 def _fixed_settings(backbone: PreTrainedModel) -> str:
