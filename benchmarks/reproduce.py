@@ -19,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from common import DataArguments, Runs, run_script, timed
+from datasets import Dataset, concatenate_datasets
 from sa_init_study import draw_random_rows
 from small_models import load_semantics, save_backbone
 from torch.optim.swa_utils import AveragedModel
@@ -41,11 +42,13 @@ from tsrec_hf import (
     TSRecSFTConfig,
     TSRecSFTTrainer,
     TSRecTokenizer,
+    build_sequence_rows,
     build_sft_mixture,
     fit_prior,
     initialize_sid_embeddings,
     open_dataset,
 )
+from tsrec_hf.data import Task
 from tsrec_hf.trainers import lora_config
 
 
@@ -80,6 +83,8 @@ class Recipe:
     lora_r: int = 0
     # Part of the steps after which weights are averaged; `None` keeps the last ones.
     average_from: float | None = None
+    # Part of every history's items left out at random, anew in each pass but the first.
+    item_dropout: float = 0.0
 
 
 FOUR_TASKS = ("sequence", "title", "history_title", "alignment")
@@ -103,6 +108,8 @@ def plan(base: Recipe) -> dict[str, dict[str, Recipe]]:
             "batch-64": replace(base, batch_size=64),
             "decay-0.1": replace(base, weight_decay=0.1),
             "averaged": replace(base, average_from=0.5),
+            "dropout-0.2": replace(base, item_dropout=0.2),
+            "30-layers-3-passes-dropout-0.2": replace(base, num_layers=0, learning_rate=3e-4, item_dropout=0.2),
         },
         "initialization": {name: replace(base, initialization=name) for name in INITIALIZATIONS}
         | {
@@ -177,6 +184,44 @@ class AverageCallback(TrainerCallback):
             own.copy_(mean)
 
 
+@dataclass(frozen=True)
+class DroppingSequenceTask:
+    """
+    The sequence task for several passes at once: the first whole, the others without items drawn at random, so that
+    what follows an item after a gap is learned too.
+    """
+
+    num_passes: int
+    item_dropout: float
+    seed: int
+    weight: float = 1.0
+    name: ClassVar[str] = "sequence"
+
+    def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
+        whole = getattr(dataset, split)
+        generator = np.random.default_rng(self.seed)
+        passes = [whole] + [self._dropped(whole, generator) for _ in range(self.num_passes - 1)]
+        return concatenate_datasets([build_sequence_rows(rows, tokenizer) for rows in passes])
+
+    def _dropped(self, rows: Dataset, generator: np.random.Generator) -> Dataset:
+        sessions: dict[str, list[str]] = {}
+        for user, history, target in zip(*(rows[name][:] for name in ("user_id", "history", "target")), strict=True):
+            sessions.setdefault(user, list(history)).append(target)
+        kept = {
+            user: [
+                item for item, dropped in zip(items, generator.random(len(items)) < self.item_dropout) if not dropped
+            ]
+            for user, items in sessions.items()
+        }
+        return Dataset.from_list(
+            [
+                {"user_id": user, "history": items[:end], "target": items[end]}
+                for user, items in kept.items()
+                for end in range(1, len(items))
+            ]
+        )
+
+
 def start(recipe: Recipe, seed: int, backbone: str, tokenizer: TSRecTokenizer, semantics: TokenSemantics):
     """The recommender before training."""
     model = TSRecForCausalLM.from_backbone(backbone, tokenizer, dtype=torch.float32)
@@ -205,8 +250,13 @@ def train(
     """Trains a recommender in place; goes on from the last checkpoint in `folder`."""
     described = shuffled(semantics, SHUFFLED["shuffle_seed"]) if recipe.shuffled_descriptions else semantics
     weights = {task: recipe.task_weight for task in recipe.tasks[1:]}
-    rows = build_sft_mixture(dataset, described, tokenizer, tasks=recipe.tasks, weights=weights)
-    steps = max(2, round(recipe.num_passes * len(rows) / recipe.batch_size))
+    tasks: list[str | Task] = list(recipe.tasks)
+    num_passes = recipe.num_passes
+    if recipe.item_dropout:
+        tasks[0] = DroppingSequenceTask(round(num_passes), recipe.item_dropout, seed)
+        num_passes = 1
+    rows = build_sft_mixture(dataset, described, tokenizer, tasks=tasks, weights=weights)
+    steps = max(2, round(num_passes * len(rows) / recipe.batch_size))
     settings = TSRecSFTConfig(
         str(folder),
         max_steps=steps,
