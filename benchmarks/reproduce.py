@@ -340,7 +340,9 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
     fit = fit_prior(model, tokenizer, priors, judge.rows("valid"))
     results["fused test"] = judge("fused test", "test", model, tokenizer)
     ranks_file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(ranks_file, **judge.ranks)
+    # The rows of a user are drawn together when two runs are compared.
+    users = np.unique(judge.rows("test")["user_id"][:], return_inverse=True)[1].astype(np.int32)
+    np.savez_compressed(ranks_file, **judge.ranks, users=users)
     if args.keep_models:
         model.save_pretrained(folder / "models" / name)
         tokenizer.save_pretrained(folder / "models" / name)

@@ -37,7 +37,7 @@ CONTRASTS = [
     ("its meaning: against shuffled descriptions", "alignment/align", "alignment/align-shuffled"),
     ("the four tasks against the sequence task alone", "alignment/four-tasks", "initialization/default"),
 ]
-SETTINGS = ("num_layers", "num_passes", "learning_rate", "batch_size", "weight_decay", "average_from")
+SETTINGS = ("num_layers", "num_passes", "learning_rate", "batch_size", "weight_decay", "average_from", "item_dropout")
 
 
 @dataclass
@@ -47,6 +47,8 @@ class ReportArguments:
     output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of `reproduce.py`'s results."})
     dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
     document: str | None = field(default=None, metadata={"help": "Markdown file to write beside printing."})
+    best: str | None = field(default=None, metadata={"help": "Run, `section/name`, to set beside the baselines."})
+    baselines_dir: str = field(default="outputs/baselines", metadata={"help": "Folder of `baselines.py`'s results."})
     quick: bool = field(default=False, metadata={"help": "Fewer resamples."})
 
 
@@ -75,8 +77,8 @@ class Results:
             return None, seeds
         ranks_a = torch.cat([self.ranks(run_a, seed, key_a) for seed in seeds])
         ranks_b = torch.cat([self.ranks(run_b, seed, key_b) for seed in seeds])
-        rows = [str(row) for _ in seeds for row in range(len(ranks_a) // len(seeds))]
-        return paired_bootstrap(ranks_a, ranks_b, metric, users=rows, num_resamples=num_resamples), seeds
+        users = torch.cat([self.ranks(run_a, seed, "users") for seed in seeds]).tolist()
+        return paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples), seeds
 
 
 def mean_of(seeds: dict[int, dict[str, Any]], split: str, metric: str, part: str = "all") -> str:
@@ -153,6 +155,26 @@ def contrast_table(results: Results, num_resamples: int) -> str:
     return markdown_table(["claim", "seeds", "NDCG@10 by SID", "HR@10 by SID", "verdict"], rows)
 
 
+def baseline_table(results: Results, run: str, folder: Path, num_resamples: int) -> str:
+    """A run's fused lists beside its own model and the baselines of `baselines.py`, seed by seed of the baseline."""
+    seed = min(results.runs[run])
+    users = results.ranks(run, seed, "users").tolist()
+    others = {"its model alone": {key: results.ranks(run, seed, f"test/{key}") for key in ("item", "sid")}}
+    for path in sorted((folder / "ranks").glob("*.npz")):
+        with np.load(path) as ranks:
+            others[path.stem] = {key: torch.from_numpy(ranks[key].astype(np.int64)) for key in ("item", "sid")}
+    rows = []
+    for name, ranks in others.items():
+        cells = []
+        for match in ("sid", "item"):
+            fused = results.ranks(run, seed, f"fused test/{match}")
+            for metric in ("hr@10", "ndcg@10"):
+                found = paired_bootstrap(fused, ranks[match], metric, users=users, num_resamples=num_resamples)
+                cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
+        rows.append([name, *cells])
+    return markdown_table(["fused minus", "SID HR@10", "SID NDCG@10", "HR@10", "NDCG@10"], rows)
+
+
 def document(results: Results, dataset: str, num_resamples: int) -> str:
     """The report as Markdown."""
     runs = [run for seeds in results.runs.values() for run in seeds.values()]
@@ -179,7 +201,11 @@ def main(args: ReportArguments) -> None:
     if not (folder / "runs").is_dir():
         print(f"Skipped: there are no runs in {folder}. Make some with `reproduce.py --dataset {args.dataset}`.")
         return
-    text = document(Results(folder), args.dataset, 200 if args.quick else 10_000)
+    results, num_resamples = Results(folder), 200 if args.quick else 10_000
+    text = document(results, args.dataset, num_resamples)
+    if args.best:
+        table = baseline_table(results, args.best, Path(args.baselines_dir), num_resamples)
+        text += f"\n### {args.best} beside the baselines\n\n{table}\n"
     print(text)
     if args.document:
         write_text(Path(args.document), text)
