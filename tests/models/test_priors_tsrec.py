@@ -44,13 +44,15 @@ class TestPopularity:
 
 
 class TestNextItem:
-    def test_worked_by_hand(self, index, log) -> None:
-        prior = NextItemPrior.fit(log, index, trace=0.0)
+    @pytest.mark.parametrize("normalization", [0.4, 1.0])
+    def test_worked_by_hand(self, index, log, normalization) -> None:
+        given = {} if normalization == 0.4 else {"normalization": normalization}  # the default
+        prior = NextItemPrior.fit(log, index, trace=0.0, **given)
         # Pairs: ab 1, ac .6 + 1, bc 1 + 1, bd .6, cd 1; and a third of each the other way round.
         counts = np.zeros((4, 4))
         counts[0, 1], counts[0, 2], counts[1, 2], counts[1, 3], counts[2, 3] = 1, 1.6, 2, 0.6, 1
         counts += counts.T / 3
-        rows = counts / (counts.sum(axis=1, keepdims=True) + 5)
+        rows = counts / (counts.sum(axis=1, keepdims=True) + 5) ** normalization
         found = prior.weights([["a"], ["a", "b"], ["d", "b", "c"]]).to_dense().numpy()
         expected = np.stack([rows[0], rows[1] + 0.6 * rows[0], rows[2] + 0.6 * rows[1] + 0.36 * rows[3]])
         assert not prior.repeats  # nobody took an item again
@@ -64,7 +66,7 @@ class TestNextItem:
         popularity = PopularityPrior.fit(log, index).popularity
         # aa 1, ab 1 + .6, ba 1; a third of each the other way round.
         row = np.array([1 + 1 / 3, 1.6 + 1 / 3, 0, 0])
-        expected = row / (row.sum() + 5) + 0.5 * popularity
+        expected = row / (row.sum() + 5) ** 0.4 + 0.5 * popularity
         assert prior.weights([["a"]]).to_dense()[0].numpy() == pytest.approx(expected, abs=1e-6)
 
     def test_chunks_do_not_matter(self, index, log, monkeypatch) -> None:

@@ -122,3 +122,12 @@ def test_joining_refuses_what_does_not_fit() -> None:
         join_collaborative(np.ones((3, 2)), np.ones((2, 2)), 1)
     with pytest.raises(ValueError, match="weight of at least 0, found 3 vectors, 3 embeddings and -1"):
         join_collaborative(np.ones((3, 2)), np.ones((3, 2)), -1)
+
+
+def test_no_item_gets_a_vector_of_rounding_errors(dataset) -> None:
+    """With few counts, `shrinkage` leaves most items nothing above chance."""
+    ids = dataset.items["item_id"][:]
+    vectors = embed_interactions(dataset.train, ids, dim=8)
+    assert set(np.linalg.norm(vectors, axis=1).round(5)) == {0.0, 1.0}
+    # Entries of the decomposed matrix are at least 0, and with all dimensions so are products of its rows.
+    assert (vectors @ vectors.T).min() > -1e-3

@@ -83,9 +83,9 @@ class NextItemPrior(ItemPrior):
     Transitions: what followed the items of a history in training.
 
     Every pair of a user's items counts `gap_decay ** gap`, the gap being the items in between; a part of the
-    transposed counts is added, and rows are divided by their sum plus `shrinkage`. The weight of an item is the sum of
-    the rows of
-    the history's last items, the `k`-th last times `history_decay ** k`, and a trace of recent popularity.
+    transposed counts is added, and rows are divided by a power of their sum plus `shrinkage`. The weight of an item is
+    the sum of the rows of the history's last items, the `k`-th last times `history_decay ** k`, and a trace of recent
+    popularity.
 
     Args:
         index ([`SIDIndex`]):
@@ -141,6 +141,7 @@ class NextItemPrior(ItemPrior):
         history_decay: float = 0.6,
         transposed: float = 1 / 3,
         shrinkage: float = 5.0,
+        normalization: float = 0.4,
         trace: float = 0.05,
         max_history: int = 10,
         max_successors: int = 1000,
@@ -162,6 +163,9 @@ class NextItemPrior(ItemPrior):
                 Weight of a pair in the other direction.
             shrinkage (`float`, *optional*, defaults to `5`):
                 Added to a row's sum before it divides the row: rows of few counts stay small.
+            normalization (`float`, *optional*, defaults to `0.4`):
+                Power of the sum that divides the row. At 1 every item of a history counts alike, at 0 by how often
+                it was bought. Between them lists were best on the validation splits of all four data sets tried.
             trace (`float`, *optional*, defaults to `0.05`):
                 As in the class.
             max_history (`int`, *optional*, defaults to `10`):
@@ -188,7 +192,7 @@ class NextItemPrior(ItemPrior):
         keys, sums = _added_up([(keys, sums), (other, sums * transposed)])
         rows = keys // num_items
         totals = np.bincount(rows, weights=sums, minlength=num_items)
-        values = sums / (totals + shrinkage)[rows]
+        values = sums / ((totals + shrinkage) ** normalization)[rows]
         kept = _best_of_rows(rows, values, max_successors)
         rows, successors, values = rows[kept], keys[kept] % num_items, values[kept]
         offsets = np.searchsorted(rows, np.arange(num_items + 1))

@@ -18,6 +18,8 @@ from .checks import as_matrix
 
 # Passes of the randomised decomposition: past them the subspace of a catalogue's counts hardly moves.
 SVD_PASSES = 4
+# Part of the largest singular value below which a vector is rounding error.
+ROUNDING = 1e-5
 
 
 def embed_interactions(
@@ -44,7 +46,7 @@ def embed_interactions(
 
     Returns:
         `np.ndarray` of shape `(items, dim)`: float32 vectors of unit length in the order of `item_ids`; zeros for
-        items without a pair, which [`fill_from_neighbours`] fills.
+        items without a pair that says more than chance, which [`fill_from_neighbours`] fills.
 
     Raises:
         `ValueError`: a width below 1 or above the number of items. `KeyError`: an item that is not in `item_ids`.
@@ -54,7 +56,7 @@ def embed_interactions(
     ```python
     >>> from tsrec_hf import embed_interactions
 
-    >>> vectors = embed_interactions(dataset.train, sid_index.item_ids, dim=4)
+    >>> vectors = embed_interactions(dataset.train, sid_index.item_ids, dim=4, shrinkage=0.0)
     >>> vectors.shape
     (8, 4)
     >>> hammer, nail, bread = (vectors[sid_index.position_of(item)] for item in ("hammer", "nail", "bread"))
@@ -67,9 +69,8 @@ def embed_interactions(
         raise ValueError(f"Expected `dim` of 1 to {num_items}, the number of items, but found {dim}. Lower it.")
     # Codes that only number the items: counting needs their order alone.
     plain = SIDIndex(item_ids, np.stack([np.zeros(num_items), np.arange(num_items)], axis=1).astype(np.int32))
-    counted = NextItemPrior.fit(
-        interactions, plain, gap_decay=gap_decay, transposed=1.0, shrinkage=shrinkage, max_successors=num_items
-    )
+    kept: dict[str, Any] = {"transposed": 1.0, "normalization": 1.0, "max_successors": num_items}
+    counted = NextItemPrior.fit(interactions, plain, gap_decay=gap_decay, shrinkage=shrinkage, **kept)
     rows = np.repeat(np.arange(num_items), np.diff(counted.offsets))
     # Shares of each item among all pairs: what a row would hold were its item like any other.
     share = np.bincount(counted.successors, weights=counted.values, minlength=num_items)
@@ -84,7 +85,10 @@ def embed_interactions(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         left, scale, _ = torch.svd_lowrank(matrix, q=dim, niter=SVD_PASSES)
-    return torch.nn.functional.normalize(left * scale, dim=-1).numpy()
+    vectors = left * scale
+    # What rounding leaves in the row of an item without information would become a unit vector of noise.
+    vectors[vectors.norm(dim=-1) < ROUNDING * scale.max()] = 0
+    return torch.nn.functional.normalize(vectors, dim=-1).numpy()
 
 
 def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours: int = 10) -> np.ndarray:
