@@ -64,10 +64,7 @@ def _read_and_find_quotes(dialect: Dialect, wanted: list[str]) -> tuple[pa.Table
         table = _read(without, wanted, count)
     except ValueError:
         # A delimiter in a quoted cell, perhaps; Arrow may have stopped before the last quote.
-        count = QuoteCount(dialect.separator)
-        for block in dialect.blocks():
-            count.add(block)
-        if not count.balance:
+        if not _quotes_balance(dialect):
             raise
         return _read(within, wanted), within
     if count.balance:
@@ -77,6 +74,17 @@ def _read_and_find_quotes(dialect: Dialect, wanted: list[str]) -> tuple[pa.Table
             # Titles in quotes that go over the border of a column: those are no cells.
             pass
     return table, without
+
+
+def _quotes_balance(dialect: Dialect) -> bool:
+    """Whether the whole file can be read and every quote that opens a cell is closed in it."""
+    count = QuoteCount(dialect.separator)
+    try:
+        for block in dialect.blocks():
+            count.add(block)
+    except (*UNPACKING_ERRORS, UnicodeError):
+        return False
+    return count.balance
 
 
 def line_of(dialect: Dialect, row: int) -> int:
