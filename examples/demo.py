@@ -167,19 +167,19 @@ def main(args: DemoArguments) -> None:
     clock.say("Recommended", f"after {'; '.join(title_of[item] for item in history[-4:])}")
     print(ts.list_recommendations(recommended, index, semantics))
 
-    # A movie that came after training: its text gives it a SID, and it is recommended at once.
+    # A movie that came after training: its text gives it a SID and a likeness to what people watched.
     texts = np.concatenate([texts, ts.embed_items([NEW], encoder)])
     tastes = np.concatenate([tastes, np.zeros_like(tastes[:1])])
     embedding = ts.join_collaborative(texts, tastes, weight=1.0)[-1:]
     codes = ts.resolve_collisions(quantizer.encode(embedding), embedding, quantizer, taken=index.codes)
-    tokenizer.sid_index = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
-    history = [item for item, title in title_of.items() if title in ITS_FANS_WATCHED]
-    everything = {"top_k": len(title_of), "num_beams": len(title_of) + 1, "prior": None, "exclude_history": True}
-    [recommended] = model.recommend(tokenizer, [history], **everything)
-    place = [one.item_id for one in recommended].index(NEW["item_id"]) + 1
-    clock.say(
-        "New movie", f"{NEW['title']} is number {place} of {len(recommended)} after {'; '.join(ITS_FANS_WATCHED)}"
-    )
+    tokenizer.sid_index = grown = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
+    history = [item for title in ITS_FANS_WATCHED for item in index.item_ids if title_of[item] == title]
+    likeness = ts.SimilarityPrior(grown, texts, temperature=0.05)
+    [recommended] = model.recommend(tokenizer, [history], prior=likeness, exclude_history=True)
+    ids = [one.item_id for one in recommended]
+    place = f"number {ids.index(NEW['item_id']) + 1}" if NEW["item_id"] in ids else "not among the first ten"
+    clock.say("New movie", f"{NEW['title']}, without training, is {place} after {'; '.join(ITS_FANS_WATCHED)}")
+    print(ts.list_recommendations(recommended, grown, semantics))
     clock.say("Done", f"try it on a page: make space (python examples/space/app.py {output / 'checkpoint'})")
 
 

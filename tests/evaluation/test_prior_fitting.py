@@ -89,3 +89,11 @@ def test_errors(model, tokenizer, dataset) -> None:
 
     with pytest.raises(TypeError, match="`Unsaved` has no `state`"):
         fit_prior(model, tokenizer, [Unsaved(tokenizer.sid_index)], dataset.valid)
+
+
+def test_rows_are_drawn_by_the_seed(model, tokenizer, dataset) -> None:
+    popularity = PopularityPrior.fit(dataset.train, tokenizer.sid_index)
+    several = Dataset.from_dict({name: dataset.valid[name][:] * 4 for name in ("history", "target")})
+    fits = [fit_prior(model, tokenizer, [popularity], several, num_rows=3, seed=seed) for seed in (1, 1)]
+    assert {fit.results["model"]["all"]["num_rows"] for fit in fits} == {3}
+    assert fits[0].results == fits[1].results

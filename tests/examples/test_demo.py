@@ -68,7 +68,9 @@ def test_the_path_from_catalogue_to_recommendations(tmp_path: Path, datasets_cac
     assert "less than usual, since the machine is slow or busy" in printed and "50 of 9906 test rows" in printed
     assert "| model and prior |" in printed and "model minus popularity: HR@10" in printed and "{" not in printed
     assert re.search(r"^ 10\. .+ <a_\d+><b_\d+>  \w", printed, re.MULTILINE)
-    assert re.search(r"Toy Story 2 \(1999\) is number \d+ of 1679 after", printed)
+    # Its text speaks for it, whatever the model has learned.
+    assert re.search(r"Toy Story 2 \(1999\), without training, is number \d+ after", printed)
+    assert re.search(r"^ +\d+\. Toy Story 2 \(1999\) +<a_\d+><b_\d+>", printed, re.MULTILINE)
     files = {path.name for path in tmp_path.iterdir()}
     assert files >= {"run.png", "sid_report.png", "metrics.json", "checkpoint"}
     tokenizer = TSRecTokenizer.from_pretrained(tmp_path / "checkpoint")

@@ -96,3 +96,28 @@ def test_tokens_that_have_to_stay(encoded_by_bytes, tmp_path, num_tokens) -> Non
 def test_an_encoding_of_another_kind(backbone_dir, tmp_path) -> None:
     with pytest.raises(ValueError, match="byte-level byte-pair encoding.*of another kind. Leave `num_tokens` out"):
         save_first_layers(backbone_dir, tmp_path / "small", num_tokens=20)
+
+
+def test_a_checkpoint_without_a_weight_is_refused(backbone_dir, tmp_path, monkeypatch) -> None:
+    state_dict = torch.nn.Module.state_dict
+
+    def without_one(self, *args, **kwargs):
+        weights = state_dict(self, *args, **kwargs)
+        return {name: weight for name, weight in weights.items() if not name.endswith("0.mlp.up_proj.weight")}
+
+    monkeypatch.setattr(torch.nn.Module, "state_dict", without_one)
+    with pytest.raises(ValueError, match="all weights of its first 1 layers, but .*up_proj.weight.* are missing"):
+        save_first_layers(backbone_dir, tmp_path / "small", 1)
+
+
+def test_it_does_not_say_that_it_is_quantised(backbone_dir, tmp_path, monkeypatch) -> None:
+    load = AutoModelForCausalLM.from_pretrained
+
+    def as_from_a_quantised_file(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model.config.quantization_config = {"quant_method": "gguf"}
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", as_from_a_quantised_file)
+    folder = save_first_layers(backbone_dir, tmp_path / "small", 1)
+    assert "quantization_config" not in (folder / "config.json").read_text()

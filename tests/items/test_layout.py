@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -107,3 +108,13 @@ def test_one_folder_holds_one_layout(tmp_path):
     dataset.save(tmp_path / "ours")
     with pytest.raises(ValueError, match="found dataset.json there"):
         save_minionerec(dataset, tmp_path / "ours")
+
+
+def test_a_table_that_is_no_parquet_is_named(tmp_path):
+    folder = make().save(tmp_path)
+    facts = json.loads((folder / "dataset.json").read_text())
+    (tmp_path / "items.parquet").write_bytes(b"PAR1 but not really")
+    facts["files"]["items.parquet"] = hashlib.sha256(b"PAR1 but not really").hexdigest()
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="items.parquet (is not a whole Parquet file|as it was saved)"):
+        RecommendationDataset.load(tmp_path)

@@ -179,3 +179,10 @@ def test_the_help_names_the_forms():
         field.metadata["help"] for field in RawDataArguments.__dataclass_fields__.values() if field.name == "format"
     ]
     assert all(name in text for name in FORMATS)
+
+
+def test_too_few_interactions_for_a_split(read):
+    files = CSV | {"log.csv": "user_id,item_id,timestamp\nu,1,100\nu,2,200\n"}
+    args = read.parse(files, "--items_file @items.csv --interactions_file @log.csv")
+    with pytest.raises(ValueError, match="rows in every split, but .* have none.*another `--split` than"):
+        args.split_log(args.read(), "toy")

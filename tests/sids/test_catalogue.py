@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tsrec_hf.models import SIDIndex
-from tsrec_hf.sids.catalogue import load_embeddings, save_embeddings
+from tsrec_hf.sids.catalogue import extend_index, load_embeddings, save_embeddings
 
 
 def test_embeddings_of_another_index_are_refused(tmp_path):
@@ -17,3 +17,23 @@ def test_embeddings_of_another_index_are_refused(tmp_path):
         load_embeddings(tmp_path, index)
     with pytest.raises(ValueError, match="Expected 2 embeddings, one an item"):
         save_embeddings(tmp_path, np.eye(3), index)
+
+
+def test_new_items_that_need_tokens_no_model_has_are_refused():
+    class Wide:
+        """A quantiser of four codes a level, which the earlier catalogue did not need."""
+
+        level_sizes = [4, 4]
+
+        def encode(self, embeddings):
+            return np.full((len(embeddings), 2), 3)
+
+    earlier = SIDIndex(["a", "b"], np.array([[0, 0], [1, 1]]))
+    with pytest.raises(ValueError, match=r"fit into the levels .*2.* highest codes are \[3, 3\].*Make all SIDs anew"):
+        extend_index(earlier, ["a", "b", "c"], np.eye(3), Wide(), collisions="keep")
+
+
+def test_items_that_are_gone_leave_the_index_and_nothing_else_changes():
+    earlier = SIDIndex(["a", "b"], np.array([[0, 0], [1, 1]]))
+    later = extend_index(earlier, ["b"], np.eye(1), None)
+    assert list(later.item_ids) == ["b"] and later.sid_of("b") == earlier.sid_of("b")

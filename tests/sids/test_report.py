@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from tsrec_hf.sids import ResidualKMeans, refuse_equal_vectors, sid_report
+from tsrec_hf.sids.distinctness import equal_vector_share
 
 
 # Two directions, a right angle apart; level 0 tells them apart, level 1 is noise.
@@ -145,3 +146,10 @@ def test_refusals() -> None:
     for codes in (CODES + 0.5, CODES - 1):
         with pytest.raises(ValueError, match="integers from 0 on"):
             sid_report(codes, EMBEDDINGS)
+
+
+def test_equal_vectors_are_counted_on_a_sample_of_a_large_catalogue() -> None:
+    vectors = np.concatenate([np.tile(np.eye(16)[:1], (50, 1)), np.random.default_rng(0).normal(size=(50, 16))])
+    assert equal_vector_share(vectors) == 0.5
+    assert 0.3 < equal_vector_share(vectors, num_queries=40) < 0.7
+    assert equal_vector_share(vectors, num_queries=40) == equal_vector_share(vectors, num_queries=40)
