@@ -52,7 +52,8 @@ class TestNextItem:
         counts = np.zeros((4, 4))
         counts[0, 1], counts[0, 2], counts[1, 2], counts[1, 3], counts[2, 3] = 1, 1.6, 2, 0.6, 1
         counts += counts.T / 3
-        rows = counts / (counts.sum(axis=1, keepdims=True) + 5) ** normalization
+        sizes = counts.sum(axis=1, keepdims=True) + 5
+        rows = counts / (sizes.mean() * (sizes / sizes.mean()) ** normalization)
         found = prior.weights([["a"], ["a", "b"], ["d", "b", "c"]]).to_dense().numpy()
         expected = np.stack([rows[0], rows[1] + 0.6 * rows[0], rows[2] + 0.6 * rows[1] + 0.36 * rows[3]])
         assert not prior.repeats  # nobody took an item again
@@ -66,7 +67,9 @@ class TestNextItem:
         popularity = PopularityPrior.fit(log, index).popularity
         # aa 1, ab 1 + .6, ba 1; a third of each the other way round.
         row = np.array([1 + 1 / 3, 1.6 + 1 / 3, 0, 0])
-        expected = row / (row.sum() + 5) ** 0.4 + 0.5 * popularity
+        # b: a third of ab and of its gap, ba and its own share; both rows are as long.
+        sizes = np.array([row.sum(), (1.6 / 3) + 1]) + 5
+        expected = row / (sizes.mean() * (sizes[0] / sizes.mean()) ** 0.4) + 0.5 * popularity
         assert prior.weights([["a"]]).to_dense()[0].numpy() == pytest.approx(expected, abs=1e-6)
 
     def test_chunks_do_not_matter(self, index, log, monkeypatch) -> None:
