@@ -29,7 +29,9 @@ class ScriptArguments:
         default=None, metadata={"help": "Folder to save the tokenizer with its prior to; default: the checkpoint's."}
     )
     num_rows: int = field(default=1200, metadata={"help": "Validation rows to choose on."})
-    num_candidates: int = field(default=100, metadata={"help": "Best items of the model per row that are ranked."})
+    num_candidates: int = field(
+        default=100, metadata={"help": "Best items of model and priors per row that are ranked."}
+    )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
 

@@ -67,7 +67,7 @@ class TestNextItem:
         popularity = PopularityPrior.fit(log, index).popularity
         # aa 1, ab 1 + .6, ba 1; a third of each the other way round.
         row = np.array([1 + 1 / 3, 1.6 + 1 / 3, 0, 0])
-        # b: a third of ab and of its gap, ba and its own share; both rows are as long.
+        # The other row has ba 1 and a third of ab.
         sizes = np.array([row.sum(), (1.6 / 3) + 1]) + 5
         expected = row / (sizes.mean() * (sizes[0] / sizes.mean()) ** 0.4) + 0.5 * popularity
         assert prior.weights([["a"]]).to_dense()[0].numpy() == pytest.approx(expected, abs=1e-6)

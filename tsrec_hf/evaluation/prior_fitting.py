@@ -17,7 +17,7 @@ from .sharding import recommend_distributed
 
 CUT_OFFS = (1, 3, 5, 10)
 # Weights of the second and further priors beside the first one.
-SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 WEIGHTS = {
     "log_linear": (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0),
     "mixture": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
@@ -65,10 +65,10 @@ def fit_prior(
     r"""
     Chooses how priors are combined with a model, and gives the checkpoint the result.
 
-    The model searches once for every row, without a prior. Its best items and those of the priors are then ranked by
-    every form and weight of a grid, and the one of the highest NDCG@10 (by item) is kept: `tokenizer.prior`, which is
-    saved with the tokenizer and which `recommend` uses from then on. An item that the model did not find counts as
-    probable as the last one that it found.
+    The model searches once for every row, with the mean of the priors in a mixture, which finds the best items of the
+    model and of the priors. These are then ranked by every form and weight of a grid, and the one of the highest
+    NDCG@10 (by item) is kept: `tokenizer.prior`, which is saved with the tokenizer and which `recommend` uses from
+    then on.
 
     In a distributed run every process calls this, and the rows are shared among them.
 
@@ -84,7 +84,7 @@ def fit_prior(
         num_rows (`int`, *optional*, defaults to `1200`):
             Rows drawn from them; `None` takes all.
         num_candidates (`int`, *optional*, defaults to `100`):
-            Best items of the model, and of the priors, that are ranked for every row.
+            Best items of that mixture, which are ranked for every row.
         batch_size (`int`, *optional*, defaults to `16`):
             Users searched together.
         seed (`int`, *optional*, defaults to `0`):
@@ -124,23 +124,26 @@ def fit_prior(
         interactions = interactions.shuffle(seed=seed).select(range(num_rows)).flatten_indices()
     histories, targets = interactions["history"][:], index.positions_of(interactions["target"][:])
     num_candidates = min(num_candidates, len(index))
-    num_beams = min(num_candidates, index.trie.num_leaves)
+    everything = MixedPrior(priors, [1 / len(priors)] * len(priors))
 
     def search(share: list[Sequence[str]]) -> list[list[tuple[str, float]]]:
+        # A mixture finds what the model ranks high and what a prior does, each with the model's exact probability.
         found = model.recommend(
             tokenizer,
             share,
-            top_k=num_beams,
-            num_beams=num_beams,
+            top_k=num_candidates,
+            num_beams=min(num_candidates, index.trie.num_leaves),
             batch_size=batch_size,
-            prior=None,
+            prior=everything,
+            prior_form="mixture",
+            prior_weight=1.0,
             progress=progress,
             scoring=scoring,
         )
-        return [[(item.item_id, item.score) for item in row] for row in found]
+        return [[(item.item_id, item.log_prob) for item in row] for row in found]
 
     found = recommend_distributed(search, histories)
-    log_probs, weights, columns = _pool(found, priors, index, histories, targets, num_candidates)
+    log_probs, weights, columns = _pool(found, priors, index, histories, targets)
     best: tuple[float, tuple[float, ...], str, float] | None = None
     model_ranks = _ranks(log_probs, columns)
     for shares in product((1.0,), *([SHARES] * (len(priors) - 1))):
@@ -171,24 +174,20 @@ def fit_prior(
 
 
 def _pool(
-    found: list[list[tuple[str, float]]], priors, index, histories, targets: list[int], num_candidates: int
+    found: list[list[tuple[str, float]]], priors, index, histories, targets: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Candidates of every row, those of the model and those of the priors.
-
-    Returns log-probabilities `(rows, candidates)`, weights of the priors `(priors, rows, candidates)`, and the column
-    of each target `(rows,)`, `-1` where it is no candidate. Padding has a log-probability of `-inf`.
+    Log-probabilities of every row's candidates `(rows, candidates)`, weights of the priors `(priors, rows,
+    candidates)`, and the column of each target `(rows,)`, `-1` where it is no candidate. Padding has a log-probability
+    of `-inf`.
     """
     log_probs, weights, columns = [], [], []
     for start in range(0, len(found), 64):
         rows = range(start, min(start + 64, len(found)))
         dense = torch.stack([prior.weights_of(histories, list(rows)).to_dense() for prior in priors])
-        best = dense.sum(0).topk(num_candidates).indices.tolist()
         for place, row in enumerate(rows):
-            known = {index.position_of(item): log_prob for item, log_prob in found[row]}
-            least = min(known.values())
-            pool = list(dict.fromkeys([*known, *best[place]]))
-            log_probs.append(torch.tensor([known.get(item, least) for item in pool]))
+            pool = index.positions_of([item for item, _ in found[row]])
+            log_probs.append(torch.tensor([log_prob for _, log_prob in found[row]]))
             weights.append(dense[:, place, pool].T)
             columns.append(pool.index(targets[row]) if targets[row] in pool else -1)
     padded = torch.nn.utils.rnn.pad_sequence(log_probs, batch_first=True, padding_value=-torch.inf)
