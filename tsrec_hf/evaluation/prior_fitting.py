@@ -126,7 +126,7 @@ def fit_prior(
     num_candidates = min(num_candidates, len(index))
     everything = MixedPrior(priors, [1 / len(priors)] * len(priors))
 
-    def search(share: list[Sequence[str]]) -> list[list[tuple[str, float]]]:
+    def search(share: list[Sequence[str]]) -> list[list[tuple[str, float | None]]]:
         # A mixture finds what the model ranks high and what a prior does, each with the model's exact probability.
         found = model.recommend(
             tokenizer,
@@ -174,7 +174,7 @@ def fit_prior(
 
 
 def _pool(
-    found: list[list[tuple[str, float]]], priors, index, histories, targets: list[int]
+    found: list[list[tuple[str, float | None]]], priors, index, histories, targets: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Log-probabilities of every row's candidates `(rows, candidates)`, weights of the priors `(priors, rows,

@@ -165,7 +165,8 @@ class NextItemPrior(ItemPrior):
                 Added to a row's sum before it divides the row: rows of few counts stay small.
             normalization (`float`, *optional*, defaults to `0.4`):
                 Power of the sum, relative to the average row's, that divides the row. At 1 every item of a history
-                counts alike, at 0 by how often it was bought. Between them lists were best on the validation splits of all four data sets tried.
+                counts alike, at 0 by how often it was bought. Between them lists were best on the validation splits
+                of all four data sets tried.
             trace (`float`, *optional*, defaults to `0.05`):
                 As in the class.
             max_history (`int`, *optional*, defaults to `10`):
