@@ -190,12 +190,14 @@ def read_table(
     spare = [column for column in optional if column not in columns and column not in asked]
     try:
         return _read_table(source, name, columns, required, optional, filters)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not spare:
             raise
-        table = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
+        table, kept = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
         logger.warning(f"{error} Left out, because nobody asked for it.")
-        return table
+        if "description" in spare:
+            table = _with_descriptions(table)
+        return table, kept
 
 
 def _read_table(
@@ -235,15 +237,21 @@ def _read_table(
     converted = {column: _convert(read, names, KINDS.get(column)) for column, names in given.items()}
     if in_order:
         converted["timestamp"] = pa.array(range(len(read.table)), pa.float64())
-    for column in {"description"}.intersection(optional).difference(converted):
-        converted[column] = pa.repeat("", len(read.table))
     ours = pa.table(converted)
     if isinstance(source, Dataset):
         # Arrow's types do not say that a column holds images.
         further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
         features = Features(Features.from_arrow_schema(ours.schema) | further)
         ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
-    return Dataset(ours), _kept(read, allowed)
+    table = Dataset(ours)
+    return (_with_descriptions(table) if "description" in optional else table), _kept(read, allowed)
+
+
+def _with_descriptions(items: Dataset) -> Dataset:
+    """Adds a column of empty descriptions where there is none."""
+    if "description" in items.column_names:
+        return items
+    return items.add_column("description", [""] * len(items))
 
 
 def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArray:
