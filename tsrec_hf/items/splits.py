@@ -68,8 +68,8 @@ def chronological_split(
     if has_positions_for_times(interactions):
         raise ValueError(
             "Expected times in the column 'timestamp' of `interactions`, but found positions: they count each user's "
-            "interactions from the same number on, or the rows of a file that is sorted by user, so that the last rows "
-            "of all would be those of a few users. Use `leave_one_out_split`, which needs no times (`--split "
+            "interactions from the same number on, or the rows of a file that is sorted by user, so that the last "
+            "rows of all would be those of a few users. Use `leave_one_out_split`, which needs no times (`--split "
             "leave_one_out`). If they are times, give them as dates or in seconds since 1970."
         )
     rows, _, _ = _next_item_rows(interactions, max_history)

@@ -170,8 +170,8 @@ def _raise_for_line(dialect: Dialect) -> int:
         raise ValueError(f"{dialect.path} is not in {dialect.encoding}: {error}. {ENCODING_ADVICE}") from error
     if swallowed:
         logger.warning(
-            f"{len(swallowed):,} cells in quotes of {dialect.path} go on over lines that look like rows, first on line "
-            f"{swallowed[0]}, and were read as one cell each. {_advice_on_quotes(dialect)}"
+            f"{len(swallowed):,} cells in quotes of {dialect.path} go on over lines that look like rows, first on "
+            f"line {swallowed[0]}, and were read as one cell each. {_advice_on_quotes(dialect)}"
         )
     return rows
 
