@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import tsrec_hf
 
@@ -26,6 +27,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 WEEK = (ROOT / "docs" / "week_of_a_shop.md").read_text(encoding="utf-8")
 EVERY_DAY, EVERY_WEEK = re.findall(r"```bash\n(.*?)```", WEEK, flags=re.DOTALL)
 [IN_A_SERVICE] = re.findall(r"```python\n(.*?)```", WEEK, flags=re.DOTALL)
+# The folders `scientific` and `beauty` lie beside the one of `TSREC_DATA`.
+DATA = os.environ.get("TSREC_DATA")
 # What a clone holds besides the package; the tests fill a copy of it with files of a shop.
 CLONE = ("examples", "tsrec_hf", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
@@ -55,18 +58,28 @@ def commands(script: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def shop(save_backbone, tmp_path, monkeypatch):
-    """A folder with two CSV files, and a tiny backbone and encoder that the variables of the README name."""
+def small_models(save_backbone, tmp_path, monkeypatch):
+    """Sets the variables of the README to a tiny backbone and an encoder of the given layer, when called with it."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
     pytest.importorskip("faiss", reason="needs the extra `sids`")
-    from sentence_transformers.sentence_transformer.modules import BoW
+    for name, value in {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
 
+    def make(kind: str, *settings) -> None:
+        layer = getattr(sentence_transformers.sentence_transformer.modules, kind)(*settings)
+        model = sentence_transformers.SentenceTransformer(modules=[layer], device="cpu")
+        model.save(str(tmp_path / "encoder"))
+        monkeypatch.setenv("ENCODER", str(tmp_path / "encoder"))
+        monkeypatch.setenv("BACKBONE", save_backbone(tmp_path / "backbone"))
+
+    return make
+
+
+@pytest.fixture
+def shop(small_models, tmp_path, monkeypatch):
+    """A folder with two CSV files."""
     kinds, things = "red green hard sharp steel".split(), "hammer nail screw saw apple pear bread cheese".split()
-    words = [*kinds, *things, "metal", "food"]
-    model = sentence_transformers.SentenceTransformer(modules=[BoW(words)], device="cpu")  # counts words
-    model.save(str(tmp_path / "encoder"))
-    monkeypatch.setenv("ENCODER", str(tmp_path / "encoder"))
-    monkeypatch.setenv("BACKBONE", save_backbone(tmp_path / "backbone"))
+    small_models("BoW", [*kinds, *things, "metal", "food"])  # counts words
     titles = [f"{kind} {thing}" for kind in kinds for thing in things]
     items = [f"{n},{title},{'metal' if n % 8 < 4 else 'food'}" for n, title in enumerate(titles)]
     draw = np.random.default_rng(0)
@@ -80,8 +93,6 @@ def shop(save_backbone, tmp_path, monkeypatch):
     (folder / "items.csv").write_text("\n".join(["item_id,title,description", *items]) + "\n")
     (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *takes]) + "\n")
     monkeypatch.chdir(folder)
-    for name, value in {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
-        monkeypatch.setenv(name, value)
     return folder
 
 
@@ -167,6 +178,43 @@ def test_a_service_changes_its_catalogue(model, tokenizer):
     exec(compile(IN_A_SERVICE, "week_of_a_shop.md", "exec"), names)
     assert [len(row) for row in names["lists"]] == [3, 3]
     assert "axe" in tokenizer.sid_index and "screw" not in tokenizer.sid_index
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="TSREC_DATA does not name the folder of Industrial_and_Scientific")
+@pytest.mark.parametrize(
+    ("name", "interactions", "users", "items"),
+    [("scientific", "58,492", "8,317", "4,344"), ("beauty", "198,502", "22,363", "12,101")],
+)
+def test_published_sequences_from_raw_files_to_metrics(
+    small_models, name, interactions, users, items, datasets_cache, tmp_path, monkeypatch, capsys
+):
+    """The five commands on raw files in LC-Rec's layout, less most of the training and of the evaluation."""
+    folder = Path(DATA).parents[1] / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    titles = tsrec_hf.load_lcrec(folder).items["title"][:]
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    pieces.train_from_iterator(titles, trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet))
+    small_models("StaticEmbedding", pieces, None, 64)  # means of random vectors
+    monkeypatch.chdir(tmp_path)
+    build, describe, train, evaluate = commands(OWN_DATA)[1:]
+    tables = build.index("--items_file"), build.index("--interactions_file") + 2
+    build[slice(*tables)] = ["--format", "lcrec", "--items_file", str(folder), "--batch_size", "1024"]
+    train += ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--bf16", "false"]
+    evaluate += ["--num_rows", "64", "--num_beams", "10"]
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    run_here([build, describe, train, evaluate], monkeypatch)
+    printed = capsys.readouterr().out
+    assert f"| given | {items} | {users} | {interactions} |" in printed
+    assert f"| repeated user, item and time dropped | {items} | {users} | {interactions} |" in printed
+    assert "| rows of test | " in printed and f"| {users} | {users} |" in printed
+    assert "test, all targets (64 rows), match by item" in printed and "next-item counts" in printed
+    dataset = tsrec_hf.open_dataset("data/shop")
+    assert len(dataset.items) == len(dataset.sid_index) == int(items.replace(",", ""))
+    assert len(dataset.test) == len(dataset.valid) == int(users.replace(",", ""))
 
 
 @pytest.mark.slow
