@@ -63,6 +63,9 @@ class BenchmarkArguments(DataArguments):
     collaborative_weights: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of collaborative vectors to compare."}
     )
+    quantizers: list[str] = field(
+        default_factory=lambda: list(QUANTIZERS), metadata={"help": f"Among {', '.join(QUANTIZERS)}."}
+    )
     policy: str = field(default="reassign", metadata={"help": "Policy whose result the reports show."})
     num_synthetic: int = field(default=100_000, metadata={"help": "Synthetic items; 0 leaves them out."})
     dim: int = field(default=384, metadata={"help": "Width of the synthetic vectors."})
@@ -77,7 +80,7 @@ class BenchmarkArguments(DataArguments):
     output_dir: str = field(default="outputs/sids", metadata={"help": "Folder of the results."})
 
     def __post_init__(self):
-        unknown = [name for name in self.synthetic_quantizers if name not in QUANTIZERS]
+        unknown = [name for name in (*self.quantizers, *self.synthetic_quantizers) if name not in QUANTIZERS]
         if unknown or self.policy not in POLICIES:
             raise ValueError(
                 f"Expected quantisers among {list(QUANTIZERS)} and a policy among {POLICIES}, but found {unknown} and "
@@ -116,8 +119,8 @@ def figures_of(report: SIDReport) -> dict[str, Any]:
 def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     """A row of figures for every quantiser and policy; reports and plots go to `folder`."""
     rows, texts = [], []
-    for name, make in QUANTIZERS.items():
-        laps = Laps()
+    for name in args.quantizers:
+        make, laps = QUANTIZERS[name], Laps()
         quantizer = make(args.level_sizes, args.seed).fit(embeddings)
         laps.lap("fit")
         codes = quantizer.encode(embeddings)
