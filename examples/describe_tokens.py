@@ -15,7 +15,11 @@ With a chat model on this machine, or one behind an OpenAI-compatible server or 
 Another catalogue than MiniOneRec's layout: `--items_file items.csv --sid_index sids/`, where the table has the columns
 `item_id` and `title`, and perhaps `description`. The service's key is read from the environment variable `API_KEY`.
 
-A killed run goes on where it stopped: every answer is in the cache file.
+A killed run goes on where it stopped: every answer is in the cache file. After `build_sids.py --extend_dir` the known
+tokens keep what the catalogue before said of them, and no teacher is asked of them again:
+
+    python examples/describe_tokens.py --data_dir data/june --earlier_file data/shop/description_keywords.json \
+        --output_file data/june/description_keywords.json
 """
 
 import json
@@ -29,7 +33,7 @@ import pandas as pd
 from datasets import Dataset
 from trl import TrlParser
 
-from tsrec_hf import KeywordTeacher, SIDIndex, describe_tokens, open_dataset
+from tsrec_hf import KeywordTeacher, SIDIndex, TokenSemantics, describe_tokens, open_dataset
 from tsrec_hf.semantics import InferenceClientTeacher, TransformersTeacher
 from tsrec_hf.sids.catalogue import load_embeddings
 
@@ -52,6 +56,9 @@ class ScriptArguments:
     )
     embeddings_file: str | None = field(
         default=None, metadata={"help": "Embeddings as .npy, a row an item of the index: typical items go first."}
+    )
+    earlier_file: str | None = field(
+        default=None, metadata={"help": "Descriptions of the catalogue before it grew; they stay as they are."}
     )
     output_file: str = field(default="outputs/description_keywords.json", metadata={"help": "Where to write."})
     teacher: str = field(default="keywords", metadata={"help": f"One of {', '.join(TEACHERS)}."})
@@ -143,7 +150,8 @@ def main(args: ScriptArguments) -> None:
         else:
             embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     teacher = make_teacher(args)
-    semantics = describe_tokens(items, sid_index, teacher, embeddings=embeddings)
+    earlier = None if args.earlier_file is None else TokenSemantics.from_json(args.earlier_file)
+    semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
 
     output = Path(args.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +160,8 @@ def main(args: ScriptArguments) -> None:
         print(f"{token}: {semantics[token].description}\n    {', '.join(semantics[token].keywords)}")
     if args.teacher != "keywords":
         print(teacher.report)
-    print(f"{output}: {len(semantics)} tokens, described by {json.dumps(semantics.count_teachers())}")
+    of_those = "" if earlier is None else f", {len(earlier)} as before"
+    print(f"{output}: {len(semantics)} tokens{of_those}, described by {json.dumps(semantics.count_teachers())}")
 
 
 if __name__ == "__main__":

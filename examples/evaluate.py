@@ -10,6 +10,9 @@ SIDs are spelled with the same tokens:
 
     python examples/evaluate.py --model_name_or_path outputs/sft --data_dir amazon/Office_Products --transfer
 
+A catalogue that `build_sids.py --extend_dir` has grown out of the checkpoint's is evaluated as it is, before any
+further training: new items are found by their SIDs.
+
 `--update_card` writes the figures into the checkpoint's model card, which `push_to_hub` of the model sends.
 """
 
@@ -70,14 +73,20 @@ def main(args: ScriptArguments) -> None:
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
     model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
     model.to(state.device)
-    trained_on = tokenizer.sid_index
+    trained_on, lineage = tokenizer.sid_index, ""
     if args.transfer:
+        lineage = f", transferred from {trained_on}"
         tokenizer = tokenizer.with_sid_index(dataset.sid_index)
-    elif dataset.sid_index.fingerprint != trained_on.fingerprint:
+    elif not dataset.sid_index.fits(trained_on.fingerprint):
         raise ValueError(
-            f"Expected the catalogue of the checkpoint ({trained_on}), but {args.data_dir!r} has another "
-            f"({dataset.sid_index}). Pass its own data, or `--transfer true` to evaluate on another catalogue."
+            f"Expected the catalogue of the checkpoint ({trained_on}), or one that grew out of it, but "
+            f"{args.data_dir!r} has another ({dataset.sid_index}). Pass its own data, or `--transfer true` to "
+            "evaluate on another catalogue."
         )
+    elif dataset.sid_index.fingerprint != trained_on.fingerprint:
+        tokenizer.sid_index = dataset.sid_index
+        lineage = f", grown out of {trained_on.fingerprint} ({trained_on}), which the checkpoint was trained on"
+        print(f"{dataset.sid_index}{lineage}")
     evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
 
     # With a prior of the checkpoint also what `recommend` gives by default, the model and its prior.
@@ -111,7 +120,7 @@ def main(args: ScriptArguments) -> None:
         "dataset": dataset.name,
         "split": args.split,
         "rows": f"{len(rows)} of {args.split}" + ("" if args.num_rows is None else f", drawn with seed {args.seed}"),
-        "catalogue": f"{dataset.sid_index}" + (f", transferred from {trained_on}" if args.transfer else ""),
+        "catalogue": f"{dataset.sid_index}{lineage}",
         "search": args.search,
         "num_beams": args.num_beams,
         "length_penalty": 0,

@@ -238,6 +238,11 @@ def positions(lengths, first=0, keep=lambda row: True):
     return Dataset.from_dict({"user_id": users, "item_id": items, "timestamp": times})
 
 
+def numbered(log):
+    """The log with the numbers of its rows for times, as `interaction_columns={"timestamp": None}` gives them."""
+    return log.remove_columns("timestamp").add_column("timestamp", [float(row) for row in range(len(log))])
+
+
 @pytest.mark.parametrize(
     "log",
     [
@@ -245,8 +250,10 @@ def positions(lengths, first=0, keep=lambda row: True):
         positions([5, 7, 12, 5, 6], first=1),
         positions([9] * 40, keep=lambda number: number % 4 != 2),
         positions([3, 50]).cast_column("timestamp", Value("int64")),
+        numbered(positions([3, 7, 4])),
+        numbered(positions([9] * 40, keep=lambda number: number % 4 != 2)),
     ],
-    ids=["from 0", "from 1", "with gaps", "integers"],
+    ids=["from 0", "from 1", "with gaps", "integers", "rows sorted by user", "rows with gaps"],
 )
 def test_positions_are_no_times(log):
     with pytest.raises(ValueError, match="found positions.*Use `leave_one_out_split`.*--split leave_one_out"):
@@ -260,7 +267,7 @@ def test_times_are_no_positions():
     item = [f"i{number}" for number in range(300)]
     for times in (
         generator.integers(0, 365, 300),  # days since the start
-        generator.permutation(300),  # numbers of rows
+        generator.permutation(300),  # numbers of rows, users in turn
         np.repeat(generator.integers(0, 9, 50), 6) + np.tile(np.arange(6), 50),  # users join over time
         generator.integers(0, 2, 300),  # before and after
         generator.random(300),
@@ -270,3 +277,5 @@ def test_times_are_no_positions():
         chronological_split(log)
     # One user's positions are an order in time.
     chronological_split(positions([12]))
+    # So are the seconds of users who came one after the other.
+    chronological_split(numbered(positions([3, 7])).map(lambda row: {"timestamp": 1e9 + 60 * row["timestamp"]}))

@@ -7,7 +7,7 @@ from datasets import Dataset
 from scipy.sparse import csr_matrix
 
 from tsrec_hf.models import SIDIndex
-from tsrec_hf.semantics import KeywordTeacher, TokenDescription, describe_tokens
+from tsrec_hf.semantics import KeywordTeacher, TokenDescription, TokenSemantics, describe_tokens
 from tsrec_hf.semantics.keyword_teacher import class_tfidf
 
 
@@ -183,3 +183,38 @@ def test_describe_tokens_reads_a_dataset_table() -> None:
 def test_describe_tokens_wants_every_indexed_item() -> None:
     with pytest.raises(ValueError, match=r"each of the 2 items.*none for 1 of them, first 'x'"):
         describe_tokens(titled("Tape"), SIDIndex(["0", "x"], np.array([[0, 0], [1, 0]], dtype=np.int32)))
+
+
+class TestAGrownCatalogue:
+    """Level 0 keeps its tokens; `<b_1>` had no item and gets its first one; `<b_0>` loses its only one."""
+
+    before = SIDIndex(["0", "1"], [[0, 0], [1, 2]], tokens=[["<a_0>", "<a_1>"], ["<b_0>", "<b_1>", "<b_2>"]])
+    after = before.with_items(["2", "3"], codes=[[0, 1], [0, 2]]).without_items(["0"])
+    items = titled("Steel bolt", "Red glue", "Steel nut", "Steel wire")
+
+    def test_only_new_tokens_are_asked_for(self) -> None:
+        earlier = describe_tokens(self.items, self.before, RecordingTeacher())
+        teacher = RecordingTeacher()
+        described = describe_tokens(self.items, self.after, teacher, earlier=earlier)
+        assert teacher.calls == [{"<b_1>": ["2"]}]
+        assert list(described) == ["<a_0>", "<a_1>", "<b_0>", "<b_1>", "<b_2>"]
+        assert all(described[token] is earlier[token] for token in earlier)
+        assert described.fingerprint == self.after.fingerprint
+        described.check_index(self.after)
+        # Nothing new, nothing asked.
+        assert describe_tokens(self.items, self.after, teacher, earlier=described) == described
+        assert len(teacher.calls) == 1
+
+    def test_keywords_of_a_new_token_set_it_apart_from_all_its_siblings(self) -> None:
+        earlier = describe_tokens(self.items, self.before)
+        [new] = set(describe_tokens(self.items, self.after, earlier=earlier)) - set(earlier)
+        described = describe_tokens(self.items, self.after, earlier=earlier)
+        assert described[new] == describe_tokens(self.items, self.after)[new]
+
+    def test_descriptions_of_another_catalogue(self) -> None:
+        other = SIDIndex(["0", "1"], [[0, 0], [1, 1]])
+        with pytest.raises(ValueError, match="these belong to index"):
+            describe_tokens(self.items, self.after, earlier=describe_tokens(self.items, other))
+        strange = TokenSemantics([TokenDescription("<a_7>", "Tools.", ["saw"])])
+        with pytest.raises(ValueError, match="lacks 1 of 1, such as '<a_7>'"):
+            describe_tokens(self.items, self.after, earlier=strange)

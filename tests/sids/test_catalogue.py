@@ -37,3 +37,25 @@ def test_items_that_are_gone_leave_the_index_and_nothing_else_changes():
     earlier = SIDIndex(["a", "b"], np.array([[0, 0], [1, 1]]))
     later = extend_index(earlier, ["b"], np.eye(1), None)
     assert list(later.item_ids) == ["b"] and later.sid_of("b") == earlier.sid_of("b")
+
+
+class NearestOfTwo:
+    """Codes of a vector on a line: on which side of 0, and of -1 or 1 on that side."""
+
+    level_sizes = (2, 2)
+
+    def encode(self, embeddings):
+        numbers = embeddings[:, 0]
+        return np.stack([numbers > 0, abs(numbers) > 1], axis=1).astype(int)
+
+
+def test_a_renamed_item_keeps_its_sid():
+    before = SIDIndex(["1", "2", "3"], [[0, 0], [0, 1], [1, 0]], titles=["Nut", "Bolt", "Saw"], counts=[5, 6, 7])
+    vectors = np.array([[2.0], [-0.5], [0.5]])
+    after = extend_index(before, ["4", "1", "3"], vectors, NearestOfTwo(), "keep", ["Glue", "Hex nut", "Saw"])
+    assert after.item_ids == ["1", "3", "4"] and after.titles == ["Hex nut", "Saw", "Glue"]
+    assert after.codes.tolist() == [[0, 0], [1, 0], [1, 1]] and after.counts.tolist() == [5, 7, 0]
+    assert after.fits(before.fingerprint)
+    # A new title alone makes no other catalogue.
+    renamed = extend_index(before, ["1", "2", "3"], vectors, NearestOfTwo(), "keep", ["Hex nut", "Bolt", "Saw"])
+    assert renamed.fingerprint == before.fingerprint and renamed.titles[0] == "Hex nut"

@@ -23,9 +23,9 @@ def chronological_split(
     items. All rows are sorted by time and split by the ratios, so training rows never come after validation or test
     rows. Ties keep the order of the log. This is the protocol of MiniOneRec's data sets.
 
-    Times must be times. In a log that has only an order, whose numbers count each user's interactions, every user
-    begins at the same number, and the last rows would be those of the longest histories: such a log is refused
-    ([`~items.splits.has_positions_for_times`]).
+    Times must be times. Where numbers count each user's interactions, the last rows would be those of the longest
+    histories, and where they count the rows of a file that is sorted by user, those of the last users: such logs are
+    refused ([`~items.splits.has_positions_for_times`]).
 
     Args:
         interactions (`datasets.Dataset`):
@@ -68,9 +68,9 @@ def chronological_split(
     if has_positions_for_times(interactions):
         raise ValueError(
             "Expected times in the column 'timestamp' of `interactions`, but found positions: they count each user's "
-            "interactions from the same number on, so that the last rows of all would be those of long histories. Use "
-            "`leave_one_out_split`, which needs no times (`--split leave_one_out`). If they are times, give them as "
-            "dates or in seconds since 1970."
+            "interactions from the same number on, or the rows of a file that is sorted by user, so that the last "
+            "rows of all would be those of a few users. Use `leave_one_out_split`, which needs no times (`--split "
+            "leave_one_out`). If they are times, give them as dates or in seconds since 1970."
         )
     rows, _, _ = _next_item_rows(interactions, max_history)
     cuts = [0, int(len(rows) * train_share), int(len(rows) * (train_share + valid_share)), len(rows)]
@@ -125,11 +125,13 @@ def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> Dataset
 
 def has_positions_for_times(interactions: Dataset) -> bool:
     r"""
-    Tells whether the times of a log are only positions: numbers that count each user's interactions.
+    Tells whether the times of a log are only positions: numbers that count each user's interactions, or the rows of a
+    file that is sorted by user.
 
-    They are if they are whole, no two of one user are equal, more than half of the users begin at the least of them,
-    which is 0 or 1, and at least half of the positions up to each user's last are taken. Some may be missing, because
-    filters drop interactions.
+    They are if they are whole, the least of them is 0 or 1, no two of one user are equal, and at least half of the
+    numbers between are taken (filters drop interactions). Positions in users' histories then begin at the least number
+    for more than half of the users. Numbers of rows are all different, and those of each of more than two users follow
+    each other without another user's between.
 
     Args:
         interactions (`datasets.Dataset`):
@@ -156,18 +158,21 @@ def has_positions_for_times(interactions: Dataset) -> bool:
     if first not in (0, 1) or (times != np.floor(times)).any():
         return False
     codes = pc.dictionary_encode(users).indices.to_numpy()
+    num_users = codes.max() + 1
+    if num_users == 1:
+        return False  # one user's positions are an order in time
+    if len(np.unique(times)) == len(times):
+        # Numbers of rows are an order in time as well, unless the rows of each user stand together.
+        in_order = codes[np.argsort(times)]
+        num_blocks = 1 + np.count_nonzero(np.diff(in_order))
+        return bool(2 < num_users == num_blocks < len(times) and len(times) >= 0.5 * (times.max() - first + 1))
     order = np.lexsort((times, codes))
     codes, times = codes[order], times[order]
     begins = np.diff(codes, prepend=-1) != 0  # (interactions,)
     lasts = times[np.append(begins[1:], True)]  # (users,)
     repeated = (np.diff(times) == 0) & ~begins[1:]
     return bool(
-        # One user's positions are their order in time, and so are row numbers that no two users share.
-        np.count_nonzero(begins) > 1
-        and len(np.unique(times)) < len(times)
-        and not repeated.any()
-        and np.mean(times[begins] == first) > 0.5
-        and len(times) >= 0.5 * np.sum(lasts - first + 1)
+        not repeated.any() and np.mean(times[begins] == first) > 0.5 and len(times) >= 0.5 * np.sum(lasts - first + 1)
     )
 
 

@@ -309,7 +309,8 @@ class SimilarityPrior(ItemPrior):
                 f"Expected an embedding for each of {len(index)} items, but found {np.shape(embeddings)[0]}. Embed "
                 "the items in the order of `sid_index.item_ids`."
             )
-        unit = torch.nn.functional.normalize(torch.as_tensor(np.asarray(embeddings)).float(), dim=-1)
+        # A copy: an array that is mapped from a file cannot be written to, which torch warns of.
+        unit = torch.nn.functional.normalize(torch.from_numpy(np.array(embeddings, dtype=np.float32)), dim=-1)
         self.embeddings = unit.half()
         self.history_decay, self.temperature, self.max_history = history_decay, temperature, max_history
 

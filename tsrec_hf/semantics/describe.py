@@ -33,6 +33,7 @@ def describe_tokens(
     sid_index: SIDIndex,
     teacher: Teacher = KeywordTeacher(),
     embeddings: np.ndarray | None = None,
+    earlier: TokenSemantics | None = None,
 ) -> TokenSemantics:
     r"""
     Describes every SID token that at least one item carries.
@@ -49,10 +50,17 @@ def describe_tokens(
             Embeddings of the items in the order of `sid_index.item_ids`, such as those that the SIDs were built from.
             Teachers that sample items then get representative and diverse items of each cluster first; without
             embeddings they get the first items in the order of the index.
+        earlier ([`TokenSemantics`], *optional*):
+            Descriptions of the tokens of an index that this one grew out of. They stay as they are, also those of
+            tokens that no item carries any more, and only tokens without one are described.
 
     Returns:
-        [`TokenSemantics`]: One entry per token with at least one item, level by level, with the fingerprint of the
-        index.
+        [`TokenSemantics`]: One entry per token with at least one item or an earlier description, level by level, with
+        the fingerprint of the index.
+
+    Raises:
+        `ValueError`: items of the index without a row, another number of embeddings than of items, earlier
+        descriptions of another index.
 
     Example:
 
@@ -86,6 +94,9 @@ def describe_tokens(
             f"Expected one embedding for each of the {len(sid_index.item_ids)} items of the SID index, in its order, "
             f"found {len(embeddings)}."
         )
+    known: Mapping[str, TokenDescription] = {} if earlier is None else earlier
+    if earlier is not None:
+        _check_earlier(earlier, sid_index)
     entries: list[TokenDescription] = []
     for level, tokens in enumerate(sid_index.tokens):
         codes = np.asarray(sid_index.codes[:, level])
@@ -98,9 +109,28 @@ def describe_tokens(
             tokens[code]: [rows[sid_index.item_ids[position]] for position in positions]
             for code, positions in zip(present, positions_of, strict=True)
         }
-        described = teacher.describe(clusters)
-        entries.extend(described[token] for token in clusters)
+        new = [token for token in clusters if token not in known]
+        # `KeywordTeacher` compares a token with all its siblings, which costs nothing; others are asked of few.
+        asked = clusters if isinstance(teacher, KeywordTeacher) else {token: clusters[token] for token in new}
+        described = teacher.describe(asked) if new else {}
+        either = {**described, **known}
+        entries.extend(either[token] for token in tokens if token in either)
         logger.info(
-            "Level %d: described %d tokens, %d carry no item.", level, len(clusters), len(tokens) - len(present)
+            "Level %d: described %d tokens, %d were known, %d carry no item.",
+            level,
+            len(new),
+            sum(token in known for token in tokens),
+            len(tokens) - len(present),
         )
     return TokenSemantics(entries, sid_index.fingerprint)
+
+
+def _check_earlier(earlier: TokenSemantics, sid_index: SIDIndex) -> None:
+    if earlier.fingerprint is not None:
+        earlier.check_index(sid_index)
+    strange = set(earlier).difference(*sid_index.tokens)
+    if strange:
+        raise ValueError(
+            f"Expected earlier descriptions of the index's own tokens, but it lacks {len(strange)} of {len(earlier)}, "
+            f"such as {min(strange)!r}. Describe the tokens of this index anew, without `earlier`."
+        )

@@ -52,7 +52,7 @@ def extend_index(
         collisions (`str`, *optional*, defaults to `"reassign"`):
             Policy of [`resolve_collisions`].
         titles (`Sequence[str]`, *optional*):
-            Titles in the order of `item_ids`, used for the new items.
+            Titles in the order of `item_ids`. Items that have another one than before keep their SIDs.
 
     Raises:
         `ValueError`: new items that do not fit into the levels of the earlier index.
@@ -68,11 +68,15 @@ def extend_index(
                 f"Expected the new items to fit into the levels {earlier.level_sizes} of the earlier index, but the "
                 f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
             )
-        new_titles = None if titles is None else [titles[row] for row in rows]
-        index = index.with_items([item_ids[row] for row in rows], codes=found, titles=new_titles)
+        index = index.with_items([item_ids[row] for row in rows], codes=found)
     kept = set(item_ids)
     gone = [item_id for item_id in earlier.item_ids if item_id not in kept]
-    return index.without_items(gone) if gone else index
+    index = index.without_items(gone) if gone else index
+    if titles is None:
+        return index
+    title_of = dict(zip(item_ids, titles, strict=True))
+    named = [title_of[item_id] for item_id in index.item_ids]
+    return SIDIndex(index.item_ids, index.codes, index.tokens, named, index.counts, index.ancestors)
 
 
 def save_embeddings(directory: str | Path, embeddings: np.ndarray, sid_index: SIDIndex) -> None:

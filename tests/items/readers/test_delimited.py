@@ -37,6 +37,14 @@ class TestQuotes:
         path = write(tmp_path, "\n".join(["item_id\ttitle", *rows]))
         assert titles_of(path) == dict(row.split("\t") for row in rows)
 
+    def test_a_quoted_cell_that_holds_rows_is_warned_of(self, tmp_path, caplog):
+        path = write(tmp_path, 'item_id,title\n1,"Alien, the\n2,Saw\n3,Nut"\n4,Bolt\n', "items.csv")
+        assert list(titles_of(path)) == ["1", "4"]
+        assert "1 cells in quotes" in caplog.text and "first on line 2" in caplog.text and "--quotes" in caplog.text
+        caplog.clear()
+        write(tmp_path, 'item_id,title\n1,"Alien,\nthe novel"\n2,Saw\n', "items.csv")
+        assert titles_of(path) == {"1": "Alien, the novel", "2": "Saw"} and not caplog.text
+
     def test_quotes_that_balance_are_taken_off(self, tmp_path):
         path = write(tmp_path, 'item_id\ttitle\n1\t"The ""Best"" of"\n"2"\tSaw\n3\t""\n4\t6" nail\r\n')
         assert titles_of(path) == {"1": 'The "Best" of', "2": "Saw", "3": "", "4": '6" nail'}
@@ -145,6 +153,11 @@ def test_a_missing_header_is_the_cause_that_is_named(tmp_path):
         load_table(path, items)
     with pytest.raises(ValueError, match="'item_id;title'.*separated by ';': pass it as `delimiter`"):
         titles_of(write(tmp_path, "item_id;title\n1;Nut\n", "other.csv"))
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    with pytest.raises(ValueError, match="Expected a table in .*items.tsv, but it is empty"):
+        titles_of(write(tmp_path, ""))
 
 
 def test_recboles_types_are_no_part_of_a_name(tmp_path):

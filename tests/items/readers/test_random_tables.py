@@ -4,15 +4,17 @@ import csv
 import gzip
 import io
 import json
+from datetime import datetime, timezone
 
 import pytest
+from datasets import Dataset
 
 
 pytest.importorskip("hypothesis", reason="needs the extra `dev`")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from tsrec_hf.items import TableFile  # noqa: E402
+from tsrec_hf.items import TableFile, load_sequences  # noqa: E402
 from tsrec_hf.items.readers.table import read_table  # noqa: E402
 
 
@@ -134,3 +136,91 @@ def test_a_row_of_another_length_is_an_error_that_names_its_line(tmp_path, rows,
     else:
         with pytest.raises(ValueError, match=f"line {number + 2} has"):
             read(path)
+
+
+@given(
+    rows=tables(st.lists(st.one_of(CHARACTERS, st.just("\n")), max_size=6).map("".join)),
+    delimiter=st.sampled_from([",", ";", "\t", "|"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=LINE_ENDS,
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    suffix=st.sampled_from(["csv", "tsv", "txt", "dat"]),
+)
+@QUICK
+def test_a_dialect_that_nobody_tells(tmp_path, rows, delimiter, quoting, end, encoding, suffix):
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows([COLUMNS, *rows])
+    path = write(tmp_path / f"items.{suffix}", text.getvalue(), encoding)
+    try:
+        found = read(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert found == rows
+
+
+IDS = st.text(st.sampled_from("ab7é漢 -"), min_size=1, max_size=4).filter(lambda text: text.strip() == text)
+SECONDS = st.integers(0, 2**33)
+RATINGS = st.one_of(st.none(), st.integers(0, 5), st.sampled_from([0.5, 3.25]))
+DELIMITERS = {"csv": ",", "tsv": "\t", "dat": "::"}
+
+
+def write_log(folder, rows: list[dict], form: str, dates: bool):
+    if dates:
+        rows = [
+            row | {"timestamp": f"{datetime.fromtimestamp(row['timestamp'], timezone.utc):%FT%TZ}"} for row in rows
+        ]
+    path = folder / f"log.{form}"
+    if form == "parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    elif form == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        names = ["item_id", "timestamp", "rating", "user_id"]
+        cells = [names, *(["" if row[name] is None else str(row[name]) for name in names] for row in rows)]
+        path.write_text("".join(DELIMITERS[form].join(row) + "\n" for row in cells), encoding="utf-8")
+    return path
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"user_id": IDS, "item_id": IDS, "timestamp": SECONDS, "rating": RATINGS}), min_size=1
+    ),
+    form=st.sampled_from([*DELIMITERS, "json", "jsonl", "parquet"]),
+    dates=st.booleans(),
+)
+@QUICK
+def test_logs(tmp_path, rows, form, dates):
+    path = write_log(tmp_path, rows, form, dates)
+    required = ("user_id", "item_id", "timestamp")
+    table, _ = read_table(path, "interactions", None, required, ("rating",))
+    expected = [{**row, "timestamp": float(row["timestamp"])} for row in rows]
+    if "rating" not in table.column_names:  # none of the rows has one
+        assert all(row.pop("rating") is None for row in expected)
+    assert table.to_list() == expected
+
+
+@given(
+    histories=st.dictionaries(
+        st.integers(1, 99).map(str), st.lists(st.integers(1, 9).map(str), min_size=1, max_size=5), min_size=1
+    ),
+    pairs=st.booleans(),
+    sign=st.sampled_from([" ", "\t", "  "]),
+    end=LINE_ENDS,
+)
+@QUICK
+def test_sequences(tmp_path, histories, pairs, sign, end):
+    histories = {user: history if pairs or len(history) > 1 else history * 2 for user, history in histories.items()}
+    if pairs:
+        lines = [sign.join((user, item)) for user, history in histories.items() for item in history]
+    else:
+        lines = [sign.join((user, *history)) for user, history in histories.items()]
+    path = write(tmp_path / "log.txt", "".join(line + end for line in lines))
+    items = Dataset.from_dict({"item_id": list("123456789"), "title": list("abcdefghi")})
+    found: dict[str, list[str]] = {}
+    for row in load_sequences(path, items).interactions:
+        assert row["timestamp"] == len(found.setdefault(row["user_id"], []))
+        found[row["user_id"]].append(row["item_id"])
+    assert found == histories

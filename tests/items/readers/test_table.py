@@ -75,6 +75,26 @@ def test_parquet_and_datasets(folder):
     )
 
 
+def test_descriptions_that_are_no_texts_are_left_out(tmp_path, caplog):
+    rows = [{"item_id": "1", "title": "Nut", "description": {"a": 1}}]
+    (tmp_path / "shop.jsonl").write_text(json.dumps(rows[0]))
+    Dataset.from_list(rows).to_parquet(tmp_path / "shop.parquet")
+    for shop in (tmp_path / "shop.jsonl", tmp_path / "shop.parquet", Dataset.from_list(rows)):
+        caplog.clear()
+        assert load_table(None, shop).items.to_list() == [{"item_id": "1", "title": "Nut", "description": ""}]
+        assert "'description'" in caplog.text and "Left out, because nobody asked for it" in caplog.text
+        with pytest.raises((TypeError, ValueError), match="'description'"):
+            load_table(None, shop, item_columns={"description": "description"})
+
+
+def test_ratings_that_are_no_numbers_are_left_out(caplog):
+    for rating in ("good", "5", [5]):
+        caplog.clear()
+        log = load_table(LOG.add_column("rating", [rating] * 2), ITEMS)
+        assert "rating" not in log.interactions.column_names
+        assert "'rating'" in caplog.text and "Left out" in caplog.text
+
+
 def test_columns_of_our_names_need_no_mapping():
     log = load_table(LOG, ITEMS)
     assert log.items.column_names == ["item_id", "title", "description"]
@@ -163,7 +183,7 @@ def test_missing_columns_are_named(tmp_path, kind):
         ("log.csv", b"user_id,item_id,timestamp\n\xff,1,1\n", "log.csv is not a UTF-8 table: line 2 .*`encoding`"),
         ("log.csv", b"user_id;item_id;timestamp\na;1;1\n", r"missing from \['user_id;item_id;timestamp'\]"),
         ("log.csv", b"user_id,item_id,user_id,timestamp\na,1,1,1\n", r"once in .*log.csv, but \['user_id'\] repeat"),
-        ("log.csv", b"", r"missing from \[\]"),
+        ("log.csv", b"", "a table in .*log.csv, but it is empty"),
         ("log.csv", b"user_id,item_id,timestamp\n", "it is empty. Pass `interactions=None`"),
         (
             "log.csv",
@@ -200,7 +220,7 @@ def test_malformed_files_are_named(tmp_path, name, content, message):
 def test_wrong_types_are_named(column, values, message):
     columns = {**LOG.to_dict(), column: values}
     with pytest.raises(TypeError, match=message):
-        load_table(Dataset.from_dict(columns), ITEMS)
+        load_table(Dataset.from_dict(columns), ITEMS, {"rating": "rating"} if column == "rating" else None)
 
 
 def test_titles_are_texts():

@@ -90,14 +90,9 @@ def load_amazon(
             `None` to read only the products.
         metadata_path (`str` or `Path`):
             The products of the same category and version, such as `meta_Toys_and_Games.jsonl.gz`.
-        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
-        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether to merge items of the same title.
-        repeats (`"first"` or `"keep"`, *optional*, defaults to `"first"`):
-            Whether to keep only a user's first review of an item.
-        min_rating (`float`, *optional*):
-            Minimum rating of a review.
+        untitled, same_title, repeats, min_rating (*optional*):
+            Arguments of [`~items.tidy`], with its defaults but for `repeats="first"`: a user's first review of
+            an item counts.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title`, `description`, `features`, `brand` and

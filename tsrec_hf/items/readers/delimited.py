@@ -6,6 +6,7 @@ lines; where they differ, or Arrow gives up, the strict parser of Python reads t
 """
 
 import csv
+import logging
 from dataclasses import replace
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ from .dialects import BlockStream, Dialect, QuoteCount, TableFile, find_dialect
 from .json_lines import BLOCK_BYTES
 from .packed import UNPACKING_ERRORS
 
+
+logger = logging.getLogger(__name__)
 
 ENCODING_ADVICE = "Pass its `encoding` (`--encoding`), such as 'latin-1' or 'gbk'."
 
@@ -43,6 +46,8 @@ def read_delimited(file: TableFile, wanted: list[str]) -> tuple[pa.Table, Dialec
         raise ValueError(f"{file.path} is not whole ({error}). It is truncated: fetch it again.") from error
     except (UnicodeError, csv.Error) as error:
         raise ValueError(f"The first lines of {file.path} cannot be read: {error}. {ENCODING_ADVICE}") from error
+    if not dialect.names:
+        raise ValueError(f"Expected a table in {file.path}, but it is empty. Fetch or write it again.")
     repeated = [one for one in wanted if dialect.names.count(one) > 1]
     if repeated:
         raise ValueError(
@@ -149,9 +154,12 @@ def _unique(names: list[str], wanted: list[str]) -> list[str]:
 def _raise_for_line(dialect: Dialect) -> int:
     """Raises the error of the first line that is not a row of the table; returns the number of rows if all are."""
     rows, line, width = 0, 0, len(dialect.names)
+    swallowed = []
     try:
         for line, row in dialect.records():
             rows += 1
+            if any(_looks_like_rows(cell, dialect.separator, width) for cell in row):
+                swallowed.append(line)
             if len(row) != width:
                 whose = "header" if dialect.has_header else "list of names"
                 raise ValueError(
@@ -168,7 +176,18 @@ def _raise_for_line(dialect: Dialect) -> int:
     except UnicodeError as error:
         _check_text(dialect)
         raise ValueError(f"{dialect.path} is not in {dialect.encoding}: {error}. {ENCODING_ADVICE}") from error
+    if swallowed:
+        logger.warning(
+            f"{len(swallowed):,} cells in quotes of {dialect.path} go on over lines that look like rows, first on "
+            f"line {swallowed[0]}, and were read as one cell each. {_advice_on_quotes(dialect)}"
+        )
     return rows
+
+
+def _looks_like_rows(cell: str, separator: str, width: int) -> bool:
+    """Whether all lines of a cell after its first have as many separators as a row."""
+    later = cell.splitlines()[1:]
+    return bool(later) and all(line.count(separator) == width - 1 for line in later)
 
 
 def _check_text(dialect: Dialect) -> None:

@@ -236,18 +236,12 @@ def load_published(
         folder (`str` or `Path`):
             The folder of its files, plain or gzipped.
         filters (`Mapping[str, str | list[str]]`, *optional*):
-            Values of columns of the interactions, such as `{"event": "transaction"}` of RetailRocket.
-        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
-        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether to merge items of the same title.
-        repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
-            Whether to keep only a user's first interaction with an item.
-        min_rating (`float`, *optional*):
-            Minimum rating of an interaction, where there are ratings.
+            As in [`load_table`], such as `{"event": "transaction"}` of RetailRocket.
+        untitled, same_title, repeats, min_rating (*optional*):
+            Arguments of [`~items.tidy`].
 
     Returns:
-        [`InteractionLog`]: As of [`load_table`].
+        [`InteractionLog`]: As [`load_table`] returns it.
 
     Raises:
         `FileNotFoundError`: the folder lacks a file. `ValueError`: an unknown name, or a malformed file.

@@ -51,13 +51,9 @@ def load_sequences(
         item_offset (`int`, *optional*, defaults to `0`):
             Added to the ids of the sequences, which must be numbers then: `-1` if they count from 1 and those of the
             table from 0.
-        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"keep"`):
-            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title. Published
-            sequences are evaluated with all items.
-        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether to merge items of the same title.
-        repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
-            Whether to keep only the first of a user's interactions with an item.
+        untitled, same_title, repeats (*optional*):
+            Arguments of [`~items.tidy`], with its defaults but for `untitled="keep"`: published sequences are
+            evaluated with all items.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description`; `interactions` with

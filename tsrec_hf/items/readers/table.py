@@ -72,14 +72,8 @@ def load_table(
             Maps `item_id`, `title` and `description` to the table's column names; a list joins several columns of
             text. `description` is optional. Other keys add columns: `{"image": "photo"}`; those of text files are read
             as text.
-        untitled (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Argument of [`~items.tidy`], like those that follow: whether to drop items without a title.
-        same_title (`"keep"` or `"merge"`, *optional*, defaults to `"keep"`):
-            Whether to merge items of the same title.
-        repeats (`"keep"` or `"first"`, *optional*, defaults to `"keep"`):
-            Whether to keep only a user's first interaction with an item.
-        min_rating (`float`, *optional*):
-            Minimum rating of an interaction.
+        untitled, same_title, repeats, min_rating (*optional*):
+            Arguments of [`~items.tidy`].
         filters (`Mapping[str, str | list[str]]`, *optional*):
             Values of columns of the interactions, `{"event": ["purchase", "add to cart"]}`; rows with others are
             dropped.
@@ -190,12 +184,14 @@ def read_table(
     spare = [column for column in optional if column not in columns and column not in asked]
     try:
         return _read_table(source, name, columns, required, optional, filters)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not spare:
             raise
-        table = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
+        table, kept = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
         logger.warning(f"{error} Left out, because nobody asked for it.")
-        return table
+        if "description" in spare:
+            table = _with_descriptions(table)
+        return table, kept
 
 
 def _read_table(
@@ -235,15 +231,21 @@ def _read_table(
     converted = {column: _convert(read, names, KINDS.get(column)) for column, names in given.items()}
     if in_order:
         converted["timestamp"] = pa.array(range(len(read.table)), pa.float64())
-    for column in {"description"}.intersection(optional).difference(converted):
-        converted[column] = pa.repeat("", len(read.table))
     ours = pa.table(converted)
     if isinstance(source, Dataset):
         # Arrow's types do not say that a column holds images.
         further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
         features = Features(Features.from_arrow_schema(ours.schema) | further)
         ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
-    return Dataset(ours), _kept(read, allowed)
+    table = Dataset(ours)
+    return (_with_descriptions(table) if "description" in optional else table), _kept(read, allowed)
+
+
+def _with_descriptions(items: Dataset) -> Dataset:
+    """Adds a column of empty descriptions where there is none."""
+    if "description" in items.column_names:
+        return items
+    return items.add_column("description", [""] * len(items))
 
 
 def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArray:
