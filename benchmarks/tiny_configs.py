@@ -87,6 +87,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_groups": 1,
     },
     "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "dory": {"num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1, "layer_types": None},
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},

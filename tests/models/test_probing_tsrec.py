@@ -12,6 +12,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     MptConfig,
+    Qwen3NextConfig,
     RobertaConfig,
 )
 
@@ -39,6 +40,20 @@ CONFIGS = {
     "convolutions": lambda: Lfm2Config(**TINY, layer_types=["conv", "full_attention"]),
     "recurrent states": lambda: JambaConfig(
         **TINY, num_experts=2, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=4, mamba_dt_rank=4
+    ),
+    "routers and recurrent states": lambda: Qwen3NextConfig(
+        **TINY,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        output_router_logits=True,
     ),
     "positions by padding": lambda: RobertaConfig(**ENCODER),
     "an encoder's head": lambda: BertConfig(**ENCODER),
@@ -85,6 +100,7 @@ def make(name: str, std: float | None = 0.3):
         ("an encoder's head", "tree"),
         ("distances", "copies"),
         ("convolutions", "copies"),
+        ("routers and recurrent states", "copies"),
         ("positions by padding", "plain"),
         ("recurrent states", "plain"),
     ],
@@ -95,7 +111,16 @@ def test_the_fastest_kind_that_is_right(name, kind) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["window", "sinks", "routers", "distances", "more distances", "convolutions", "positions by padding"],
+    [
+        "window",
+        "sinks",
+        "routers",
+        "distances",
+        "more distances",
+        "convolutions",
+        "routers and recurrent states",
+        "positions by padding",
+    ],
 )
 def test_lists_are_those_of_plain_forward_passes(recommender_of, name) -> None:
     model, tokenizer = recommender_of(CONFIGS[name]())

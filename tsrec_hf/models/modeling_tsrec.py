@@ -209,8 +209,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             [`TSRecForCausalLM`]: In evaluation mode, as `from_pretrained` leaves models.
 
         Raises:
-            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token
-            without keywords, semantics of another SID index, `sa_init_kwargs` without `semantics`.
+            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a backbone
+            whose vocabulary cannot grow, a SID token without keywords, semantics of another SID index,
+            `sa_init_kwargs` without `semantics`.
         """
         _check_has_sids(tokenizer)
         if semantics is None and sa_init_kwargs:
@@ -248,7 +249,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         # Where a vocabulary has gaps, ids reach beyond its length.
         needed = max(len(tokenizer), int(token_ids.max()) + 1)
         if needed > rows:
-            backbone.resize_token_embeddings(needed, mean_resizing=False)
+            _grow_vocabulary(backbone, needed)
         fresh_ids = torch.tensor([token_id for token_id in token_ids.tolist() if token_id not in kept])
         if len(fresh_ids):
             resize_default_rows(backbone, fresh_ids)
@@ -436,6 +437,22 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prior_form=prior_form,
             prior_weight=prior_weight,
             unknown_items=unknown_items,
+        )
+
+
+def _grow_vocabulary(backbone: PreTrainedModel, num_rows: int) -> None:
+    """Adds rows to a backbone's embeddings and head; raises `ValueError` where its class cannot."""
+    try:
+        backbone.resize_token_embeddings(num_rows, mean_resizing=False)
+        matrices: Any = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
+        sizes = [len(matrix.weight) for matrix in matrices]
+        reason = None if min(sizes) >= num_rows else f"leaves matrices of {sizes} rows"
+    except Exception as error:  # whatever a class does that was not made to be resized
+        reason = f"ends in {type(error).__name__}: {error}"
+    if reason is not None:
+        raise ValueError(
+            f"Expected a backbone that takes {num_rows} rows for its tokens and the SIDs', but "
+            f"`{type(backbone).__name__}.resize_token_embeddings` {reason}. Use another backbone."
         )
 
 

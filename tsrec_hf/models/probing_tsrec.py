@@ -20,7 +20,15 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .row_passes_tsrec import CopiedPasses, PlainPasses
-from .tree_passes_tsrec import PackedPasses, SharedPrefix, TreePasses, cache_argument, run_forward, takes_argument
+from .tree_passes_tsrec import (
+    PackedPasses,
+    SharedPrefix,
+    TreePasses,
+    cache_argument,
+    input_device,
+    run_forward,
+    takes_argument,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -74,7 +82,7 @@ class ProbeTree:
         generator = torch.Generator().manual_seed(0)
         tokens = ordinary[torch.randperm(len(ordinary), generator=generator)].repeat(count // len(ordinary) + 1)
         prefix, first, other, last, drawn = (
-            tokens[:count].to(backbone.device).split([prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS])
+            tokens[:count].to(input_device(backbone)).split([prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS])
         )
         padding = last.new_zeros(PROMPT - 2)
         input_ids = torch.stack([torch.cat([first, last]), torch.cat([padding, other, last])])
@@ -107,6 +115,7 @@ class Probe:
     def __init__(self, backbone: PreTrainedModel, length: int = 0):
         self.backbone = backbone
         self._cache_argument = cache_argument(backbone)
+        self._device = input_device(backbone)
         limits = sorted(set(_lengths_of(backbone.config.get_text_config().to_dict())))
         reached = bisect_left(limits, length)
         self._prefix_length = max(PREFIX, limits[reached - 1] + 1 if reached else 0)
@@ -117,7 +126,7 @@ class Probe:
             backbone.config._attn_implementation,
             self.dtype,
             bool(getattr(backbone, "is_quantized", False)),
-            backbone.device,
+            self._device,
             self._prefix_length,
         )
 
@@ -177,10 +186,10 @@ class Probe:
             torch.cat([tree.prefix_ids, second, paths[:, 1], first[: PROMPT - len(second)]]),
         ]
         kept = 1 + PROMPT + LEVELS  # from the prefix's last token on
-        kwargs = {"use_cache": False, "logits_to_keep": kept}
+        kwargs: dict[str, Any] = {"use_cache": False, "logits_to_keep": kept}
         kwargs = {name: value for name, value in kwargs.items() if takes_argument(self.backbone, name)}
         try:
-            logits = _centred(self.backbone(input_ids=torch.stack(rows), **kwargs).logits[:, -kept:])
+            logits = _centred(self._forward(input_ids=torch.stack(rows), **kwargs)[:, -kept:])
         except Exception as error:
             raise ValueError(
                 f"`{type(self.backbone).__name__}` cannot recommend: a plain forward pass of {len(rows[0])} tokens "
@@ -208,7 +217,7 @@ class Probe:
         share = TOLERANCES[self.dtype]
         if getattr(self.backbone, "is_quantized", False):
             share = max(share, TOLERANCES[torch.bfloat16])
-        elif self.dtype == torch.float32 and self.backbone.device.type == "cuda":
+        elif self.dtype == torch.float32 and self._device.type == "cuda":
             share = max(share, TOLERANCES[torch.float16] / 5)  # products of matrices may be in TF32
         return torch.maximum(share * contrast, self._rounding(reference))
 
@@ -260,7 +269,7 @@ def _centred(logits: torch.Tensor) -> torch.Tensor:
 
 def _computed_dtype(backbone: PreTrainedModel) -> torch.dtype:
     """The type that products of matrices are as precise as, whatever the weights are stored in."""
-    kind = backbone.device.type
+    kind = input_device(backbone).type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
     if dtype == torch.float32:
         precision = torch.get_float32_matmul_precision()
