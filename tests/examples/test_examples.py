@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, RecommendationEvaluator
-from tsrec_hf.hub import load_recommender
+from tsrec_hf.hub import export_backbone, load_recommender
 from tsrec_hf.items import load_minionerec
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
@@ -363,6 +363,22 @@ def test_sft_starts_from_a_recommender(trained, data_dir, caches, tmp_path):
         **settings,
     )
     assert done.returncode != 0 and "the data have another index" in done.stderr
+
+
+def test_sft_takes_over_a_model_that_spells_sids_already(
+    make_recommender, data_dir, tmp_path, datasets_cache, monkeypatch, capsys
+):
+    model, tokenizer = make_recommender("llama")
+    folder = export_backbone(model, tmp_path / "theirs", tokenizer)
+    settings = {**SETTINGS, "max_steps": 1, "learning_rate": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    settings |= {"data_dir": data_dir, "model_name_or_path": folder, "output_dir": tmp_path / "out"}
+    with pytest.raises(ValueError, match="its vocabulary holds '<a_0>'.*by `existing_tokens='keep'`"):
+        run_here("sft.py", monkeypatch, **settings)
+    run_here("sft.py", monkeypatch, existing_tokens="keep", **settings)
+    assert "eval_hr@10" in capsys.readouterr().out
+    ours, theirs = load_recommender(tmp_path / "out")
+    histories = [["hammer", "nail"], ["apple"]]
+    assert ours.recommend(theirs, histories, top_k=6) == model.recommend(tokenizer, histories, top_k=6)
 
 
 @pytest.mark.slow
