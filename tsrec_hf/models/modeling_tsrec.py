@@ -240,7 +240,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "their rows, which SA-Init would overwrite. Leave `semantics` out, or make the tokenizer without "
                 "`existing_tokens='keep'`."
             )
-        rows = cast(torch.Tensor, backbone.get_input_embeddings().weight).shape[0]
+        rows = min(_vocabulary_rows(backbone))
         if int(token_ids.min()) > rows:
             raise ValueError(
                 f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows "
@@ -440,13 +440,25 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
 
+def _vocabulary_rows(backbone: PreTrainedModel) -> list[int]:
+    """Rows of the embeddings and of the head."""
+    matrices: Any = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
+    return [len(matrix.weight) for matrix in matrices]
+
+
 def _grow_vocabulary(backbone: PreTrainedModel, num_rows: int) -> None:
-    """Adds rows to a backbone's embeddings and head; raises `ValueError` where its class cannot."""
+    """
+    Adds rows to a backbone's embeddings and head; raises `ValueError` where its class cannot, or where what is saved
+    could not be loaded, since its configuration counts the rows by another name.
+    """
     try:
         backbone.resize_token_embeddings(num_rows, mean_resizing=False)
-        matrices: Any = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
-        sizes = [len(matrix.weight) for matrix in matrices]
+        with torch.device("meta"):
+            loaded = AutoModelForCausalLM.from_config(backbone.config)
+        sizes, again = _vocabulary_rows(backbone), _vocabulary_rows(loaded)
         reason = None if min(sizes) >= num_rows else f"leaves matrices of {sizes} rows"
+        if reason is None and again != sizes:
+            reason = f"makes matrices of {sizes} rows, but its configuration says {again}"
     except Exception as error:  # whatever a class does that was not made to be resized
         reason = f"ends in {type(error).__name__}: {error}"
     if reason is not None:
