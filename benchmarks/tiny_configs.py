@@ -22,9 +22,9 @@ SIZES: dict[str, Any] = {
     "q_lora_rank": 16,
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length"), 512),
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "n_shared_experts", "num_shared_experts"), 1),
-    **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("n_group", "num_expert_group", "topk_group"), 1),
     # Shorter than the prompts.
     **dict.fromkeys(("sliding_window", "window_size", "attention_window_size"), 12),
     **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size"), 8),

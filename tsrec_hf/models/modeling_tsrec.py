@@ -232,6 +232,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             fresh.load_state_dict(backbone.state_dict())
             fresh.generation_config = backbone.generation_config
             backbone = fresh.eval()
+        _check_padding_row(backbone)
         token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
         kept = set(tokenizer.kept_token_ids)
         if kept and semantics is not None:
@@ -444,6 +445,27 @@ def _vocabulary_rows(backbone: PreTrainedModel) -> list[int]:
     """Rows of the embeddings and of the head."""
     matrices: Any = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
     return [len(matrix.weight) for matrix in matrices]
+
+
+@torch.no_grad()
+def _check_padding_row(backbone: PreTrainedModel) -> None:
+    """
+    Raises `ValueError` for a class that empties the padding token's row of weights that were loaded, where the head
+    has that row as well and training changes it.
+    """
+    padding_row = getattr(backbone.get_input_embeddings(), "padding_idx", None)
+    if padding_row is None or not getattr(backbone.config, "tie_word_embeddings", False):
+        return
+    loaded = nn.Embedding(2, 2, padding_idx=0)
+    loaded.weight.fill_(1.0)
+    loaded.weight._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark of what was loaded
+    backbone._init_weights(loaded)
+    if not bool(loaded.weight.all()):
+        raise ValueError(
+            f"Expected a backbone whose weights come back as they are saved, but `{type(backbone).__name__}` sets row "
+            f"{padding_row}, of the padding token, to 0 whenever it is loaded. Set `pad_token_id` to null in its "
+            "config.json, or use another backbone."
+        )
 
 
 def _grow_vocabulary(backbone: PreTrainedModel, num_rows: int) -> None:
