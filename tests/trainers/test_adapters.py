@@ -369,6 +369,18 @@ class TestConfigurationsOfOnesOwn:
         with pytest.raises(ValueError, match="which are one matrix with the .*`target_modules`|`lm_head` is not supp"):
             sft(model, tokenizer, semantics, tmp_path, peft_config=config)
 
+    def test_rows_of_embeddings_that_do_more_than_look_up(self, make_recommender, semantics, tmp_path):
+        """PEFT looks rows up by itself, and would leave out what the backbone does with them."""
+
+        class Normed(torch.nn.Embedding):
+            def forward(self, input_ids):
+                return torch.nn.functional.normalize(super().forward(input_ids), dim=-1)
+
+        model, tokenizer = make_recommender("llama", tied=False)
+        model.get_input_embeddings().__class__ = Normed
+        with pytest.raises(ValueError, match="PEFT 0.21 can train rows of, .* what `Normed` does besides"):
+            sft(model, tokenizer, semantics, tmp_path)
+
     def test_rows_beside_a_head_with_a_bias(self, make_recommender, semantics, tmp_path):
         model, tokenizer = make_recommender("llama", tied=False)
         head = model.get_output_embeddings()
