@@ -321,12 +321,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     }
     rows = []
     for family, facts in tried.items():
-        verdict = facts["verdict"] + (f": {facts['reason'].splitlines()[0][:160]}" if facts["reason"] else "")
+        verdict = facts["verdict"] + (f": {facts['reason'].splitlines()[0][:300]}" if facts["reason"] else "")
         lora = facts.get("LoRA", "–")
         lora = "no: its head has a bias" if "bias" in lora else lora
         lora = "no: its embeddings do more than look up" if "does besides" in lora else lora[:80]
         cells = [facts.get("class", "–"), DECODING.get(facts.get("decoding", ""), "–"), facts.get("generate", "–")]
         rows.append([f"`{family}`", *cells, facts.get("GRPO", "–"), lora, verdict.replace("|", "/")])
+    left_out = ", ".join(f"`{family}`" for family in sorted(set(results) - set(tried)))
     header = ["family", "class", "decoding", "`generate`", "GRPO", "LoRA", "verdict"]
     return f"""# Backbones
 
@@ -341,8 +342,12 @@ GRPO with a reference model, LoRA and its merge, and export. Of {len(tried)} fam
   cache* takes memory for each beam; *plain passes* read the whole prompt again for each beam.
 - **`generate`**: whether transformers' own constrained beam search, for one prompt, gives the same scores.
 - **GRPO**: *a row each* means `shared_prefix=False`.
+- **LoRA**: where a merge would be wrong it is refused; the rest works without adapters.
 
 {markdown_table(header, rows)}
+
+Not tried, since they have parts for images or sound, or no tiny configuration by the rules of
+`benchmarks/tiny_configs.py`: {left_out or "none"}.
 """
 
 

@@ -44,7 +44,7 @@ LATENT = {"num_key_value_heads": 4}
 # What the rules above do not get right.
 FAMILIES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32"), LATENT),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "minicpm3", "sarvam_mla", "youtu"), LATENT),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "sarvam_mla", "youtu"), LATENT),
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
     "bert": {"is_decoder": True},
     "bert-generation": {"is_decoder": True},
@@ -74,6 +74,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 8},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "kimi_linear": {**LATENT, "linear_head_dim": 8, "linear_num_heads": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba": {"time_step_rank": 4},
