@@ -1,4 +1,4 @@
-"""Families of causal language models work in everything, or are refused with a reason, as the table in the docs says."""
+"""Families of causal language models work in everything, or are refused with a reason, as the table in docs says."""
 
 import importlib
 import re
