@@ -39,19 +39,19 @@ def check_adapter(model: PeftModel) -> None:
                     "change both. Leave them out of `target_modules`, and name the SID rows in "
                     "`trainable_token_indices`, as `lora_config` does."
                 )
-    changed = next((layer for module in (inputs, outputs) for layer in _layers_that_differ(module)), None)
-    if changed is not None:
-        raise ValueError(
-            f"Expected embeddings and an output head that PEFT 0.21 can train rows of, but it does without what "
-            f"`{type(changed.base_layer).__name__}` does besides, so that all tokens would be read otherwise. Leave "
-            "`trainable_token_indices` out, or train without adapters."
-        )
     head = getattr(outputs, "original_module", outputs)
     has_rows = any(isinstance(module, TrainableTokensLayer) for module in model.modules())
     if has_rows and getattr(head, "bias", None) is not None:
         raise ValueError(
             "Expected an output head without bias, but found one that has it, which PEFT 0.21 drops where it trains "
             "rows of a head. Leave `trainable_token_indices` out, or train without adapters."
+        )
+    changed = next((layer for module in (inputs, outputs) for layer in _layers_that_differ(module)), None)
+    if changed is not None:
+        raise ValueError(
+            f"Expected embeddings and an output head that PEFT 0.21 can train rows of, but it does without what "
+            f"`{type(changed.base_layer).__name__}` does besides, so that all tokens would be read otherwise. Leave "
+            "`trainable_token_indices` out, or train without adapters."
         )
 
 
@@ -63,8 +63,9 @@ def _layers_that_differ(module: nn.Module) -> Iterator[TrainableTokensLayer]:
             continue
         base = cast(Any, layer.base_layer)
         trained = {row for rows in layer.token_indices.values() for row in rows}
-        others = torch.tensor([row for row in range(min(len(base.weight), len(trained) + 8)) if row not in trained])
-        device, dtype = layer.trainable_tokens_delta[layer.active_adapters[0]].device, base.weight.dtype
+        num_rows = min(len(base.weight), len(trained) + 8)
+        others = torch.tensor([row for row in range(num_rows) if row not in trained], dtype=torch.long)
+        device, dtype = next(iter(layer.trainable_tokens_delta.values())).device, base.weight.dtype
         if isinstance(base, nn.Embedding):
             ours, theirs = (one(others.to(device)) for one in (base, layer))
         else:
