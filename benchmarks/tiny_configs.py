@@ -22,9 +22,9 @@ SIZES: dict[str, Any] = {
     "q_lora_rank": 16,
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length"), 512),
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "n_shared_experts", "num_shared_experts"), 1),
-    **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("n_group", "num_expert_group", "topk_group"), 1),
     # Shorter than the prompts.
     **dict.fromkeys(("sliding_window", "window_size", "attention_window_size"), 12),
     **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size"), 8),
@@ -44,7 +44,7 @@ LATENT = {"num_key_value_heads": 4}
 # What the rules above do not get right.
 FAMILIES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32"), LATENT),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "minicpm3", "sarvam_mla", "youtu"), LATENT),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "sarvam_mla", "youtu"), LATENT),
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
     "bert": {"is_decoder": True},
     "bert-generation": {"is_decoder": True},
@@ -74,6 +74,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 8},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "kimi_linear": {**LATENT, "linear_head_dim": 8, "linear_num_heads": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba": {"time_step_rank": 4},
@@ -87,6 +88,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_groups": 1,
     },
     "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "dory": {"num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1, "layer_types": None},
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},

@@ -17,12 +17,16 @@ Several processes: put `accelerate launch --config_file examples/accelerate_conf
 that folder, in the place of `python`. An interrupted run goes on with `--resume_from_checkpoint last`, from the newest
 whole checkpoint, or with the folder of another one. A catalogue that `build_sids.py --extend_dir` has grown takes the
 recommender of the smaller one as `--model_name_or_path`.
+
+A language model whose vocabulary holds the SID tokens already, as that of other recommenders and of exported ones, is
+taken over with their rows by `--existing_tokens keep`, and then evaluated and rewarded as any recommender.
 """
 
 import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, TrlParser
@@ -66,6 +70,10 @@ class ScriptArguments:
         metadata={"help": "Passes over TS-Align that train the SID rows alone, before everything is trained."},
     )
     grounding_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of that stage."})
+    existing_tokens: Literal["error", "keep"] = field(
+        default="error",
+        metadata={"help": "'keep' takes SID tokens over that the backbone has already, with their rows."},
+    )
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
     pooling: str = field(default="idf", metadata={"help": "SA-Init: 'idf', or 'mean' as published."})
@@ -112,6 +120,7 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         max_history=dataset.max_history or 10,
         revision=model_args.model_revision,
         gguf_file=script_args.gguf_file,
+        existing_tokens=script_args.existing_tokens,
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
     )

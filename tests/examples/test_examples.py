@@ -24,11 +24,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, RecommendationEvaluator
-from tsrec_hf.hub import load_recommender
+from tsrec_hf.hub import export_backbone, load_recommender
 from tsrec_hf.items import load_minionerec
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.semantics import TokenSemantics
-from tsrec_hf.trainers import TSRecSFTConfig, lora_config
+from tsrec_hf.trainers import TSRecGRPOTrainer, TSRecSFTConfig, TSRecSFTTrainer, lora_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -363,6 +363,44 @@ def test_sft_starts_from_a_recommender(trained, data_dir, caches, tmp_path):
         **settings,
     )
     assert done.returncode != 0 and "the data have another index" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["sft.py", "grpo.py"])
+def test_what_was_trained_stays_whatever_the_evaluation_does(
+    script, make_recommender, backbone_dir, data_dir, tmp_path, datasets_cache, monkeypatch
+):
+    start, method, settings = backbone_dir, TSRecSFTTrainer, {**SETTINGS}
+    if script == "grpo.py":
+        model, tokenizer = make_recommender("llama")
+        model.save_pretrained(tmp_path / "start"), tokenizer.save_pretrained(tmp_path / "start")
+        start, method = tmp_path / "start", TSRecGRPOTrainer
+        settings |= {"num_generations": 2}
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("no evaluation")
+
+    monkeypatch.setattr(method, "evaluate", fail)
+    settings |= {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "output_dir": tmp_path / "out"}
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        run_here(script, monkeypatch, data_dir=data_dir, model_name_or_path=start, **settings)
+    loaded, tokenizer = load_recommender(tmp_path / "out")
+    assert len(loaded.recommend(tokenizer, [["hammer"]], top_k=3)[0]) == 3
+
+
+def test_sft_takes_over_a_model_that_spells_sids_already(
+    make_recommender, data_dir, tmp_path, datasets_cache, monkeypatch, capsys
+):
+    model, tokenizer = make_recommender("llama")
+    folder = export_backbone(model, tmp_path / "theirs", tokenizer)
+    settings = {**SETTINGS, "max_steps": 1, "learning_rate": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    settings |= {"data_dir": data_dir, "model_name_or_path": folder, "output_dir": tmp_path / "out"}
+    with pytest.raises(ValueError, match="its vocabulary holds '<a_0>'.*by `existing_tokens='keep'`"):
+        run_here("sft.py", monkeypatch, **settings)
+    run_here("sft.py", monkeypatch, existing_tokens="keep", **settings)
+    assert "eval_hr@10" in capsys.readouterr().out
+    ours, theirs = load_recommender(tmp_path / "out")
+    histories = [["hammer", "nail"], ["apple"]]
+    assert ours.recommend(theirs, histories, top_k=6) == model.recommend(tokenizer, histories, top_k=6)
 
 
 @pytest.mark.slow

@@ -123,6 +123,10 @@ def test_unknown_items_and_empty_histories_are_errors(guide):
         guide.recommend([])
 
 
+def test_delisted_items_can_be_dropped(guide):
+    assert guide.recommend(["hammer", "spanner"], unknown_items="drop") == guide.recommend(["hammer"])
+
+
 def test_an_example_shares_the_first_token(guide):
     examples = [guide.example(np.random.default_rng(seed)) for seed in range(10)]
     tools, food = {"hammer", "nail", "screw", "saw"}, {"apple", "pear", "bread", "cheese"}

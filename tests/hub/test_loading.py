@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -38,6 +39,18 @@ def test_a_language_model_is_no_recommender(backbone_dir, checkpoint):
     assert is_recommender(checkpoint) and not is_recommender(backbone_dir)
     with pytest.raises(ValueError, match="type 'llama'.*`examples/sft.py`"):
         load_recommender(backbone_dir)
+
+
+def test_a_folder_in_a_folder(checkpoint, backbone_dir, sid_index, tokenizer):
+    expected, _ = load_recommender(checkpoint)
+    model, theirs = load_recommender(checkpoint.parent, subfolder=checkpoint.name)
+    histories = [["hammer", "nail"]]
+    assert model.recommend(theirs, histories, top_k=4) == expected.recommend(tokenizer, histories, top_k=4)
+    goes_on, _ = load_or_start_recommender(checkpoint.parent, sid_index, subfolder=checkpoint.name)
+    assert goes_on.config.sid_index_fingerprint == sid_index.fingerprint
+    backbone = Path(backbone_dir)
+    started, _ = load_or_start_recommender(backbone.parent, sid_index, subfolder=backbone.name)
+    assert started.config.sid_initialization == {"pooling": "resize"}
 
 
 def test_another_catalogue_is_refused(checkpoint, sid_index):

@@ -92,10 +92,11 @@ def test_a_trainer_pushes_everything(hub, trainer):
     assert TSRecForCausalLM.from_pretrained("me/tiny-run").config.run_facts["dataset"]["name"] == "tiny"
 
 
-def test_what_is_pushed_during_training_is_whole(hub, trainer):
-    trainer(save_strategy="steps", save_steps=1, hub_strategy="every_save").train()
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint"])
+def test_what_is_pushed_during_training_is_whole(hub, trainer, strategy):
+    trainer(save_strategy="steps", save_steps=1, hub_strategy=strategy).train()
     files = hub.repos["me/tiny-run"]["main"]
-    assert WEIGHTS | TOKENIZER | ISLAND | {"README.md"} <= set(files)
+    assert WEIGHTS | TOKENIZER | ISLAND | ENDPOINT | {"README.md"} <= set(files)
     assert b"# tiny-run" in files["README.md"]
 
 

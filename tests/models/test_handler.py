@@ -32,6 +32,11 @@ def test_several_users_and_parameters(handler, model, tokenizer):
     assert handler({"inputs": [["apple"]], "parameters": None}) == [handler({"inputs": ["apple"]})]
 
 
+def test_delisted_items_can_be_dropped(handler):
+    answer = handler({"inputs": ["hammer", "gone"], "parameters": {"unknown_items": "drop"}})
+    assert answer == handler({"inputs": ["hammer"]})
+
+
 def test_parameters_are_those_of_recommend(handler, model):
     options = set(inspect.signature(model.recommend).parameters) - {"tokenizer", "histories"}
     assert set(handler.parameters) == options - WITHHELD and WITHHELD <= options

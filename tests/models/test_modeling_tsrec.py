@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PhiConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PhiConfig
 
 from tsrec_hf import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models import PROMPT_VERSION, PromptBuilder, Recommendation, SIDIndex, SIDSearch, recommending_tsrec
@@ -353,6 +353,42 @@ class TestFromBackbone:
         plain = AutoTokenizer.from_pretrained(backbone_dir)
         with pytest.raises(TypeError, match="Expected a `TSRecTokenizer`, but found .*from_backbone"):
             TSRecForCausalLM.from_backbone(backbone_dir, plain)
+
+    def test_a_vocabulary_that_cannot_grow(self, backbone_dir, tokenizer, monkeypatch) -> None:
+        resize = LlamaForCausalLM.resize_token_embeddings
+
+        def crash(self, *args, **kwargs):
+            raise NotImplementedError("no embeddings")
+
+        def miscount(self, *args, **kwargs):
+            rows = self.config.vocab_size
+            resize(self, *args, **kwargs)
+            self.config.vocab_size = rows
+
+        for method, words in (
+            (crash, "`LlamaForCausalLM.resize_token_embeddings` ends in NotImplementedError: no embeddings"),
+            (miscount, r"but its configuration says \["),
+            (lambda self, *args, **kwargs: None, "leaves matrices of"),
+        ):
+            monkeypatch.setattr(LlamaForCausalLM, "resize_token_embeddings", method)
+            with pytest.raises(ValueError, match=words):
+                TSRecForCausalLM.from_backbone(backbone_dir, tokenizer)
+
+    def test_a_class_that_empties_the_padding_row_when_loaded(
+        self, make, save_backbone, tokenizer, monkeypatch
+    ) -> None:
+        def empty(self, module):
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight.data[module.padding_idx] = 0
+
+        def resized(vocab, tied):
+            return LlamaConfig(vocab_size=vocab, pad_token_id=3, tie_word_embeddings=tied, **SMALL)
+
+        monkeypatch.setattr(LlamaForCausalLM, "_init_weights", empty)
+        monkeypatch.setitem(save_backbone.__globals__["BACKBONES"], "padded", resized)
+        make("padded", tied=False, semantics=None)
+        with pytest.raises(ValueError, match="`LlamaForCausalLM` sets row 3, of the padding token, to 0 whenever"):
+            make("padded", tied=True, semantics=None)
 
     def test_the_tokenizer_of_a_larger_backbone(self, tokenizer, tmp_path) -> None:
         AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=20, **SMALL)).save_pretrained(tmp_path)

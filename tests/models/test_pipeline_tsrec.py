@@ -94,6 +94,12 @@ def test_the_user_of_a_stream_whose_rules_allow_nothing_is_named(recommend) -> N
     assert error.value.__notes__ == ["Users are counted from number 32 of the stream."]
 
 
+def test_delisted_items_can_be_dropped(recommend) -> None:
+    with pytest.raises(KeyError, match="'gone'"):
+        recommend(["hammer", "gone"], top_k=3)
+    assert recommend(["hammer", "gone"], top_k=3, unknown_items="drop") == recommend(["hammer"], top_k=3)
+
+
 def test_a_progress_bar(recommend, capsys) -> None:
     list(recommend(Dataset.from_dict({"history": HISTORIES}), progress=True))
     assert "5/5" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     MptConfig,
+    Qwen3NextConfig,
     RobertaConfig,
 )
 
@@ -39,6 +40,20 @@ CONFIGS = {
     "convolutions": lambda: Lfm2Config(**TINY, layer_types=["conv", "full_attention"]),
     "recurrent states": lambda: JambaConfig(
         **TINY, num_experts=2, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=4, mamba_dt_rank=4
+    ),
+    "routers and recurrent states": lambda: Qwen3NextConfig(
+        **TINY,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        output_router_logits=True,
     ),
     "positions by padding": lambda: RobertaConfig(**ENCODER),
     "an encoder's head": lambda: BertConfig(**ENCODER),
@@ -85,6 +100,7 @@ def make(name: str, std: float | None = 0.3):
         ("an encoder's head", "tree"),
         ("distances", "copies"),
         ("convolutions", "copies"),
+        ("routers and recurrent states", "copies"),
         ("positions by padding", "plain"),
         ("recurrent states", "plain"),
     ],
@@ -95,7 +111,16 @@ def test_the_fastest_kind_that_is_right(name, kind) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["window", "sinks", "routers", "distances", "more distances", "convolutions", "positions by padding"],
+    [
+        "window",
+        "sinks",
+        "routers",
+        "distances",
+        "more distances",
+        "convolutions",
+        "routers and recurrent states",
+        "positions by padding",
+    ],
 )
 def test_lists_are_those_of_plain_forward_passes(recommender_of, name) -> None:
     model, tokenizer = recommender_of(CONFIGS[name]())
@@ -181,20 +206,60 @@ def test_a_window_matters_where_sequences_are_longer(monkeypatch) -> None:
     assert Probe(make("window"), 12).agrees("tree")
 
 
-def test_findings_are_kept_for_the_process_and_cost_less_than_three_prompts() -> None:
-    model, tokens = make("llama"), []
-    model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    assert fastest_kind(Probe(model, 60)) == "tree"
-    assert 0 < sum(tokens) < 60
-    tokens.clear()
-    assert fastest_kind(Probe(make("llama"), 60)) == "tree" and not tokens
+def counted(model) -> list[int]:
+    """Tokens of every forward pass of a model from now on."""
+    tokens = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, args: tokens.append(args[0].numel()))
+    return tokens
+
+
+def test_findings_are_kept_for_the_process() -> None:
+    model = make("llama")
+    tokens = counted(model)
+    assert fastest_kind(Probe(model, 60)) == "tree" and tokens
+    again = make("llama")
+    tokens = counted(again)
+    assert fastest_kind(Probe(again, 60)) == "tree" and not tokens
     other = make("llama")
     other.config.rope_parameters = {"rope_type": "default", "rope_theta": 100.0}
     fastest_kind(Probe(other, 60))
     fastest_kind(Probe(make("llama").to(torch.bfloat16), 60))
     assert len(probing_tsrec._found) == 3
+
+
+@pytest.mark.parametrize(
+    "name, passes, tokens",
+    [
+        ("llama", 5 + 2, 36 + 9),  # plain rows; prefix, prompts, two levels; packed prompts and one level
+        ("convolutions", 5, 48),  # plain rows; the prefix, which leaves no keys; prompts and their paths
+    ],
+)
+def test_it_costs_less_than_one_prompt_where_no_length_matters(name, passes, tokens) -> None:
+    model = make(name)
+    found = counted(model)
+    probe = Probe(model, 100)
+    if fastest_kind(probe) == "tree":
+        probe.agrees("packed")
+    assert (len(found), sum(found)) == (passes, tokens)
+
+
+@pytest.mark.parametrize("length", [96, 400])
+@pytest.mark.parametrize("kind", ["tree", "copies"])
+def test_it_costs_less_than_three_prompts_where_a_window_is_as_long(monkeypatch, length, kind) -> None:
+    config = MistralConfig(**TINY, sliding_window=length - 1)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    if kind == "copies":
+        monkeypatch.setattr(tree_passes_tsrec, "tree_attention_mask", everyone)
+    tokens = counted(model)
+    probe = Probe(model, length)
+    assert fastest_kind(probe) == kind
+    # All that a search asks for.
+    assert probe.agrees("packed") == (kind == "tree")
+    assert 2 * length < sum(tokens) < 3 * length
 
 
 def test_what_rounding_hides_is_not_kept() -> None:

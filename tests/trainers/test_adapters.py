@@ -142,6 +142,31 @@ def test_every_way_to_load_an_adapter_agrees(make_recommender, semantics, tmp_pa
     assert answer[0]["score"] == pytest.approx(recommended[0][0].score, abs=1e-4)
 
 
+def test_an_adapter_of_another_name_is_found(model, tokenizer, semantics, tmp_path):
+    model.save_pretrained(tmp_path / "base")
+    base = TSRecForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, lora_config(base, tokenizer, LORA), adapter_name="mine")
+    trainer = sft(adapted, tokenizer, semantics, tmp_path / "out", save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    expected = logits_of(trainer.model, tokenizer)
+    # PEFT keeps it in a folder of its name, below the tokenizer.
+    folder = tmp_path / "adapter"
+    assert (folder / "mine" / "adapter_config.json").is_file() and (folder / "tokenizer_config.json").is_file()
+    for place, arguments in ((folder, {}), (folder, {"subfolder": "mine"}), (folder / "mine", {})):
+        loaded, theirs = load_recommender(place, **arguments)
+        torch.testing.assert_close(logits_of(loaded, theirs), expected, **CLOSE)
+    # A checkpoint of it is whole, and a run goes on from it.
+    again = TSRecForCausalLM.from_pretrained(tmp_path / "base")
+    again = get_peft_model(again, lora_config(again, tokenizer, LORA), adapter_name="mine")
+    resumed = sft(again, tokenizer, semantics, tmp_path / "out", max_steps=4)
+    resumed.train(resume_from_checkpoint="true")
+    torch.testing.assert_close(logits_of(resumed.model, tokenizer), expected, **CLOSE)
+    shutil.copytree(folder / "mine", folder / "other")
+    with pytest.raises(ValueError, match=r"found 2 adapters: \['mine', 'other'\].*subfolder='mine'"):
+        load_recommender(folder)
+
+
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(make_recommender, semantics, tmp_path):
     found = []
     for name in ("whole", "resumed"):
@@ -243,6 +268,14 @@ def test_all_linear_layers_but_the_head(make_recommender, semantics, tmp_path):
     assert named in trainer.describe_trainable() and "SID rows: 224)" in trainer.describe_trainable()
 
 
+def test_routers_get_no_adapters(make_recommender, semantics, tmp_path):
+    """Linear by their class, they return more than a product."""
+    model, tokenizer = make_recommender("llama4", tied=False)
+    trainer = sft(model, tokenizer, semantics, tmp_path, max_steps=1)
+    trainer.train()
+    assert "router" not in trainer.describe_trainable() and "up_proj" in trainer.describe_trainable()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -293,6 +326,15 @@ class TestGRPO:
         trainer.model.set_adapter("ref")
         torch.testing.assert_close(logits_of(trainer.model, tokenizer), start, **CLOSE)
 
+    def test_a_reference_needs_an_adapter_of_the_usual_name(self, model, tokenizer, dataset, tmp_path):
+        adapter = get_peft_model(model, lora_config(model, tokenizer, LORA), adapter_name="mine")
+        message = "of the name 'default', whose copy becomes the reference of `beta`=0.1, but found .*mine"
+        with pytest.raises(ValueError, match=message):
+            grpo(adapter, tokenizer, dataset, tmp_path, beta=0.1)
+        trainer = grpo(adapter, tokenizer, dataset, tmp_path, beta=0.0, max_steps=1)
+        trainer.train()
+        assert trainer.state.global_step == 1
+
     @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False], ids=["tied", "untied"])
     def test_frozen_backbone(self, make_recommender, dataset, tmp_path, tied, caplog):
         model, tokenizer = make_recommender("llama", tied=tied)
@@ -326,6 +368,18 @@ class TestConfigurationsOfOnesOwn:
         config = LoraConfig(r=2, target_modules=targets)
         with pytest.raises(ValueError, match="which are one matrix with the .*`target_modules`|`lm_head` is not supp"):
             sft(model, tokenizer, semantics, tmp_path, peft_config=config)
+
+    def test_rows_of_embeddings_that_do_more_than_look_up(self, make_recommender, semantics, tmp_path):
+        """PEFT looks rows up by itself, and would leave out what the backbone does with them."""
+
+        class Normed(torch.nn.Embedding):
+            def forward(self, input_ids):
+                return torch.nn.functional.normalize(super().forward(input_ids), dim=-1)
+
+        model, tokenizer = make_recommender("llama", tied=False)
+        model.get_input_embeddings().__class__ = Normed
+        with pytest.raises(ValueError, match="PEFT 0.21 can train rows of, .* what `Normed` does besides"):
+            sft(model, tokenizer, semantics, tmp_path)
 
     def test_rows_beside_a_head_with_a_bias(self, make_recommender, semantics, tmp_path):
         model, tokenizer = make_recommender("llama", tied=False)

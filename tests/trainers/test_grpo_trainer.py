@@ -273,9 +273,12 @@ class TestLoss:
         rows = build_grpo_rows(dataset.train, tokenizer)
         with pytest.raises(ValueError, match="cannot share a pass through `BloomForCausalLM`.*`shared_prefix=False`"):
             make_trainer(model, tokenizer, rows)
-        trainer = make_trainer(model, tokenizer, rows, shared_prefix=False, max_steps=1)
+        # Its attention is eager alone, for the reference as well.
+        trainer = make_trainer(model, tokenizer, rows, shared_prefix=False, max_steps=1, beta=0.1)
         trainer.train()
         assert logs_of(trainer)[0]["completions/invalid"] == 0
+        assert trainer.ref_model.backbone.config._attn_implementation == "eager"
+        assert logs_of(trainer)[0]["kl"] == pytest.approx(0.0, abs=1e-6)
 
 
 class TestRewards:
@@ -596,6 +599,14 @@ class TestLogs:
         expected = evaluator.evaluate_model(trainer.recommender, tokenizer, num_beams=7)["all"]["ndcg@10"]
         assert trainer.state.best_metric == pytest.approx(expected)
         assert all(math.isfinite(entry["eval_reward"]) for entry in logs_of(trainer, "eval_reward"))
+
+    @pytest.mark.parametrize("kind", ["numpy", "pandas"])
+    def test_interactions_in_other_formats(self, make_trainer, dataset, kind):
+        found = [
+            make_trainer(eval_interactions=rows).recommendation_metrics.measure(make_trainer().recommender, 0)
+            for rows in (dataset.test, dataset.test.with_format(kind))
+        ]
+        assert found[0] == found[1] and "hr@10" in found[0]
 
     def test_it_learns_the_one_target_there_is(self, make_trainer, model, tokenizer):
         prompt = PromptBuilder(tokenizer).sequence_prompt(["hammer"])

@@ -117,3 +117,19 @@ def test_passes_that_end_with_a_whole_batch_are_trls(grpo, dataset, tokenizer):
 def test_no_rewards_are_refused(grpo):
     with pytest.raises(ValueError, match=r"all `reward_weights` are 0: \[0.0\]"):
         grpo(reward_weights=[0.0])
+
+
+def test_routers_without_a_loss_train_without_it(make_recommender, dataset, tokenizer, tmp_path):
+    """TRL adds the loss of a mixture of experts wherever a configuration has `output_router_logits`."""
+    model, tokenizer = make_recommender("llama4")
+    rows = build_sequence_rows(dataset.train, tokenizer)
+
+    def make(**arguments):
+        args = TSRecSFTConfig(str(tmp_path / "out"), **COMMON, **arguments)
+        return TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+
+    trainer = make()
+    assert not trainer.aux_loss_enabled and not model.config.get_text_config().output_router_logits
+    trainer.train()
+    with pytest.raises(ValueError, match="since `router_aux_loss_coef` is 0.01, but `Llama4ForCausalLM` has none"):
+        make(router_aux_loss_coef=0.01)

@@ -221,3 +221,19 @@ def test_8_bit_optimisers(checkpoint, optimizer, part, semantics, tmp_path):
             is_matrix = "embed_tokens" in name or "lm_head" in name
             kept = (parameter[others], before[name][others]) if is_matrix else (parameter, before[name])
             assert torch.equal(*kept), name
+
+
+@pytest.mark.parametrize("checkpoint", [False], indirect=True, ids=["untied"])
+def test_what_was_searched_with_is_saved_as_it_is(checkpoint, tmp_path):
+    """On CPUs with AVX512-BF16 bitsandbytes rearranges 4-bit weights in the first pass without a gradient."""
+    model, tokenizer, _ = load_quantized(checkpoint, "nf4")
+    expected = {"searched": model.recommend(tokenizer, HISTORIES, top_k=5)}
+    model.save_pretrained(tmp_path / "searched")
+    # Whoever runs the model itself has it rearranged, and its scales rounded, where the CPU has such products.
+    logits_of(model, tokenizer)
+    model.save_pretrained(tmp_path / "run")
+    expected["run"] = model.recommend(tokenizer, HISTORIES, top_k=5)
+    for folder, rows in expected.items():
+        found = TSRecForCausalLM.from_pretrained(tmp_path / folder).recommend(tokenizer, HISTORIES, top_k=5)
+        for ours, theirs in zip(rows, found, strict=True):
+            assert [item.score for item in theirs] == pytest.approx([item.score for item in ours], abs=1e-4), folder

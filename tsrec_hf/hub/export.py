@@ -64,7 +64,8 @@ def export_backbone(
 
     Raises:
         `TypeError`: a model or tokenizer of another kind. `ValueError`: a tokenizer of another catalogue, a model that
-        was read from nowhere and comes without a tokenizer, a folder that holds a recommender, quantised weights.
+        was read from nowhere and comes without a tokenizer, a folder that holds a recommender, quantised or offloaded
+        weights.
 
     Example:
 
@@ -103,6 +104,11 @@ def export_backbone(
             "Expected weights as they were trained, but found quantised ones, which a plain checkpoint cannot hold. "
             "Load the recommender without quantising it, and with what was trained on it merged: "
             "`load_recommender(folder, dtype='bfloat16')`. Quantise the exported folder."
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "Expected weights in memory, but found some that a `device_map` has offloaded to the CPU or a disk. Load "
+            "the recommender without `device_map`."
         )
     if tokenizer is None:
         if not model.name_or_path:

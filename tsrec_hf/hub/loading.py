@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME
 from transformers import AutoConfig
-from transformers.utils import find_adapter_config_file
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import cached_file, find_adapter_config_file
 
 from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.downloading_tsrec import read_checkpoint
@@ -15,10 +17,15 @@ from .adapter_checks import check_adapter
 
 
 ADAPTER = "adapter"
+RECOMMENDERS = (TSRecConfig.model_type, ADAPTER)
 
 
 def load_recommender(
-    name_or_path: str | Path, revision: str | None = None, sid_index: SIDIndex | None = None, **from_pretrained_kwargs
+    name_or_path: str | Path,
+    revision: str | None = None,
+    sid_index: SIDIndex | None = None,
+    subfolder: str = "",
+    **from_pretrained_kwargs,
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
     r"""
     Loads a recommender and its tokenizer, from a checkpoint or from an adapter, which is merged into its base.
@@ -34,6 +41,9 @@ def load_recommender(
         sid_index ([`SIDIndex`], *optional*):
             The catalogue that the recommender must have been trained on, or one that grew out of it, which its
             tokenizer then has.
+        subfolder (`str`, *optional*):
+            Folder in `name_or_path`. PEFT keeps an adapter of another name than "default" in a folder of that name: a
+            single one is found, and the tokenizer is read from beside it.
         from_pretrained_kwargs (*optional*):
             As [`~TSRecForCausalLM.from_pretrained`]'s: `dtype`, `attn_implementation`, ...
 
@@ -42,7 +52,8 @@ def load_recommender(
 
     Raises:
         `FileNotFoundError`: an adapter whose base is a folder that is not here. `ValueError`: a plain language model,
-        an adapter that names no base, a recommender of another catalogue than `sid_index`.
+        an adapter that names no base, a folder of several adapters, a recommender of another catalogue than
+        `sid_index`.
 
     Example:
 
@@ -58,14 +69,14 @@ def load_recommender(
     True
     ```
     """
-    hub: dict[str, Any] = {} if revision is None else {"revision": revision}
-    model_type = _model_type(name_or_path, revision)
-    if model_type not in (TSRecConfig.model_type, ADAPTER):
+    source = _source(name_or_path, revision, subfolder)
+    model_type = _model_type(name_or_path, source)
+    if model_type not in RECOMMENDERS:
         raise ValueError(
             f"Expected a recommender, but {str(name_or_path)!r} is a model of type {model_type!r}. Fine-tune it by "
             "`examples/sft.py` and pass the folder that it writes."
         )
-    tokenizer = TSRecTokenizer.from_pretrained(name_or_path, **hub)
+    tokenizer = _tokenizer_of(name_or_path, source, model_type)
     if sid_index is not None and not sid_index.fits(tokenizer.sid_index.fingerprint):
         raise ValueError(
             f"The checkpoint {str(name_or_path)!r} holds {tokenizer.sid_index}, but the data have another index: "
@@ -74,8 +85,8 @@ def load_recommender(
     if sid_index is not None and sid_index.fingerprint != tokenizer.sid_index.fingerprint:
         tokenizer = tokenizer.with_sid_index(sid_index)
     if model_type != ADAPTER:
-        return TSRecForCausalLM.from_pretrained(name_or_path, **hub, **from_pretrained_kwargs), tokenizer
-    config = PeftConfig.from_pretrained(str(name_or_path), **hub)
+        return TSRecForCausalLM.from_pretrained(name_or_path, **source, **from_pretrained_kwargs), tokenizer
+    config = PeftConfig.from_pretrained(str(name_or_path), **source)
     base = config.base_model_name_or_path
     if not base:
         raise ValueError(
@@ -89,7 +100,7 @@ def load_recommender(
             "`base_model_name_or_path` in adapter_config.json."
         )
     model = TSRecForCausalLM.from_pretrained(base, revision=config.revision, **from_pretrained_kwargs)
-    adapted = PeftModel.from_pretrained(model, str(name_or_path), **hub)
+    adapted = PeftModel.from_pretrained(model, str(name_or_path), **source)
     check_adapter(adapted)
     model = adapted.merge_and_unload()  # type: ignore[operator]
     for parameter in model.parameters():
@@ -109,6 +120,7 @@ def load_or_start_recommender(
     revision: str | None = None,
     gguf_file: str | None = None,
     existing_tokens: Literal["error", "keep"] = "error",
+    subfolder: str = "",
     **from_pretrained_kwargs,
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
     r"""
@@ -131,6 +143,8 @@ def load_or_start_recommender(
             File in `name_or_path`, for GGUF backbones.
         existing_tokens (`str`, *optional*, defaults to `"error"`):
             As in [`TSRecTokenizer.from_backbone`]. Rows that are kept are not initialised by `semantics`.
+        subfolder (`str`, *optional*):
+            Folder in `name_or_path`; a backbone's tokenizer is read from there as well.
         from_pretrained_kwargs (*optional*):
             `dtype`, `attn_implementation`, ...
 
@@ -155,11 +169,11 @@ def load_or_start_recommender(
     True
     ```
     """
-    source: dict[str, Any] = {"revision": revision} if revision is not None else {}
+    source = _source(name_or_path, revision, subfolder)
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
-    elif is_recommender(name_or_path, revision):
-        return load_recommender(name_or_path, revision, sid_index, **from_pretrained_kwargs)
+    elif _model_type(name_or_path, source) in RECOMMENDERS:
+        return load_recommender(name_or_path, revision, sid_index, subfolder, **from_pretrained_kwargs)
     tokenizer = TSRecTokenizer.from_backbone(
         name_or_path, sid_index, max_history=max_history, existing_tokens=existing_tokens, **source
     )
@@ -174,12 +188,40 @@ def load_or_start_recommender(
 
 def is_recommender(name_or_path: str | Path, revision: str | None = None) -> bool:
     """Whether a folder or Hub id holds a recommender's checkpoint or an adapter, rather than a language model."""
-    return _model_type(name_or_path, revision) in (TSRecConfig.model_type, ADAPTER)
+    return _model_type(name_or_path, _source(name_or_path, revision)) in RECOMMENDERS
 
 
-def _model_type(name_or_path: str | Path, revision: str | None) -> str:
+def _source(name_or_path: str | Path, revision: str | None, subfolder: str = "") -> dict[str, Any]:
+    """The arguments by which libraries find a checkpoint or adapter, where they are not the usual ones."""
+    if not subfolder and not any(Path(name_or_path, name).is_file() for name in ("config.json", CONFIG_NAME)):
+        named = sorted(path.parent.name for path in Path(name_or_path).glob(f"*/{CONFIG_NAME}"))
+        if len(named) > 1:
+            raise ValueError(
+                f"Expected a checkpoint or an adapter in {str(name_or_path)!r}, but found {len(named)} adapters: "
+                f"{named}. Name the one to load: `load_recommender({str(name_or_path)!r}, subfolder={named[0]!r})`."
+            )
+        subfolder = named[0] if named else ""
+    return {name: value for name, value in {"revision": revision, "subfolder": subfolder}.items() if value}
+
+
+def _tokenizer_of(name_or_path: str | Path, source: dict[str, Any], model_type: str) -> TSRecTokenizer:
+    """The tokenizer of a checkpoint or adapter; that of an adapter with a name stands in the folder above."""
+    if model_type == ADAPTER and "subfolder" in source:
+        beside = cached_file(
+            str(name_or_path), TOKENIZER_CONFIG_FILE, **source, _raise_exceptions_for_missing_entries=False
+        )
+        source = source if beside is not None else {k: v for k, v in source.items() if k != "subfolder"}
+    elif (
+        model_type == ADAPTER
+        and Path(name_or_path).is_dir()
+        and not Path(name_or_path, TOKENIZER_CONFIG_FILE).is_file()
+    ):
+        name_or_path = Path(name_or_path).resolve().parent
+    return TSRecTokenizer.from_pretrained(name_or_path, **source)
+
+
+def _model_type(name_or_path: str | Path, source: dict[str, Any]) -> str:
     """Type of model in the configuration, or `ADAPTER`, which has a configuration of its own."""
-    hub: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if find_adapter_config_file(str(name_or_path), **hub) is not None:
+    if find_adapter_config_file(str(name_or_path), **source) is not None:
         return ADAPTER
-    return read_checkpoint(AutoConfig.from_pretrained, name_or_path, "config.json", **hub).model_type
+    return read_checkpoint(AutoConfig.from_pretrained, name_or_path, "config.json", **source).model_type

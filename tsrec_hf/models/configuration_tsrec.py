@@ -65,7 +65,7 @@ class TSRecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # Ties are the backbone's business; whoever asks the wrapper must hear the same.
-        self.tie_word_embeddings = self.backbone_config.tie_word_embeddings
+        self.tie_word_embeddings = bool(getattr(self.backbone_config, "tie_word_embeddings", False))
         # TRL 1.16 looks into `config.auto_map` and expects a dict there.
         self.auto_map = getattr(self, "auto_map", None) or {}
 

@@ -89,10 +89,11 @@ def cut_head(view: PreTrainedModel, token_ids: torch.Tensor) -> bool:
 
     Returns:
         `bool`: Whether the head is cut; a quantised head, or one that PEFT wraps, is more than a matrix and stays
-        whole.
+        whole, and so does one that accelerate fetches from another device or a disk.
     """
     head = view.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    # Hooks put a `forward` of their own on an instance, which a copy of the head would have of the whole one.
+    if type(head) is not nn.Linear or "forward" in head.__dict__:
         return False
     cut = copy.copy(head)
     cut.out_features = len(token_ids)

@@ -209,8 +209,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             [`TSRecForCausalLM`]: In evaluation mode, as `from_pretrained` leaves models.
 
         Raises:
-            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a SID token
-            without keywords, semantics of another SID index, `sa_init_kwargs` without `semantics`.
+            `TypeError`: a tokenizer without SID tokens. `ValueError`: a tokenizer of a larger backbone, a backbone
+            whose vocabulary cannot grow, a SID token without keywords, semantics of another SID index,
+            `sa_init_kwargs` without `semantics`.
         """
         _check_has_sids(tokenizer)
         if semantics is None and sa_init_kwargs:
@@ -231,6 +232,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             fresh.load_state_dict(backbone.state_dict())
             fresh.generation_config = backbone.generation_config
             backbone = fresh.eval()
+        _check_padding_row(backbone)
         token_ids = torch.tensor([token_id for level in tokenizer.sid_token_ids for token_id in level])
         kept = set(tokenizer.kept_token_ids)
         if kept and semantics is not None:
@@ -239,7 +241,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 "their rows, which SA-Init would overwrite. Leave `semantics` out, or make the tokenizer without "
                 "`existing_tokens='keep'`."
             )
-        rows = cast(torch.Tensor, backbone.get_input_embeddings().weight).shape[0]
+        rows = min(_vocabulary_rows(backbone))
         if int(token_ids.min()) > rows:
             raise ValueError(
                 f"The first SID token has id {int(token_ids.min())}, but {str(name_or_path)!r} has only {rows} rows "
@@ -248,7 +250,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         # Where a vocabulary has gaps, ids reach beyond its length.
         needed = max(len(tokenizer), int(token_ids.max()) + 1)
         if needed > rows:
-            backbone.resize_token_embeddings(needed, mean_resizing=False)
+            _grow_vocabulary(backbone, needed)
         fresh_ids = torch.tensor([token_id for token_id in token_ids.tolist() if token_id not in kept])
         if len(fresh_ids):
             resize_default_rows(backbone, fresh_ids)
@@ -436,6 +438,55 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prior_form=prior_form,
             prior_weight=prior_weight,
             unknown_items=unknown_items,
+        )
+
+
+def _vocabulary_rows(backbone: PreTrainedModel) -> list[int]:
+    """Rows of the embeddings and of the head."""
+    matrices: Any = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
+    return [len(matrix.weight) for matrix in matrices]
+
+
+@torch.no_grad()
+def _check_padding_row(backbone: PreTrainedModel) -> None:
+    """
+    Raises `ValueError` for a class that empties the padding token's row of weights that were loaded, where the head
+    has that row as well and training changes it.
+    """
+    padding_row = getattr(backbone.get_input_embeddings(), "padding_idx", None)
+    if padding_row is None or not getattr(backbone.config, "tie_word_embeddings", False):
+        return
+    loaded = nn.Embedding(2, 2, padding_idx=0)
+    loaded.weight.fill_(1.0)
+    loaded.weight._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark of what was loaded
+    backbone._init_weights(loaded)
+    if not bool(loaded.weight.all()):
+        raise ValueError(
+            f"Expected a backbone whose weights come back as they are saved, but `{type(backbone).__name__}` sets row "
+            f"{padding_row}, of the padding token, to 0 whenever it is loaded. Set `pad_token_id` to null in its "
+            "config.json, or use another backbone."
+        )
+
+
+def _grow_vocabulary(backbone: PreTrainedModel, num_rows: int) -> None:
+    """
+    Adds rows to a backbone's embeddings and head; raises `ValueError` where its class cannot, or where what is saved
+    could not be loaded, since its configuration counts the rows by another name.
+    """
+    try:
+        backbone.resize_token_embeddings(num_rows, mean_resizing=False)
+        with torch.device("meta"):
+            loaded = AutoModelForCausalLM.from_config(backbone.config)
+        sizes, again = _vocabulary_rows(backbone), _vocabulary_rows(loaded)
+        reason = None if min(sizes) >= num_rows else f"leaves matrices of {sizes} rows"
+        if reason is None and again != sizes:
+            reason = f"makes matrices of {sizes} rows, but its configuration says {again}"
+    except Exception as error:  # whatever a class does that was not made to be resized
+        reason = f"ends in {type(error).__name__}: {error}"
+    if reason is not None:
+        raise ValueError(
+            f"Expected a backbone that takes {num_rows} rows for its tokens and the SIDs', but "
+            f"`{type(backbone).__name__}.resize_token_embeddings` {reason}. Use another backbone."
         )
 
 

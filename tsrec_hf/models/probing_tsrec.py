@@ -5,7 +5,8 @@ A tree of tokens under a mask, or a copy of a cache for each continuation, is as
 it be: masks and positions may be ignored, distances counted by columns, windows cut, recurrent states mixed up. No
 list of names tells. A [`Probe`] runs each kind on a tiny tree and compares its logits with those of a plain forward
 pass of the same sequences. What it finds is kept for the process, for the class, configuration, attention
-implementation, type and device of the backbone; nothing of it goes into a checkpoint.
+implementation, type and device of the backbone; nothing of it goes into a checkpoint. All of it costs less than three
+forward passes of a prompt.
 """
 
 import re
@@ -20,7 +21,15 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .row_passes_tsrec import CopiedPasses, PlainPasses
-from .tree_passes_tsrec import PackedPasses, SharedPrefix, TreePasses, cache_argument, run_forward, takes_argument
+from .tree_passes_tsrec import (
+    PackedPasses,
+    SharedPrefix,
+    TreePasses,
+    cache_argument,
+    input_device,
+    run_forward,
+    takes_argument,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -48,13 +57,13 @@ _found: dict[Any, bool] = {}
 class ProbeTree:
     """
     Two prompts behind one prefix, and a tree of two levels behind each. Both end in the same tokens, so that the
-    difference between their logits is what another context makes.
+    difference between their logits is what another context makes. A long tree has the second prompt alone.
 
     Attributes:
-        prefix_ids (`torch.Tensor` of shape `(prefix,)`): What both begin with.
-        input_ids (`torch.Tensor` of shape `(2, prompt)`): The prompts, the second one padded on the left.
-        attention_mask (`torch.Tensor` of shape `(2, prompt)`): 0 for padding.
-        token_ids (`torch.Tensor` of shape `(levels, 2, 2)`): For each level and prompt a token that is there to
+        prefix_ids (`torch.Tensor` of shape `(prefix,)`): What all begin with.
+        input_ids (`torch.Tensor` of shape `(prompts, prompt)`): The prompts, the second one padded on the left.
+        attention_mask (`torch.Tensor` of shape `(prompts, prompt)`): 0 for padding.
+        token_ids (`torch.Tensor` of shape `(levels, prompts, 2)`): For each level and prompt a token that is there to
             disturb, and the token that is compared, each behind the one of its own kind.
     """
 
@@ -74,7 +83,7 @@ class ProbeTree:
         generator = torch.Generator().manual_seed(0)
         tokens = ordinary[torch.randperm(len(ordinary), generator=generator)].repeat(count // len(ordinary) + 1)
         prefix, first, other, last, drawn = (
-            tokens[:count].to(backbone.device).split([prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS])
+            tokens[:count].to(input_device(backbone)).split([prefix_length, PROMPT - 1, 1, 1, 3 * LEVELS])
         )
         padding = last.new_zeros(PROMPT - 2)
         input_ids = torch.stack([torch.cat([first, last]), torch.cat([padding, other, last])])
@@ -83,8 +92,12 @@ class ProbeTree:
         disturbing, compared = drawn[: 2 * LEVELS].view(LEVELS, 2), drawn[2 * LEVELS :].unsqueeze(-1)
         return cls(prefix, input_ids, attention_mask, torch.stack([disturbing, compared.expand(-1, 2)], dim=-1))
 
+    def second(self) -> "ProbeTree":
+        """The tree of the second prompt alone."""
+        return ProbeTree(self.prefix_ids, self.input_ids[1:], self.attention_mask[1:], self.token_ids[:, 1:])
 
-# Gives the logits at the prompts' ends and at the compared tokens of all or the first levels, `(2, 1 + levels,
+
+# Gives the logits at the prompts' ends and at the compared tokens of all or the first levels, `(prompts, 1 + levels,
 # vocabulary)`.
 Run = Callable[[ProbeTree], torch.Tensor]
 
@@ -98,7 +111,8 @@ class Probe:
             Causal language model in evaluation mode.
         length (`int`, *optional*, defaults to `0`):
             Tokens of the longest sequence that is to be read: where the configuration holds a length below that at
-            which the backbone may turn to something else, such as a sliding window, the probe is longer than that.
+            which the backbone may turn to something else, such as a sliding window, a longer probe, of one prompt,
+            follows the short one.
 
     Raises:
         `ValueError`: where logits are asked for: a backbone that runs no plain forward pass, or is not causal.
@@ -107,9 +121,11 @@ class Probe:
     def __init__(self, backbone: PreTrainedModel, length: int = 0):
         self.backbone = backbone
         self._cache_argument = cache_argument(backbone)
+        self._device = input_device(backbone)
         limits = sorted(set(_lengths_of(backbone.config.get_text_config().to_dict())))
         reached = bisect_left(limits, length)
         self._prefix_length = max(PREFIX, limits[reached - 1] + 1 if reached else 0)
+        self._short = Probe(backbone) if self._prefix_length > PREFIX else None
         self.dtype = _computed_dtype(backbone)
         self._key = (
             type(backbone),
@@ -117,7 +133,7 @@ class Probe:
             backbone.config._attn_implementation,
             self.dtype,
             bool(getattr(backbone, "is_quantized", False)),
-            backbone.device,
+            self._device,
             self._prefix_length,
         )
 
@@ -134,6 +150,8 @@ class Probe:
         key = (*self._key, kind)
         if key in _found:
             return _found[key]
+        if self._short is not None and not self._short.agrees(kind, run):
+            return False
         reference, contrast, is_clear = self._reference
         if not bool(reference.isfinite().all()):
             return True  # nothing can be compared: whoever reads the scores will find them to be no numbers
@@ -145,7 +163,7 @@ class Probe:
                 logits = self._run(kind) if run is None else run(self._tree)
             read = logits.shape[1]
             reference, contrast = reference[:, :read], contrast[:read]
-            error = (_centred(logits) - reference).norm(dim=-1)  # (2, 1 + levels)
+            error = (_centred(logits) - reference).norm(dim=-1)  # (prompts, 1 + levels)
             agrees = bool((error <= self._tolerance(reference, contrast)).all())
             reason = f"its logits differ by {float((error / contrast).max()):.1%} of what another context changes"
         except Exception as error:  # whatever a backbone does with inputs that it was not made for
@@ -157,8 +175,12 @@ class Probe:
         return agrees
 
     @cached_property
-    def _tree(self) -> ProbeTree:
+    def _trees(self) -> ProbeTree:
         return ProbeTree.of(self.backbone, self._prefix_length)
+
+    @cached_property
+    def _tree(self) -> ProbeTree:
+        return self._trees if self._short is None else self._trees.second()
 
     @cached_property
     def _prefix(self) -> SharedPrefix:
@@ -167,8 +189,8 @@ class Probe:
     @cached_property
     @torch.no_grad()
     def _reference(self) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Centred logits of a plain pass, the difference of their contexts, and whether that is beyond rounding."""
-        tree = self._tree
+        """Centred logits of plain passes, the difference of their contexts, and whether that is beyond rounding."""
+        tree = self._trees
         first, second = tree.input_ids[0], tree.input_ids[1, PROMPT - 2 :]
         paths = tree.token_ids[:, :, 1]  # (levels, 2)
         rows = [
@@ -176,30 +198,44 @@ class Probe:
             # Filled up behind its end, which a causal model does not look at.
             torch.cat([tree.prefix_ids, second, paths[:, 1], first[: PROMPT - len(second)]]),
         ]
-        kept = 1 + PROMPT + LEVELS  # from the prefix's last token on
-        kwargs = {"use_cache": False, "logits_to_keep": kept}
+        places = torch.arange(1 + LEVELS, device=first.device)
+        if self._short is not None:
+            # The first prompt without the prefix is another context as well, at times a very different one.
+            reference = self._plain(rows[1:], 1 + PROMPT + LEVELS)[:, len(second) + places]
+            other = self._plain([rows[0][-PROMPT - LEVELS :]], PROMPT + LEVELS)[0, len(first) - 1 + places]
+            contrast = torch.minimum(self._contrast(reference[0], other), self._short._reference[1])
+        else:
+            logits = self._plain(rows, 1 + PROMPT + LEVELS)  # from the prefix's last token on
+            reference = torch.stack([logits[0, len(first) + places], logits[1, len(second) + places]])
+            contrast = self._contrast(reference[0], reference[1])
+            # The prefix's end stands before all that differs. NaN is greater than nothing.
+            before = (logits[0, :1] - logits[1, :1]).norm(dim=-1)
+            if bool((before > self._tolerance(logits[:, :1], contrast.amax().view(1))[0]).all()):
+                raise ValueError(
+                    f"`{type(self.backbone).__name__}` cannot recommend: its logits depend on the tokens behind "
+                    "them, so that it is no causal language model. Use another backbone, or load it with "
+                    "`is_decoder=True` if it has that setting."
+                )
+        # Untrained weights may be so small that contexts hardly matter: such a finding is used, but not kept.
+        is_clear = bool((self._rounding(reference) < 0.5 * contrast).all())
+        return reference, contrast, is_clear
+
+    def _plain(self, rows: list[torch.Tensor], kept: int) -> torch.Tensor:
+        """Centred logits of the last tokens of rows of one length, `(rows, kept, vocabulary)`."""
+        kwargs: dict[str, Any] = {"use_cache": False, "logits_to_keep": kept}
         kwargs = {name: value for name, value in kwargs.items() if takes_argument(self.backbone, name)}
         try:
-            logits = _centred(self.backbone(input_ids=torch.stack(rows), **kwargs).logits[:, -kept:])
+            return _centred(self._forward(input_ids=torch.stack(rows), **kwargs)[:, -kept:])
         except Exception as error:
             raise ValueError(
                 f"`{type(self.backbone).__name__}` cannot recommend: a plain forward pass of {len(rows[0])} tokens "
                 f"ends in {type(error).__name__}: {error}. Use another backbone."
             ) from error
-        places = torch.arange(1 + LEVELS, device=logits.device)
-        reference = torch.stack([logits[0, len(first) + places], logits[1, len(second) + places]])
-        contrast = (reference[0] - reference[1]).norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)  # (1+levels,)
-        # The prefix's end stands before all that differs. NaN is greater than nothing.
-        before = (logits[0, :1] - logits[1, :1]).norm(dim=-1)
-        if bool((before > self._tolerance(logits[:, :1], contrast.amax().view(1))[0]).all()):
-            raise ValueError(
-                f"`{type(self.backbone).__name__}` cannot recommend: its logits depend on the tokens behind "
-                "them, so that it is no causal language model. Use another backbone, or load it with "
-                "`is_decoder=True` if it has that setting."
-            )
-        # Untrained weights may be so small that contexts hardly matter: such a finding is used, but not kept.
-        is_clear = bool((self._rounding(reference) < 0.5 * contrast).all())
-        return reference, contrast, is_clear
+
+    @staticmethod
+    def _contrast(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Size of the difference of logits, `(1 + levels,)`."""
+        return (one - other).norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
 
     def _rounding(self, reference: torch.Tensor) -> torch.Tensor:
         return ROUNDING_STEPS * torch.finfo(self.dtype).eps * reference.norm(dim=-1)
@@ -208,7 +244,7 @@ class Probe:
         share = TOLERANCES[self.dtype]
         if getattr(self.backbone, "is_quantized", False):
             share = max(share, TOLERANCES[torch.bfloat16])
-        elif self.dtype == torch.float32 and self.backbone.device.type == "cuda":
+        elif self.dtype == torch.float32 and self._device.type == "cuda":
             share = max(share, TOLERANCES[torch.float16] / 5)  # products of matrices may be in TF32
         return torch.maximum(share * contrast, self._rounding(reference))
 
@@ -222,15 +258,15 @@ class Probe:
             packed = PackedPasses(*arguments)
             # Nodes by number: the prompts' ends, then two of each prompt a level. All levels but the first are left
             # to the passes of kind "tree", whose mask is the same.
-            parents = torch.tensor([0, 0, 1, 1], device=tree.prefix_ids.device)
+            parents = torch.arange(len(tree.input_ids), device=tree.prefix_ids.device).repeat_interleave(2)
             found = [packed.prompt_logits(), packed.extend(parents, tree.token_ids[0].flatten())[1::2]]
             return torch.stack(found, dim=1)
         passes: Any = KINDS[kind](*arguments)
-        nodes = torch.zeros(2, 2, dtype=torch.long, device=tree.prefix_ids.device)
+        nodes = torch.zeros_like(tree.token_ids[0])
         found = [passes.prompt_logits()[:, 0]]
         for level, token_ids in enumerate(tree.token_ids):
             found.append(passes.extend(nodes, token_ids)[:, 1])
-            nodes = torch.arange(1 + 2 * level, 3 + 2 * level, device=nodes.device).expand(2, -1)
+            nodes = torch.arange(1 + 2 * level, 3 + 2 * level, device=nodes.device).expand_as(nodes)
         return torch.stack(found, dim=1)
 
 
@@ -260,7 +296,7 @@ def _centred(logits: torch.Tensor) -> torch.Tensor:
 
 def _computed_dtype(backbone: PreTrainedModel) -> torch.dtype:
     """The type that products of matrices are as precise as, whatever the weights are stored in."""
-    kind = backbone.device.type
+    kind = input_device(backbone).type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else backbone.dtype
     if dtype == torch.float32:
         precision = torch.get_float32_matmul_precision()

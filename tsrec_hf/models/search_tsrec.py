@@ -17,7 +17,7 @@ from .filtering_tsrec import NodeFilter
 from .prior_search_tsrec import NodePrior
 from .probing_tsrec import KINDS, Probe, fastest_kind
 from .pruned_search_tsrec import prune_beams
-from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, run_forward
+from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, input_device, run_forward
 from .trie_tsrec import SIDTrie
 
 
@@ -105,7 +105,7 @@ class SIDSearch:
         self._probes: dict[int, Probe] = {}
         self.scoring = scoring
         self._cache_argument = cache_argument(self.backbone)
-        device = backbone.device
+        device = input_device(backbone)
         self.trie = trie.to(device)
         self.token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
         # Code `c` of level `l` is token `token_ids[level_starts[l] + c]`.
@@ -194,7 +194,7 @@ class SIDSearch:
         Returns:
             [`TreeBeams`] with `min(num_beams, top_k, number of SIDs)` beams.
         """
-        on_cpu = self.backbone.device.type == "cpu"
+        on_cpu = self.token_ids.device.type == "cpu"
         if top_k is not None and on_cpu and self._pays_to_prune(input_ids, num_beams, top_k):
             return self._pruned(input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior)
         beams = self._descend(input_ids, attention_mask, num_beams, node_filter, temperature=temperature, prior=prior)

@@ -7,6 +7,7 @@ import torch
 
 from .prompting_tsrec import PromptBuilder
 from .search_tsrec import SIDSearch
+from .tree_passes_tsrec import input_device
 
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class SearchSession:
         # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
         self.prompts = PromptBuilder(tokenizer)
         self.index = self.prompts.sid_index
-        self.device = model.device
+        self.device = input_device(model.backbone)
         self.trie = self.index.trie_on(self.device)
         prefix = self.prompts.instruction_ids if prefix_ids is None else prefix_ids
         self.search = SIDSearch(

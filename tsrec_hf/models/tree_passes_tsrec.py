@@ -41,22 +41,38 @@ def takes_argument(module: nn.Module, name: str) -> bool:
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
+def input_device(backbone: PreTrainedModel) -> torch.device:
+    """The device that a model's inputs belong on, also where its first weights are offloaded to the CPU or a disk."""
+    if backbone.device.type != "meta":
+        return backbone.device
+    hook = getattr(backbone.get_input_embeddings(), "_hf_hook", None)  # accelerate's, which fetches the weights
+    devices = [getattr(one, "execution_device", None) for one in getattr(hook, "hooks", [hook])]
+    device = next((device for device in devices if device is not None), None)
+    if device is None:
+        raise ValueError(
+            f"Expected the weights of `{type(backbone).__name__}`, but they are on the device 'meta', which holds "
+            "none. Load the recommender by `from_pretrained`."
+        )
+    return torch.device(device)
+
+
 def run_forward(
     backbone: PreTrainedModel, cache_name: str, cache: Any = None, return_cache: bool = False, **inputs
 ) -> Any:
     """Runs a backbone as [`Forward`] says, given the name by which it takes a cache."""
     if cache is not None:
         inputs[cache_name] = cache
-    output = backbone(**inputs)
+    output = backbone(**inputs, **router_arguments(backbone))
     return (output.logits, output[cache_name]) if return_cache else output.logits
 
 
-def router_arguments(config: PreTrainedConfig) -> dict[str, bool]:
+def router_arguments(backbone: PreTrainedModel) -> dict[str, bool]:
     """
-    Arguments that keep a mixture of experts from computing its auxiliary loss, which takes no tree mask. TRL asks for
-    that loss in the configuration, where it stays.
+    Arguments that keep a mixture of experts from computing its auxiliary loss, which takes no tree mask and no mask of
+    more columns than there are tokens. TRL asks for that loss in the configuration, where it stays.
     """
-    return {"output_router_logits": False} if hasattr(config, "output_router_logits") else {}
+    asked = hasattr(backbone.config.get_text_config(), "output_router_logits")
+    return {"output_router_logits": False} if asked and takes_argument(backbone, "output_router_logits") else {}
 
 
 class SharedPrefix:
@@ -222,7 +238,6 @@ class TreePasses:
             position_ids=positions,
             cache=self._cache,
             use_cache=True,
-            **router_arguments(self._config),
             **kwargs,
         )
 
@@ -294,7 +309,6 @@ class PackedPasses:
             position_ids=queries,
             cache=self._cache,
             use_cache=True,
-            **router_arguments(self._config),
             **kwargs,
         )
         return logits[0]

@@ -20,11 +20,11 @@ from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
-from .backbone_checks import check_decodes
+from .backbone_checks import check_decodes, has_aux_loss
 from .checkpointing import CheckpointingTrainer
 from .finite import FiniteTrainer
 from .grpo_config import TSRecGRPOConfig
-from .learning_checks import check_steps, check_trained_weights
+from .learning_checks import check_in_memory, check_steps, check_trained_weights
 from .lora import TRAINED_IN_MEMORY, is_in_memory_only, name_of, save_base
 from .model_card import RunCard, TrainedPart, training_stage
 from .peft_shims import (
@@ -94,6 +94,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
 
     _rows_of: Callable[[Dataset, TSRecTokenizer], Dataset]  # makes rows for the loss of interactions
     _measured: RecommendationMetrics | None = None  # what the evaluation that runs recommends for
+    aux_loss_enabled: bool  # TRL's: whether the loss of a mixture of experts' routers is added
     args: TSRecSFTConfig | TSRecGRPOConfig
     model: nn.Module
     processing_class: TSRecTokenizer
@@ -108,6 +109,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
+        check_in_memory(model)
         rows = copied_rows(model)
         if kwargs.get("peft_config") is not None and isinstance(model, TSRecForCausalLM) and is_in_memory_only(model):
             folder = save_base(model, processing_class, args)
@@ -115,6 +117,8 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.recommender.check_tokenizer(processing_class)
         check_decodes(self.recommender, processing_class)
+        if self.aux_loss_enabled and not has_aux_loss(self.recommender, args):
+            self.aux_loss_enabled = self.recommender.config.get_text_config().output_router_logits = False
         self._check_trained_part()
         if isinstance(self._unwrapped, PeftModel):
             keep_rows_in_float32(self._unwrapped, rows)

@@ -214,7 +214,7 @@ def branch_logits(
         position_ids=positions,
         logits_to_keep=1 + group * inner,
         use_cache=False,
-        **router_arguments(config),
+        **router_arguments(backbone),
     ).logits
 
 

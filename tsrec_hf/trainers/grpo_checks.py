@@ -1,6 +1,9 @@
 """Checks at the start of GRPO: what cannot work is refused before the first step."""
 
+from typing import Any
+
 from datasets import Dataset
+from peft import PeftModel
 
 from tsrec_hf.models import TSRecTokenizer
 
@@ -39,3 +42,16 @@ def check_rows(rows: Dataset, name: str, tokenizer: TSRecTokenizer) -> None:
             "recommender's prompts are no conversations: build them with `build_grpo_rows`."
         )
     tokenizer.sid_index.positions_of(rows.unique("target"))
+
+
+def check_adapter_name(model: Any, args: TSRecGRPOConfig) -> None:
+    """
+    Raises `ValueError` for an adapter whose copy cannot be the reference: TRL 1.16 looks for it by PEFT's usual name.
+    """
+    if isinstance(model, PeftModel) and args.beta != 0.0 and "default" not in model.peft_config:
+        names = sorted(model.peft_config)
+        raise ValueError(
+            f"Expected an adapter of the name 'default', whose copy becomes the reference of `beta`={args.beta}, but "
+            f"found {names}. Save it and load it by `PeftModel.from_pretrained(base, 'folder/{names[0]}', "
+            "is_trainable=True)`, which names it so, or set `beta=0`."
+        )

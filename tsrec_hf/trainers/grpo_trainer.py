@@ -31,7 +31,7 @@ from .backbone_checks import check_shared_prefix
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .branches import LegalTokens, score_completions
 from .dynamic_sampling import Row, ScoredGroup, draw_groups_with_signal
-from .grpo_checks import check_catalogue, check_rows
+from .grpo_checks import check_adapter_name, check_catalogue, check_rows
 from .grpo_config import TSRecGRPOConfig
 from .learning_checks import check_generation_batch, check_reward_weights
 from .prompt_sampler import WholePassSampler
@@ -122,6 +122,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             build = partial(self._rows_of, tokenizer=tokenizer)
             eval_dataset = evaluation_rows(eval_interactions, args.eval_num_users, build)
         check_catalogue(args, tokenizer)
+        check_adapter_name(model, args)
         named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, rows in {"train": train_dataset, **named}.items():
             if rows is not None:

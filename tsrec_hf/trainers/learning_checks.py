@@ -26,6 +26,19 @@ def check_steps(args: TrainingArguments) -> None:
         )
 
 
+def check_in_memory(model: Any) -> None:
+    """Raises `ValueError` for weights that a device map has offloaded, which accelerate fetches and forgets."""
+    if not isinstance(model, nn.Module) or getattr(model, "hf_device_map", None) is None:
+        return
+    offloaded = sum(parameter.is_meta for parameter in model.parameters())
+    if offloaded:
+        raise ValueError(
+            f"Expected weights in memory, which training changes, but {offloaded} are offloaded to the CPU or a disk, "
+            "as the `device_map` says. Load the recommender without `device_map`; `--use_peft --load_in_4bit` needs "
+            "a quarter of the memory."
+        )
+
+
 def check_trained_weights(model: nn.Module, run_facts: Mapping[str, Any] | None) -> None:
     """
     Raises `ValueError` where no weight is trained, or adapters leave SID rows as they are that were never trained.

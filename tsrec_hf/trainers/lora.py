@@ -11,6 +11,7 @@ from typing import cast
 
 from peft import LoraConfig, PeftConfig
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
+from torch import nn
 from transformers import TrainingArguments
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -82,6 +83,11 @@ def lora_config(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, model_args: 
         # PEFT would look for the wrapper's own architecture, which it does not know.
         known = USUAL_TARGETS.get(model.config.get_text_config().model_type)
         config.target_modules = sorted(known) if known else "all-linear"
+        if not known and config.exclude_modules is None:
+            # Routers that return more than a product, which PEFT takes for a linear layer by their base class.
+            own = type(model.backbone).__module__
+            linear = [(name, type(part)) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+            config.exclude_modules = [name for name, kind in linear if kind.__module__ == own] or None
     config.trainable_token_indices = rows
     config.revision = model_args.model_revision
     return config
@@ -170,4 +176,6 @@ def name_of(config: PeftConfig) -> str:
         return str(getattr(config.peft_type, "value", config.peft_type))
     if isinstance(config.target_modules, str):
         return f"LoRA on {config.target_modules}"
-    return f"LoRA on {', '.join(sorted({name.rsplit('.', 1)[-1] for name in config.target_modules}))}"
+    excluded = config.exclude_modules if isinstance(config.exclude_modules, (list, set)) else ()
+    targets, left_out = ({name.rsplit(".", 1)[-1] for name in names} for names in (config.target_modules, excluded))
+    return f"LoRA on {', '.join(sorted(targets - left_out))}"
