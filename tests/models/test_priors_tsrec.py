@@ -44,9 +44,9 @@ class TestPopularity:
 
 
 class TestNextItem:
-    @pytest.mark.parametrize("normalization", [0.4, 1.0])
+    @pytest.mark.parametrize("normalization", [0.6, 1.0])
     def test_worked_by_hand(self, index, log, normalization) -> None:
-        given = {} if normalization == 0.4 else {"normalization": normalization}  # the default
+        given = {} if normalization == 0.6 else {"normalization": normalization}  # the default
         prior = NextItemPrior.fit(log, index, trace=0.0, **given)
         # Pairs: ab 1, ac .6 + 1, bc 1 + 1, bd .6, cd 1; and a third of each the other way round.
         counts = np.zeros((4, 4))
@@ -69,7 +69,7 @@ class TestNextItem:
         row = np.array([1 + 1 / 3, 1.6 + 1 / 3, 0, 0])
         # The other row has ba 1 and a third of ab.
         sizes = np.array([row.sum(), (1.6 / 3) + 1]) + 5
-        expected = row / (sizes.mean() * (sizes[0] / sizes.mean()) ** 0.4) + 0.5 * popularity
+        expected = row / (sizes.mean() * (sizes[0] / sizes.mean()) ** 0.6) + 0.5 * popularity
         assert prior.weights([["a"]]).to_dense()[0].numpy() == pytest.approx(expected, abs=1e-6)
 
     def test_chunks_do_not_matter(self, index, log, monkeypatch) -> None:

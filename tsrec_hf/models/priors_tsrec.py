@@ -141,7 +141,7 @@ class NextItemPrior(ItemPrior):
         history_decay: float = 0.6,
         transposed: float = 1 / 3,
         shrinkage: float = 5.0,
-        normalization: float = 0.4,
+        normalization: float = 0.6,
         trace: float = 0.05,
         max_history: int = 10,
         max_successors: int = 1000,
@@ -163,7 +163,7 @@ class NextItemPrior(ItemPrior):
                 Weight of a pair in the other direction.
             shrinkage (`float`, *optional*, defaults to `5`):
                 Added to a row's sum before it divides the row: rows of few counts stay small.
-            normalization (`float`, *optional*, defaults to `0.4`):
+            normalization (`float`, *optional*, defaults to `0.6`):
                 Power of the sum, relative to the average row's, that divides the row. At 1 every item of a history
                 counts alike, at 0 by how often it was bought. Between them lists were best on the validation splits
                 of all four data sets tried.
