@@ -24,6 +24,7 @@ from transformers import HfArgumentParser
 
 from tsrec_hf import RecommendationEvaluator, baseline_results, metrics_table, open_dataset
 from tsrec_hf.hub import add_evaluation, load_recommender
+from tsrec_hf.models.replacing_tsrec import write_text
 
 
 @dataclass
@@ -126,7 +127,7 @@ def main(args: ScriptArguments) -> None:
     if args.update_card:
         print(f"Written into {add_evaluation(args.model_name_or_path, {'settings': settings, 'results': results})}")
     if args.output_file:
-        Path(args.output_file).write_text(json.dumps({"settings": settings, "results": results}, indent=1))
+        write_text(args.output_file, json.dumps({"settings": settings, "results": results}, indent=1))
 
 
 if __name__ == "__main__":

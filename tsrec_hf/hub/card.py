@@ -15,6 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from tsrec_hf.models import SIDIndex, TSRecConfig
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
+from tsrec_hf.models.replacing_tsrec import replaced
 
 from .markdown import as_cell, as_code, as_line, as_sentence
 from .results import RESULTS_END, RESULTS_START, Evaluation, eval_results, results_text, with_results
@@ -181,7 +182,8 @@ def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     card.data.eval_results = kept + new
     card.data.model_name = card.data.model_name or directory.resolve().name
     card.text = with_results(card.text, results_text(evaluation))
-    card.save(path)
+    with replaced(path) as part:
+        card.save(part)
     return path
 
 

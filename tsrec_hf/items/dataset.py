@@ -106,8 +106,8 @@ class RecommendationDataset:
         """
         Writes the data set to a folder: Parquet tables, the SID index and `dataset.json`, which is written last.
 
-        [`RecommendationDataset.load`] refuses the folder of an interrupted save, so files of two data sets are never
-        mixed. Other files of the folder are kept.
+        A save that is interrupted leaves the old data set or the new one, and files of two are never mixed. Other
+        files of the folder are kept.
 
         Args:
             directory (`str` or `Path`):

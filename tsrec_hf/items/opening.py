@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from tsrec_hf.models.file_sets_tsrec import finish_sets
+
 from .dataset import RecommendationDataset
 from .layout import FACTS_NAME, MINIONEREC_INDEX_NAME
 from .readers.lcrec import is_lcrec, load_lcrec
@@ -34,6 +36,7 @@ def open_dataset(directory: str | Path) -> RecommendationDataset:
     ```
     """
     directory = Path(directory)
+    finish_sets(directory)
     is_minionerec = (directory / MINIONEREC_INDEX_NAME).is_file()
     if is_minionerec and (directory / FACTS_NAME).is_file():
         raise ValueError(

@@ -11,6 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .file_sets_tsrec import check_listed
+from .replacing_tsrec import replaced
+
 
 SID_INDEX_FILE = "sid_index.safetensors"
 FORMAT_VERSION = 1
@@ -20,14 +23,13 @@ def write_index(
     directory: str | Path, arrays: dict[str, np.ndarray], strings: Mapping[str, Sequence[str]], facts: dict[str, Any]
 ) -> Path:
     """Writes arrays, columns of strings and facts to `directory/sid_index.safetensors`; returns the file's path."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / SID_INDEX_FILE
+    path = Path(directory, SID_INDEX_FILE)
     for name, column in strings.items():
         arrays = arrays | _pack_strings(name, column)
     facts = {"version": FORMAT_VERSION, **facts, "checksum": _checksum(arrays)}
     # One entry of metadata: several would be written in an order that changes from save to save.
-    save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps(facts)})
+    with replaced(path) as part:
+        save_file(arrays, part, metadata={"tsrec_sid_index": json.dumps(facts)})
     return path
 
 
@@ -43,6 +45,7 @@ def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[
     path = path / SID_INDEX_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
+    check_listed(path)
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("tsrec_sid_index", "{}"))

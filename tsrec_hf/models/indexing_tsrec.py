@@ -22,6 +22,7 @@ import torch
 
 from .index_checks_tsrec import TOKEN_PATTERN, check_index, checked_counts, checked_new_codes, default_tokens
 from .index_files_tsrec import read_index, read_index_json, write_index
+from .replacing_tsrec import write_text
 from .trie_tsrec import SIDTrie, checked_codes
 
 
@@ -415,7 +416,7 @@ class SIDIndex:
             item_id: [level_tokens[code] for level_tokens, code in zip(self.tokens, codes)]
             for item_id, codes in zip(self.item_ids, self.codes.tolist())
         }
-        Path(path).write_text(json.dumps(sids, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(sids, ensure_ascii=False))
 
     def save(self, directory: str | Path) -> Path:
         """Writes the index to `directory/sid_index.safetensors` and returns the file's path."""

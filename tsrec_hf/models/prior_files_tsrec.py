@@ -11,6 +11,7 @@ from .given_priors_tsrec import MixedPrior
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior
 from .priors_tsrec import NextItemPrior, PopularityPrior, SimilarityPrior
+from .replacing_tsrec import replaced
 
 
 PRIOR_FILE = "item_prior.safetensors"
@@ -36,9 +37,9 @@ def save_prior(directory: str | Path, prior: ItemPrior, form: str, weight: float
         "form": form,
         "weight": weight,
     }
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"prior": json.dumps(described)}
-    )
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replaced(path) as part:
+        save_file(contiguous, part, {"prior": json.dumps(described)})
     return path
 
 

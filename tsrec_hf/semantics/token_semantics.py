@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsrec_hf.models.replacing_tsrec import write_text
+
 
 if TYPE_CHECKING:
     from tsrec_hf.models import SIDIndex
@@ -185,9 +187,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         rows = [asdict(entry) for entry in self._entries.values()]
         rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        Path(path).write_text(
-            json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
-        )
+        write_text(path, json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True))
 
     def count_teachers(self) -> dict[str, int]:
         r"""

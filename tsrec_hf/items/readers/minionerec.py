@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.replacing_tsrec import write_text
 
 from ..columns import require_columns
 from ..dataset import SPLITS, RecommendationDataset
@@ -143,11 +144,10 @@ def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
     sid_of = {item_id: index.spell(codes) for item_id, codes in zip(index.item_ids, index.codes.tolist())}
     frames = {split: _as_frame(getattr(dataset, split), split, sid_of) for split in SPLITS}
 
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "item.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    write_text(path / "item.json", json.dumps(entries, ensure_ascii=False))
     index.to_json(path / "index.json")
     for split, frame in frames.items():
-        frame.to_csv(path / f"{split}.csv", index=False)
+        write_text(path / f"{split}.csv", frame.to_csv(index=False))
 
 
 def _as_frame(rows: Dataset, split: str, sid_of: dict[str, str]) -> pd.DataFrame:
