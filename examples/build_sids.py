@@ -48,7 +48,7 @@ from tsrec_hf.sids.catalogue import (
     save_embeddings,
     write_report,
 )
-from tsrec_hf.sids.item_embedding import texts_of
+from tsrec_hf.sids.item_embedding import image_beside, texts_of
 
 
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
@@ -122,7 +122,7 @@ def weights_of(args: ScriptArguments) -> dict[str, float]:
 def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
     if items.features.get(args.image_column) == Value("string"):
         folder = Path(args.items_file).parent
-        files = [str(folder / name) if name else None for name in items[args.image_column][:]]
+        files = [image_beside(folder, name) if name else None for name in items[args.image_column][:]]
         items = items.remove_columns(args.image_column).add_column(args.image_column, files)
     weights = weights_of(args)
     texts = [name for name in weights if name in items.column_names]

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from tsrec_hf.models import SIDIndex, TSRecConfig
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
 from tsrec_hf.models.replacing_tsrec import replaced
 
@@ -26,6 +27,7 @@ FACTS = ("base_model", "dataset", "sid_method", "stages")
 SPLITS = ("train", "valid", "test")
 
 
+@checks_types
 def build_model_card(
     config: TSRecConfig,
     sid_index: SIDIndex,
@@ -131,6 +133,7 @@ def build_model_card(
     )
 
 
+@checks_types
 def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     r"""
     Writes an evaluation into the model card of a local checkpoint, in the place of an older one of the same split.

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from tsrec_hf.models import PromptBuilder, SIDIndex, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 
@@ -39,6 +40,7 @@ _TOKENIZER_SETTINGS = (
 )
 
 
+@checks_types
 def export_backbone(
     model: TSRecForCausalLM, directory: str | Path, tokenizer: TSRecTokenizer | None = None, **save_kwargs
 ) -> Path:

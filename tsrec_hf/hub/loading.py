@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
 from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.downloading_tsrec import read_checkpoint
 from tsrec_hf.semantics import TokenSemantics
 
@@ -17,6 +18,7 @@ from .adapter_checks import check_adapter
 ADAPTER = "adapter"
 
 
+@checks_types
 def load_recommender(
     name_or_path: str | Path, revision: str | None = None, sid_index: SIDIndex | None = None, **from_pretrained_kwargs
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:

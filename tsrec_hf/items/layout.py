@@ -1,6 +1,5 @@
 """Read and write the native layout of a data set: Parquet tables, the SID index and a manifest, `dataset.json`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.models.file_sets_tsrec import finish_sets, hash_of, replaced_set
+from tsrec_hf.models.json_files_tsrec import read_json
 
 
 if TYPE_CHECKING:
@@ -93,10 +93,7 @@ def _read_facts(directory: Path) -> dict[str, Any]:
         else:
             hint = "Check the path."
         raise FileNotFoundError(f"Expected {FACTS_NAME} in {directory}, but there is none. {hint}")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Save the data set again.") from error
+    facts = read_json(path)
     version = facts.get("format_version") if isinstance(facts, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.file_sets_tsrec import finish_sets
 
 from .dataset import RecommendationDataset
@@ -10,6 +11,7 @@ from .readers.lcrec import is_lcrec, load_lcrec
 from .readers.minionerec import load_minionerec
 
 
+@checks_types
 def open_dataset(directory: str | Path) -> RecommendationDataset:
     r"""
     Opens a prepared data set, recognising its layout: native ([`RecommendationDataset.save`]), MiniOneRec's or

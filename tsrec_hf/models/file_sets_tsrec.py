@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .json_files_tsrec import read_json
 from .replacing_tsrec import replaced, write_text
 
 
@@ -99,10 +100,7 @@ def hash_of(path: Path) -> str:
 
 def _read_list(path: Path) -> dict[str, str]:
     """Names and hashes of a list of files."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Make the files of its folder again.") from error
+    found = read_json(path)
     files = found.get("files") if isinstance(found, dict) else None
     # A name that leaves the folder is nobody's whom we know.
     if not isinstance(files, dict) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .file_sets_tsrec import check_listed
+from .json_files_tsrec import read_json
 from .replacing_tsrec import replaced
 
 
@@ -89,13 +90,9 @@ def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[
         `ValueError`: a truncated file, SIDs of unequal length, another form.
     """
     path = Path(path)
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
-        ) from error
-    if not (isinstance(pairs, list) and pairs and all(_is_json_item(pair) for pair in pairs)):
+    document = read_json(path)
+    pairs = list(document.items()) if isinstance(document, dict) else []
+    if not pairs or not all(map(_is_json_item, pairs)):
         raise ValueError(
             f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least '
             "one item."
@@ -114,8 +111,8 @@ def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[
     return list(item_ids), codes, tokens
 
 
-def _is_json_item(pair: object) -> bool:
-    return isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
+def _is_json_item(pair: tuple[str, object]) -> bool:
+    return isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
 
 
 def _natural_key(token: str) -> tuple:
@@ -123,7 +120,13 @@ def _natural_key(token: str) -> tuple:
 
 
 def _pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
-    encoded = [string.encode() for string in strings]
+    try:
+        encoded = [string.encode() for string in strings]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Expected {name} that UTF-8 can hold, but found half of a surrogate pair in {error.object!r}. Remove it, "
+            "or repair the text where it is read."
+        ) from error
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(part) for part in encoded], out=offsets[1:])
     return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_offsets": offsets}

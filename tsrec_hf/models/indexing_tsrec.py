@@ -20,6 +20,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
+from .checking_tsrec import checks_types
 from .index_checks_tsrec import TOKEN_PATTERN, check_index, checked_counts, checked_new_codes, default_tokens
 from .index_files_tsrec import read_index, read_index_json, write_index
 from .replacing_tsrec import write_text
@@ -185,6 +186,7 @@ class SIDIndex:
         """
         return fingerprint is None or fingerprint == self.fingerprint or fingerprint in self.ancestors
 
+    @checks_types
     def with_items(
         self,
         item_ids: Sequence[str],
@@ -243,6 +245,7 @@ class SIDIndex:
         counts = None if self.counts is None else np.append(self.counts, np.zeros(len(item_ids), dtype=np.int64))
         return self._descendant([*self.item_ids, *item_ids], np.concatenate([self.codes, rows]), titles, counts)
 
+    @checks_types
     def without_items(self, item_ids: Sequence[str]) -> "SIDIndex":
         """
         A new index that lacks some items: they are recommended no more, and histories may not hold them.
@@ -342,11 +345,13 @@ class SIDIndex:
         mask[self.positions_of(list(item_ids))] = True
         return mask
 
+    @checks_types
     def spell(self, codes: Sequence[int]) -> str:
         """The SID with these codes as a string, `<a_0><b_1><c_0>`. Raises `ValueError` for codes without a token."""
         self._check_sid(codes)
         return "".join(level_tokens[code] for level_tokens, code in zip(self.tokens, codes))
 
+    @checks_types
     def parse(self, sid: str) -> tuple[int, ...]:
         """Codes of a spelled SID. Raises `ValueError` where a token is not of this index."""
         found = TOKEN_PATTERN.findall(sid)
@@ -359,6 +364,7 @@ class SIDIndex:
                 raise ValueError(f"Token {token!r} in {sid!r} is not a token of level {level} of this SID index.")
         return tuple(self._code_of_token[level][token] for level, token in enumerate(found))
 
+    @checks_types
     def sid_of(self, item_id: str) -> str:
         """SID of an item as a string, `<a_0><b_1><c_0>`. Raises `KeyError` for an unknown item."""
         return self.spell(self.codes[self.position_of(item_id)])
@@ -397,6 +403,7 @@ class SIDIndex:
         return {self.spell(self.codes[group[0]]): [self.item_ids[row] for row in group] for group in groups}
 
     @classmethod
+    @checks_types
     def from_json(cls, path: str | Path) -> "SIDIndex":
         """
         Reads MiniOneRec's `index.json`: `{"item id": ["<a_236>", "<b_231>", "<c_226>"], ...}`.
@@ -410,6 +417,7 @@ class SIDIndex:
         item_ids, codes, tokens = read_index_json(path)
         return cls(item_ids, codes, tokens=tokens)
 
+    @checks_types
     def to_json(self, path: str | Path) -> None:
         """Writes MiniOneRec's `index.json`, the reverse of [`SIDIndex.from_json`]."""
         sids = {
@@ -418,6 +426,7 @@ class SIDIndex:
         }
         write_text(path, json.dumps(sids, ensure_ascii=False))
 
+    @checks_types
     def save(self, directory: str | Path) -> Path:
         """Writes the index to `directory/sid_index.safetensors` and returns the file's path."""
         arrays = {"codes": self.codes}
@@ -432,6 +441,7 @@ class SIDIndex:
         return write_index(directory, arrays, strings, facts)
 
     @classmethod
+    @checks_types
     def load(cls, path: str | Path) -> "SIDIndex":
         """
         Reads an index that [`SIDIndex.save`] wrote.

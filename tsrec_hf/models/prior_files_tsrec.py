@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .given_priors_tsrec import MixedPrior
@@ -50,9 +50,16 @@ def load_prior(path: str | Path, index: SIDIndex) -> tuple[ItemPrior, str, float
     Raises:
         `ValueError`: a prior of another index, of a class that is not loaded, or of another format.
     """
-    with safe_open(path, framework="numpy") as file:
-        described = json.loads((file.metadata() or {}).get("prior", "{}"))
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected an item prior at {path}, but there is no such file. Write it by `save`.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {}).get("prior", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
+        ) from error
     if described.get("version") != FORMAT_VERSION or described.get("kind") not in ItemPrior.kinds:
         raise ValueError(
             f"Expected {path} to hold an item prior of version {FORMAT_VERSION} and of one of the kinds "

@@ -60,16 +60,15 @@ def replaced(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        for written in [*part.rglob("*"), part]:
-            sync(written)
-        if path.is_file():
-            shutil.copymode(path, part)
-        os.replace(part, path)
-        sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise _told(error, path) from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            for written in [*part.rglob("*"), part]:
+                sync(written)
+            if path.is_file():
+                shutil.copymode(path, part)
+            os.replace(part, path)
+            sync(path.parent)
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -109,14 +108,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _told(error: Exception, path: Path) -> Exception:
-    """The error of a file that could not be written, in one line."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None:
-        # safetensors tells the number in words.
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else None
-    if number not in REMEDIES:
-        return error
-    before = "what was there before is as it was" if path.exists() else "nothing is left of it"
-    return OSError(number, f"Expected to write {path}, but found: {os.strerror(number)}; {before}. {REMEDIES[number]}")
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Tells in one line why a file cannot be written, and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None:
+            # safetensors tells the number in words.
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else None
+        if number not in REMEDIES:
+            raise
+        before = "what was there before is as it was" if path.exists() else "nothing is left of it"
+        raise OSError(
+            number, f"Expected to write {path}, but found: {os.strerror(number)}; {before}. {REMEDIES[number]}"
+        ) from error

@@ -111,7 +111,7 @@ class SIDTrie:
             return self
         moved = object.__new__(SIDTrie)
         # What is derived from the tensors is derived again, on the device.
-        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item")
+        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item", "first_items")
         moved.__dict__ |= {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.__dict__.items()
@@ -235,6 +235,12 @@ class SIDTrie:
             level = _max_of_groups(level, self.parents[middle:stop] - start, middle - start)
             levels.insert(0, level)
         return torch.cat(levels, dim=-1)
+
+    @cached_property
+    def first_items(self) -> torch.Tensor:
+        """The first item of the index below each node, `(num_nodes,)`: its place among equal scores."""
+        rows = torch.arange(len(self.leaf_items), dtype=torch.float64, device=self.device)
+        return -self.max_below(-rows).long()
 
     @cached_property
     def _place_of_item(self) -> torch.Tensor:

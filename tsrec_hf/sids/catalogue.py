@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.file_sets_tsrec import check_listed
+from tsrec_hf.models.json_files_tsrec import read_json
 from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 from .collisions import Quantizer, resolve_collisions
@@ -31,6 +33,7 @@ def default_level_sizes(num_items: int) -> list[int]:
     return [size] * 3
 
 
+@checks_types
 def extend_index(
     earlier: SIDIndex,
     item_ids: Sequence[str],
@@ -77,6 +80,7 @@ def extend_index(
     return index.without_items(gone) if gone else index
 
 
+@checks_types
 def save_embeddings(directory: str | Path, embeddings: np.ndarray, sid_index: SIDIndex) -> None:
     """Writes embeddings in the order of the index, and which items and index they belong to."""
     if len(embeddings) != len(sid_index):
@@ -89,6 +93,7 @@ def save_embeddings(directory: str | Path, embeddings: np.ndarray, sid_index: SI
     write_text(Path(directory, FACTS_NAME), json.dumps(facts))
 
 
+@checks_types
 def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
     """Embeddings that [`save_embeddings`] wrote, mapped into memory, after checking that they are of this index."""
     directory = Path(directory)
@@ -96,9 +101,14 @@ def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
         check_listed(directory / name)
         if not (directory / name).is_file():
             raise FileNotFoundError(f"Expected {name} in {directory}, but there is none. Build the SIDs again.")
-    facts = json.loads((directory / FACTS_NAME).read_text(encoding="utf-8"))
+    facts = read_json(directory / FACTS_NAME)
     expected = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
-    embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
+    try:
+        embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{directory / EMBEDDINGS_NAME} is not a whole file of vectors ({error}). Build the SIDs again."
+        ) from error
     if facts != expected or len(embeddings) != len(sid_index):
         raise ValueError(
             f"Expected {directory / EMBEDDINGS_NAME} to hold the {len(sid_index)} items of SID index "

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.file_sets_tsrec import check_listed
 from tsrec_hf.models.replacing_tsrec import replaced
 
@@ -281,6 +282,7 @@ class Quantizer(ABC):
             self.level_sizes[level] = len(used)
         return codes
 
+    @checks_types
     def save(self, directory: str | Path) -> None:
         r"""
         Write codebooks and settings to one safetensors file, `file_name`.
@@ -313,6 +315,7 @@ class Quantizer(ABC):
             save_file(arrays | self.state(), part, metadata={"settings": json.dumps(self.settings())})
 
     @classmethod
+    @checks_types
     def load(cls, directory: str | Path, **arguments: Any) -> Self:
         r"""
         Read what [`save`] wrote: codes and decoded embeddings are the same to the bit.

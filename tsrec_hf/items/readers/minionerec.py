@@ -12,6 +12,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.json_files_tsrec import read_json
 from tsrec_hf.models.replacing_tsrec import write_text
 
 from ..columns import require_columns
@@ -25,6 +27,7 @@ CSV_COLUMNS = ("user_id", "history_item_id", "item_id", "item_sid")
 LAYOUT = "train.csv, valid.csv, test.csv, item.json and index.json"
 
 
+@checks_types
 def load_minionerec(path: str | Path) -> RecommendationDataset:
     r"""
     Reads a data set in MiniOneRec's layout.
@@ -96,6 +99,7 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     )
 
 
+@checks_types
 def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
     r"""
     Writes a data set in MiniOneRec's layout, the reverse of [`load_minionerec`].
@@ -169,12 +173,7 @@ def _escape(text: str) -> str:
 
 
 def _read_items(path: Path) -> Dataset:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
-        ) from error
+    entries = read_json(path)
     if not isinstance(entries, dict) or not entries:
         raise ValueError(
             f'Expected {path} to hold an object such as {{"item id": {{"title": "..."}}}} with at least one item.'
@@ -202,8 +201,7 @@ def _read_split(path: Path, sid_of: dict[str, str]) -> Dataset:
             f"{path} is not a whole CSV file ({error}). The file may be truncated: fetch or write it again."
         ) from error
     if not set(CSV_COLUMNS) <= set(frame.columns):
-        with path.open(encoding="utf-8", newline="") as file:
-            found = next(csv.reader(file))
+        found = pd.read_csv(path, dtype=str, nrows=0).columns.tolist()
         require_columns(found, CSV_COLUMNS, str(path), "Rename the columns or write the file again.")
     history = [_parse_history(literal, path, row) for row, literal in enumerate(frame["history_item_id"].tolist())]
     expected = frame["item_id"].map(sid_of)
