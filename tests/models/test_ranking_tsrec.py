@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from tsrec_hf.models import NextItemPrior, SIDIndex
 from tsrec_hf.models.ranking_tsrec import best_of
@@ -53,7 +54,8 @@ def test_equal_scores_stand_in_index_order_in_every_batch(equal_rows, scoring, s
 
 def test_a_prior_without_an_opinion_changes_no_order(equal_rows) -> None:
     model, tokenizer = equal_rows
-    prior = NextItemPrior.fit({"history": [[IDS[0]]], "target": [IDS[1]]}, tokenizer.sid_index)
+    rows = Dataset.from_dict({"history": [[IDS[0]]], "target": [IDS[1]]})
+    prior = NextItemPrior.fit(rows, tokenizer.sid_index)
     settings = {"top_k": 5, "num_beams": 40, "scoring": "vocabulary", "prior": prior, "search": "beam"}
     lists = [
         [item.item_id for item in model.recommend(tokenizer, histories, batch_size=size, **settings)[0]]

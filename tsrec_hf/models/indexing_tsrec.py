@@ -345,13 +345,11 @@ class SIDIndex:
         mask[self.positions_of(list(item_ids))] = True
         return mask
 
-    @checks_types
     def spell(self, codes: Sequence[int]) -> str:
         """The SID with these codes as a string, `<a_0><b_1><c_0>`. Raises `ValueError` for codes without a token."""
         self._check_sid(codes)
         return "".join(level_tokens[code] for level_tokens, code in zip(self.tokens, codes))
 
-    @checks_types
     def parse(self, sid: str) -> tuple[int, ...]:
         """Codes of a spelled SID. Raises `ValueError` where a token is not of this index."""
         found = TOKEN_PATTERN.findall(sid)
@@ -364,7 +362,6 @@ class SIDIndex:
                 raise ValueError(f"Token {token!r} in {sid!r} is not a token of level {level} of this SID index.")
         return tuple(self._code_of_token[level][token] for level, token in enumerate(found))
 
-    @checks_types
     def sid_of(self, item_id: str) -> str:
         """SID of an item as a string, `<a_0><b_1><c_0>`. Raises `KeyError` for an unknown item."""
         return self.spell(self.codes[self.position_of(item_id)])

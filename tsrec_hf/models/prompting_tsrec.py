@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .checking_tsrec import checks_types
 from .plain_text_tsrec import PlainText
 
 
@@ -102,7 +101,6 @@ class PromptBuilder:
         """Prompt whose answer is the keywords of a SID token's cluster."""
         return f"{self._start}Keywords for {token}:"
 
-    @checks_types
     def text_answer(self, text: str) -> str:
         """A text as it stands in answers: behind a space, and closed by the end token."""
         return f" {self._plain(text)}{self.tokenizer.eos_token}"
@@ -131,7 +129,6 @@ class PromptBuilder:
             )
         return history[-self.max_history :]
 
-    @checks_types
     def sequence_prompt(self, history: Sequence[str]) -> str:
         """
         Prompt whose continuation is the SID of the next item.

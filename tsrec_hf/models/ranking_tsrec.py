@@ -42,7 +42,7 @@ def best_of(scores: torch.Tensor, numbers: torch.Tensor, k: int) -> torch.Tensor
     limits = torch.iinfo(torch.long)
     # Those above the last one for certain, then those like it, then all others.
     keys = torch.where(scores < last - TOLERANCE, limits.min, -numbers)
-    keys = torch.where(scores <= last + TOLERANCE, keys, limits.max)
+    keys = torch.where((scores > last + TOLERANCE) | scores.isnan(), limits.max, keys)
     places = keys.topk(k).indices
     picked, by_score = scores.gather(-1, places).sort(dim=-1, descending=True)
     places = places.gather(-1, by_score)

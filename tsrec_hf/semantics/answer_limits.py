@@ -31,15 +31,13 @@ _here = threading.local()
 
 
 @contextmanager
-def answers_within(seconds: float, most_bytes: int = MOST_BYTES) -> Iterator[None]:
+def answers_within(seconds: float) -> Iterator[None]:
     """
     Within the block, answers to this thread's requests of `huggingface_hub` end by an error when they are too long.
 
     Args:
         seconds (`float`):
             Time until the body is there, in all.
-        most_bytes (`int`, *optional*):
-            Longest body.
 
     Raises:
         `TimeoutError`: the time is over. `ConnectionError`: a body that is longer, or packed.
@@ -47,7 +45,7 @@ def answers_within(seconds: float, most_bytes: int = MOST_BYTES) -> Iterator[Non
     hooks = get_session().event_hooks["response"]
     if _bound not in hooks:
         hooks.append(_bound)
-    _here.limits = _Limits(time.monotonic() + seconds, most_bytes)
+    _here.limits = _Limits(time.monotonic() + seconds, MOST_BYTES)
     try:
         yield
     finally:

@@ -194,7 +194,7 @@ class InferenceClientTeacher(ChatTeacher):
                 raise  # its message names the variable to unset
             except (HTTPError, OSError) as error:
                 reason = error
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
                 if type(error) is ValueError and not self.has_address:
                     raise  # raised before sending: no key, or the model has no such provider
                 # The body is not JSON or has no choices: the error page of a proxy, or a server that is starting.
