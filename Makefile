@@ -17,7 +17,7 @@ CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo space test test-slow compat quality style bench
+.PHONY: help setup demo space test test-slow compat quality audit style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,12 +42,17 @@ compat: ## Run the quick tests with the lowest versions that setup.cfg allows, i
 	sed -n '/^ *torch>/d; s/^ \{4\}\([a-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > .venv-compat/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-compat/lowest.txt $(MAKE) test VENV=.venv-compat
 
-quality: $(STAMPS)/dev ## Check format, lint, types and the arrows between rooms; changes nothing
+quality: $(STAMPS)/dev ## Check format, lint, types, security and the arrows between rooms; changes nothing
 	$(BLACK) --check --diff $(CODE)
 	$(BIN)/isort --check-only --diff $(CODE)
 	$(BIN)/flake8 $(CODE)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --ini setup.cfg tsrec_hf examples
+
+audit: $(STAMPS)/dev ## Ask the package index for known vulnerabilities of what is installed
+	$(PIP) install --quiet "pip-audit>=2.9,<3"
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 style: $(STAMPS)/dev ## Format the code in place
 	$(BIN)/isort --quiet $(CODE)

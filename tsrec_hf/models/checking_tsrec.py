@@ -144,7 +144,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return all(any(_fits(element, part) for part in _kinds(elements)) for element in value)
     if issubclass(origin, np.ndarray):
         return not isinstance(value, (str, bytes, Mapping, types.NoneType)) and not np.isscalar(value)
-    return isinstance(value, origin) or not isinstance(value, PLAIN)
+    return isinstance(value, origin) or type(value) not in PLAIN
 
 
 def _describe(kind: Any) -> str:

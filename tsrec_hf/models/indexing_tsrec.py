@@ -11,8 +11,9 @@ the trie above all, therefore stays right for as long as somebody holds it, in o
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn
@@ -380,7 +381,7 @@ class SIDIndex:
         Raises:
             `ValueError`: another number of levels, a token or code that the index does not have.
         """
-        codes = self.parse(sid) if isinstance(sid, str) else tuple(int(code) for code in sid)
+        codes = self.parse(sid) if isinstance(sid, str) else _as_codes(sid)
         self._check_sid(codes)
         leaf = self.trie.find(codes)
         return [] if leaf is None else [self.item_ids[position] for position in self.trie.items_of_leaf(leaf)]
@@ -459,3 +460,13 @@ class SIDIndex:
             arrays.get("counts"),
             facts.get("ancestors", ()),
         )
+
+
+def _as_codes(sid: object) -> tuple[int, ...]:
+    codes = tuple(sid) if isinstance(sid, Iterable) and not isinstance(sid, (str, bytes, Mapping)) else (None,)
+    if not all(isinstance(code, Integral) and not isinstance(code, bool) for code in codes):
+        raise TypeError(
+            f"Expected a SID as a string such as '<a_0><b_1>', or as whole numbers, but found {repr(sid)[:80]}. Take "
+            "one of `sid_index.sid_of` or a row of `sid_index.codes`."
+        )
+    return tuple(map(int, codes))  # type: ignore[arg-type]  # integers, which was checked

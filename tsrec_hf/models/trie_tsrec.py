@@ -3,7 +3,7 @@ The legal semantic IDs (SIDs) of a catalogue as a prefix tree of flat tensors, s
 indexing operations whatever the size of the catalogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -306,6 +306,11 @@ def checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) ->
     if isinstance(codes, torch.Tensor):
         codes = codes.detach().cpu().numpy()
     if not isinstance(codes, np.ndarray):
+        if isinstance(codes, (str, bytes, Mapping)) or not hasattr(codes, "__len__"):
+            raise TypeError(
+                f"Expected codes as an array or a list of rows of integers, but found `{type(codes).__name__}`. Pass "
+                "what a quantiser's `encode` returns."
+            )
         widths = {len(row) for row in codes if hasattr(row, "__len__")}
         if len(widths) > 1:
             raise ValueError(
