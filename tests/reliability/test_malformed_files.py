@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tsrec_hf import (
     NextItemPrior,
@@ -217,3 +219,36 @@ def test_spoiled_files(readers) -> None:
     assert len(outcomes) >= 300
     bad = {case: found for case, found in outcomes.items() if found not in ("clear", "right")}
     assert not bad, "\n".join(f"{case}: {found}" for case, found in bad.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(29))
+def test_mutated_files(readers, number: int) -> None:
+    """About ten seconds for each reader: bytes changed, cut out, doubled and put in, of the right file."""
+    name = sorted(readers)[number]
+    path, read = readers[name]
+    good = path.read_bytes()
+    edits = st.tuples(
+        st.integers(0, max(len(good) - 1, 0)),
+        st.integers(0, 30),
+        st.one_of(
+            st.binary(max_size=20), st.sampled_from([b'"', b"{", b"[", b",", b"\n", b"\t", b"null", b"1e999", b"\0"])
+        ),
+    )
+
+    @settings(max_examples=600, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(edits, min_size=1, max_size=4))
+    def mutated(changes) -> None:
+        content = good
+        for start, length, put in changes:
+            content = content[:start] + put + content[start + length :]
+        path.write_bytes(content)
+        try:
+            read()
+        except Exception as error:
+            assert is_clear(error, path), f"{name}: {type(error).__name__}: {error}"
+
+    try:
+        mutated()
+    finally:
+        path.write_bytes(good)

@@ -228,8 +228,18 @@ def test_a_checkpoint_without_optimiser_is_no_start(make_trainer, tmp_path):
         make_trainer().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST])
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST)
+QUICK = (("sft", "model.safetensors"), ("grpo", MANIFEST))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(method, name, marks=() if (method, name) in QUICK else pytest.mark.slow)
+        for method in ("sft", "grpo")
+        for name in FILES
+    ],
+)
 def test_a_full_disk_in_a_save_leaves_the_last_whole_checkpoint(make_trainer, tmp_path, monkeypatch, method, name):
     """Whichever file is the one that no longer fits."""
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from numbers import Integral
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -462,7 +462,8 @@ class SIDIndex:
         )
 
 
-def _as_codes(sid: object) -> tuple[int, ...]:
+def _as_codes(sid: Any) -> tuple[int, ...]:
+    sid = sid.tolist() if hasattr(sid, "tolist") else sid
     codes = tuple(sid) if isinstance(sid, Iterable) and not isinstance(sid, (str, bytes, Mapping)) else (None,)
     if not all(isinstance(code, Integral) and not isinstance(code, bool) for code in codes):
         raise TypeError(

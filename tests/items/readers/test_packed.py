@@ -39,8 +39,9 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path) -> None:
         tracemalloc.stop()
     with open_plain_or_gzip(path) as file, pytest.raises(ValueError, match="unpack to at most"):
         list(file)
-    for name in ("items.csv", "items.jsonl"):
-        (tmp_path / name).write_bytes(path.read_bytes())
+    rows = {"items.csv": (b"item_id,title\n", b"1,a\n"), "items.jsonl": (b"", b'{"item_id": 1, "title": "a"}\n')}
+    for name, (header, row) in rows.items():
+        (tmp_path / name).write_bytes(gzip.compress(header + row * 1_000_000))
         with pytest.raises(ValueError, match="to unpack to at most"):
             load_table(None, tmp_path / name)
 
