@@ -56,7 +56,7 @@ def times_in_top_ten(backbone_dir, title: str, folder) -> int:
     rows = build_sft_mixture(dataset, None, tokenizer, tasks=["sequence", "title"], weights={"title": 3.0})
     args = TSRecSFTConfig(
         output_dir=str(folder),
-        num_train_epochs=30,
+        num_train_epochs=15,
         per_device_train_batch_size=16,
         learning_rate=5e-3,
         save_strategy="no",
@@ -85,7 +85,8 @@ def test_a_hostile_title_lifts_nothing(backbone_dir, tmp_path, monkeypatch, data
     through_entities = times_in_top_ten(backbone_dir, escaped, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(PlainText, "__call__", lambda self, text: text)
-        unguarded = times_in_top_ten(backbone_dir, hostile_title(), tmp_path)
+        # Another title, since the rows of the same one are cached.
+        unguarded = times_in_top_ten(backbone_dir, f"{hostile_title()} nail", tmp_path)
     print(f"honest {honest}, hostile {hostile}, by entities {through_entities}, without the guard {unguarded}")
     assert unguarded >= 10, "the experiment shows nothing"
     assert hostile <= honest + 1 and through_entities <= honest + 1

@@ -108,8 +108,23 @@ def _check(name: str, value: Any, annotation: Any) -> None:
             "Pass a list of them." if isinstance(value, str) and "list" in wanted else "Convert it before the call."
         )
         raise TypeError(f"Expected {name} as {wanted}, but found {found} of type `{type(value).__name__}`. {remedy}")
-    if isinstance(value, Real) and float in kinds and not math.isfinite(value):
-        raise ValueError(f"Expected {name} as a finite number, but found {value}. Pass a number, or leave it out.")
+    numbers = [number for kind in kinds for number in _numbers(value, kind)]
+    if not all(map(math.isfinite, numbers)):
+        few = "a finite number" if isinstance(value, Real) else "finite numbers"
+        raise ValueError(f"Expected {name} as {few}, but found {value}. Pass a number, or leave it out.")
+
+
+def _numbers(value: Any, kind: Any) -> Iterable[Any]:
+    """The numbers that a value, a list or a dictionary holds by its annotation."""
+    if kind is float:
+        values: Iterable[Any] = [value]
+    elif isinstance(value, Mapping) and get_args(kind)[1:] == (float,):
+        values = value.values()
+    elif isinstance(value, (list, tuple)) and get_args(kind)[:1] == (float,):
+        values = value
+    else:
+        return ()
+    return [number for number in values if isinstance(number, Real)]
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
