@@ -47,6 +47,7 @@ class ScriptArguments:
         default="catalogue", metadata={"help": "'vocabulary' sums over all tokens, as `generate` does."}
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
     output_file: str | None = field(
         default=None,
@@ -69,7 +70,7 @@ def main(args: ScriptArguments) -> None:
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
-    model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
+    model, tokenizer = load_recommender(args.model_name_or_path, args.revision, dtype=args.dtype)
     model.to(state.device)
     trained_on = tokenizer.sid_index
     if args.transfer:

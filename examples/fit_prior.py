@@ -31,13 +31,14 @@ class ScriptArguments:
     num_rows: int = field(default=1200, metadata={"help": "Validation rows to choose on."})
     num_candidates: int = field(default=100, metadata={"help": "Best items of the model per row that are ranked."})
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
 
 
 def main(args: ScriptArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     dataset = open_dataset(args.data_dir)
-    model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
+    model, tokenizer = load_recommender(args.model_name_or_path, args.revision, dtype=args.dtype)
     model.to(state.device)
     index = tokenizer.sid_index
     fit = fit_prior(

@@ -277,6 +277,6 @@ def _items_of_beams(
     if prior is not None:
         found = [item for item in found if item.score > -torch.inf]
         scores = torch.tensor([item.score for item in found])
-        rows = torch.tensor(index.positions_of([item.item_id for item in found]), dtype=torch.long)
-        found = [found[place] for place in best_of(scores, rows, min(top_k, len(found))).tolist()] if found else []
+        numbers = torch.tensor(index.positions_of([item.item_id for item in found]), dtype=torch.long)
+        found = [found[place] for place in best_of(scores, numbers, min(top_k, len(found))).tolist()] if found else []
     return found[:top_k]
