@@ -6,8 +6,6 @@ is text, the item is recommended after these histories no more often than with a
 that off and shows that the title would have worked.
 """
 
-import copy
-
 import datasets
 import numpy as np
 import pytest
@@ -48,15 +46,15 @@ def make_dataset(title: str) -> RecommendationDataset:
     return RecommendationDataset(items, train, empty, empty, SIDIndex(ids, codes, titles=titles))
 
 
-def times_in_top_ten(backbone_dir, title: str, folder) -> int:
-    """Of 25 popular histories, after training."""
+def after_training(backbone_dir, title: str, folder) -> tuple[int, float]:
+    """In how many of 25 popular histories' top ten the item is, and its mean log-probability there."""
     dataset = make_dataset(title)
     tokenizer = TSRecTokenizer.from_backbone(backbone_dir, dataset.sid_index)
     model = TSRecForCausalLM.from_backbone(backbone_dir, tokenizer)
-    rows = build_sft_mixture(dataset, None, tokenizer, tasks=["sequence", "title"], weights={"title": 3.0})
+    rows = build_sft_mixture(dataset, None, tokenizer, tasks=["sequence", "title"], weights={"title": 8.0})
     args = TSRecSFTConfig(
         output_dir=str(folder),
-        num_train_epochs=15,
+        num_train_epochs=8,
         per_device_train_batch_size=16,
         learning_rate=5e-3,
         save_strategy="no",
@@ -66,8 +64,11 @@ def times_in_top_ten(backbone_dir, title: str, folder) -> int:
         disable_tqdm=True,
     )
     TSRecSFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer).train()
-    found = model.recommend(tokenizer, copy.deepcopy(HISTORIES), top_k=10, num_beams=60)
-    return sum(VICTIM in [item.item_id for item in items] for items in found)
+    found = model.recommend(tokenizer, HISTORIES, top_k=10, num_beams=60)
+    scores = model.recommend(tokenizer, HISTORIES, top_k=1, allowed_items=[VICTIM])
+    return sum(VICTIM in [item.item_id for item in items] for items in found), np.mean(
+        [row[0].score for row in scores]
+    )
 
 
 def hostile_title() -> str:
@@ -79,14 +80,16 @@ def hostile_title() -> str:
 
 @pytest.mark.slow
 def test_a_hostile_title_lifts_nothing(backbone_dir, tmp_path, monkeypatch, datasets_cache) -> None:
-    honest = times_in_top_ten(backbone_dir, "steel hammer", tmp_path)
-    hostile = times_in_top_ten(backbone_dir, hostile_title(), tmp_path)
+    honest = after_training(backbone_dir, "steel hammer", tmp_path)
+    hostile = after_training(backbone_dir, hostile_title(), tmp_path)
     escaped = hostile_title().replace("<", "&lt;").replace(">", "&gt;")
-    through_entities = times_in_top_ten(backbone_dir, escaped, tmp_path)
+    by_entities = after_training(backbone_dir, escaped, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(PlainText, "__call__", lambda self, text: text)
         # Another title, since the rows of the same one are cached.
-        unguarded = times_in_top_ten(backbone_dir, f"{hostile_title()} nail", tmp_path)
-    print(f"honest {honest}, hostile {hostile}, by entities {through_entities}, without the guard {unguarded}")
-    assert unguarded >= 10, "the experiment shows nothing"
-    assert hostile <= honest + 1 and through_entities <= honest + 1
+        unguarded = after_training(backbone_dir, f"{hostile_title()} nail", tmp_path)
+    print(f"honest {honest}, hostile {hostile}, by entities {by_entities}, without the guard {unguarded}")
+    # The experiment shows something, and nothing of it with the guard.
+    assert unguarded[0] > honest[0] and unguarded[1] > honest[1] + 0.7
+    for times, log_prob in (hostile, by_entities):
+        assert times <= honest[0] and log_prob < honest[1] + 0.3
