@@ -207,14 +207,6 @@ def _check_histories(histories: Any) -> None:
             "Expected `histories` as a list of lists of item ids, one list per user, but found a single list of "
             "ids. Pass `[history]` for one user."
         )
-    if not isinstance(histories, (list, tuple)):
-        return  # a column has rows of one type
-    stray = [row for row in histories if isinstance(row, (str, bytes, Mapping)) or not hasattr(row, "__len__")]
-    if stray:
-        raise TypeError(
-            f"Expected a list of item ids for each user, but found {stray[0]!r} among `histories`. Pass one list for "
-            "each user."
-        )
 
 
 def _check_scores(scores: torch.Tensor, dtype: torch.dtype) -> None:
