@@ -104,6 +104,9 @@ def _read_facts(directory: Path) -> dict[str, Any]:
     missing = [name for name in expected if name not in facts]
     if missing:
         raise ValueError(f"Expected {list(expected)} in {path}, but {missing} are missing. Save the data set again.")
+    counted = facts["rows"] if isinstance(facts["rows"], dict) else {}
+    if not set(TABLES) <= set(counted) or not isinstance(facts["files"], dict):
+        raise ValueError(f"Expected `rows` of {list(TABLES)} and `files` in {path}, but found others. Save it again.")
     return facts
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -105,7 +106,8 @@ def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
     expected = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
     try:
         embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # NumPy reads the header as Python literals.
+    except (ValueError, TypeError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise ValueError(
             f"{directory / EMBEDDINGS_NAME} is not a whole file of vectors ({error}). Build the SIDs again."
         ) from error
