@@ -241,7 +241,7 @@ def _parse_history(literal: str, path: Path, row: int) -> list[str]:
 
 def _line_of(path: Path, row: int) -> int:
     """Returns the line on which a data row begins, by parsing the file: quoted cells may span several lines."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
         reader = csv.reader(file)
         for _ in range(row + 1):
             next(reader)
