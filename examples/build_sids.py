@@ -38,6 +38,8 @@ from tsrec_hf import (
     sid_report,
 )
 from tsrec_hf.items.raw_data import RawDataArguments, as_pairs
+from tsrec_hf.models.file_sets_tsrec import check_listed, replaced_set
+from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.sids import embed_interactions, join_collaborative, refuse_equal_vectors
 from tsrec_hf.sids.catalogue import (
     default_level_sizes,
@@ -46,7 +48,7 @@ from tsrec_hf.sids.catalogue import (
     save_embeddings,
     write_report,
 )
-from tsrec_hf.sids.item_embedding import texts_of
+from tsrec_hf.sids.item_embedding import image_beside, texts_of
 
 
 QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
@@ -120,7 +122,7 @@ def weights_of(args: ScriptArguments) -> dict[str, float]:
 def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
     if items.features.get(args.image_column) == Value("string"):
         folder = Path(args.items_file).parent
-        files = [str(folder / name) if name else None for name in items[args.image_column][:]]
+        files = [image_beside(folder, name) if name else None for name in items[args.image_column][:]]
         items = items.remove_columns(args.image_column).add_column(args.image_column, files)
     weights = weights_of(args)
     texts = [name for name in weights if name in items.column_names]
@@ -157,7 +159,8 @@ def extend(args: ScriptArguments, items: Dataset, embeddings: np.ndarray) -> tup
             "Expected SIDs of contents alone with `--extend_dir`, found `--collaborative_weight`: vectors of other "
             "interactions mean something else. Make all SIDs anew, or leave the option out of both runs."
         )
-    earlier = json.loads(Path(args.extend_dir, SETTINGS_NAME).read_text())
+    check_listed(Path(args.extend_dir, SETTINGS_NAME))
+    earlier = json.loads(Path(args.extend_dir, SETTINGS_NAME).read_text(encoding="utf-8"))
     mine = asdict(args)
     other = {name: (earlier[name], mine[name]) for name in EMBEDDING_SETTINGS if earlier[name] != mine[name]}
     if other:
@@ -204,12 +207,14 @@ def main(args: ScriptArguments) -> None:
     print(report, flush=True)
 
     dataset = replace(dataset, sid_index=index)
-    dataset.save(output)
-    quantizer.save(output)
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    save_embeddings(output, embeddings[[row_of[item_id] for item_id in index.item_ids]], index)
-    (output / SETTINGS_NAME).write_text(json.dumps(asdict(args), indent=1), encoding="utf-8")
-    write_report(output, report, f"{summary}\n\n{report}")
+    # All files together or none: an index and a quantiser of two runs look right and are not.
+    with replaced_set(output, facts={"index_fingerprint": index.fingerprint}) as part:
+        dataset.save(part)
+        quantizer.save(part)
+        save_embeddings(part, embeddings[[row_of[item_id] for item_id in index.item_ids]], index)
+        write_text(part / SETTINGS_NAME, json.dumps(asdict(args), indent=1))
+        write_report(part, report, f"{summary}\n\n{report}")
     if args.export_dir is not None:
         save_minionerec(dataset, args.export_dir)
     print(f"\n{output}: {dataset}")

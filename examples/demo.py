@@ -23,6 +23,7 @@ import torch
 import transformers
 
 import tsrec_hf as ts
+from tsrec_hf.models.replacing_tsrec import write_text
 
 
 # Passes over the training rows beyond which the model learns them by heart, and what a quiet machine makes.
@@ -154,7 +155,7 @@ def main(args: DemoArguments) -> None:
     rows = test_rows.select(range(num_rows)).flatten_indices()
     search_settings = {"num_beams": 30, "exclude_history": True, "progress": True}  # nobody watches a movie twice
     found = ts.compare_with_baselines(model, tokenizer, rows, dataset.train, **search_settings)
-    (output / "metrics.json").write_text(json.dumps(found.results, indent=2), encoding="utf-8")
+    write_text(output / "metrics.json", json.dumps(found.results, indent=2))
     picture = output / "run.png"
     ts.plot_run(state.log_history, found.results, picture, title=f"{dataset.name}, {num_rows} test rows")
     clock.say(

@@ -27,6 +27,7 @@ from transformers import HfArgumentParser
 
 from tsrec_hf import RecommendationEvaluator, baseline_results, metrics_table, open_dataset
 from tsrec_hf.hub import add_evaluation, load_recommender
+from tsrec_hf.models.replacing_tsrec import write_text
 
 
 @dataclass
@@ -49,6 +50,7 @@ class ScriptArguments:
         default="catalogue", metadata={"help": "'vocabulary' sums over all tokens, as `generate` does."}
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
     output_file: str | None = field(
         default=None,
@@ -71,7 +73,7 @@ def main(args: ScriptArguments) -> None:
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
-    model, tokenizer = load_recommender(args.model_name_or_path, dtype=args.dtype)
+    model, tokenizer = load_recommender(args.model_name_or_path, args.revision, dtype=args.dtype)
     model.to(state.device)
     trained_on, lineage = tokenizer.sid_index, ""
     if args.transfer:
@@ -135,7 +137,7 @@ def main(args: ScriptArguments) -> None:
     if args.update_card:
         print(f"Written into {add_evaluation(args.model_name_or_path, {'settings': settings, 'results': results})}")
     if args.output_file:
-        Path(args.output_file).write_text(json.dumps({"settings": settings, "results": results}, indent=1))
+        write_text(args.output_file, json.dumps({"settings": settings, "results": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,16 @@ class ScriptArguments:
         default=100, metadata={"help": "Best items of model and priors per row that are ranked."}
     )
     batch_size: int = field(default=16, metadata={"help": "Users searched together."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights: float32 or bfloat16."})
 
 
 def main(args: ScriptArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     dataset = open_dataset(args.data_dir)
-    model, tokenizer = load_recommender(args.model_name_or_path, sid_index=dataset.sid_index, dtype=args.dtype)
+    model, tokenizer = load_recommender(
+        args.model_name_or_path, args.revision, sid_index=dataset.sid_index, dtype=args.dtype
+    )
     model.to(state.device)
     index = tokenizer.sid_index
     priors: list[ItemPrior] = [NextItemPrior.fit(dataset.train, index), PopularityPrior.fit(dataset.train, index)]

@@ -37,6 +37,7 @@ from tsrec_hf import (
     load_recommender,
     open_dataset,
 )
+from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.rewards import REWARDS, rewards_by_name
 from tsrec_hf.sids import mean_pooled_embeddings
 from tsrec_hf.trainers import lora_config, quantize
@@ -135,7 +136,7 @@ def main(script_args: ScriptArguments, training_args: TSRecGRPOConfig, model_arg
     if training_args.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))
+        write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
         print(json.dumps(metrics, indent=1))
 
 

@@ -19,11 +19,12 @@ class ScriptArguments:
     history: list[str] = field(metadata={"help": "Ids of the items in the history, oldest first."})
     top_k: int = field(default=10, metadata={"help": "Number of recommendations."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
     exclude_history: bool = field(default=True, metadata={"help": "Whether to leave out the items of the history."})
 
 
 def main(args: ScriptArguments) -> None:
-    recommend = pipeline("recommendation", model=args.model_name_or_path)
+    recommend = pipeline("recommendation", model=args.model_name_or_path, revision=args.revision)
     recommended = recommend(
         args.history, top_k=args.top_k, num_beams=args.num_beams, exclude_history=args.exclude_history
     )

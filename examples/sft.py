@@ -42,6 +42,7 @@ from tsrec_hf import (
 from tsrec_hf.data import BUILT_IN_TASKS
 from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
 from tsrec_hf.hub import load_or_start_recommender
+from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.trainers import ground_sid_rows, lora_config, quantize, save_base
 
 
@@ -167,7 +168,7 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     if training_args.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        Path(training_args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1))
+        write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
         print(json.dumps(metrics, indent=1))
 
 

@@ -99,7 +99,11 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
             with gr.Column(scale=2, min_width=300, elem_classes="choose"):
                 gr.Markdown("### 1. Search the catalogue")
                 query = gr.Textbox(
-                    label="Search", placeholder="Words of a title, or an item id", container=False, autofocus=True
+                    label="Search",
+                    max_length=200,
+                    placeholder="Words of a title, or an item id",
+                    container=False,
+                    autofocus=True,
                 )
                 results = gr.HTML(message_html("Loading the recommender …", "busy"), **plain)
                 gr.Markdown("### 2. The history")

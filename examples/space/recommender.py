@@ -17,6 +17,8 @@ SEMANTICS_FILE = "description_keywords.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Titles shown of a token's cluster.
 NUM_EXAMPLES = 4
+# Characters of a query, and items.
+MOST = {"query": 200, "limit": 100, "history": 1000, "top_k": 100}
 
 
 class Recommender:
@@ -27,21 +29,24 @@ class Recommender:
         checkpoint (`str`):
             Folder or Hub id of a trained model. The meanings are read from `description_keywords.json` in it, or, for
             a folder, from the one above it. Where there is none, tokens are explained by the titles of their cluster.
+        revision (`str`, *optional*):
+            Commit, branch or tag of a Hub id.
 
     Raises:
         `FileNotFoundError`: neither a folder nor a Hub id.
     """
 
-    def __init__(self, checkpoint: str):
+    def __init__(self, checkpoint: str, revision: str | None = None):
         if not Path(checkpoint).is_dir() and not HUB_ID.fullmatch(checkpoint):
             raise FileNotFoundError(
                 f"Expected the folder of a trained recommender, or a Hub id such as 'me/tsrec-industrial', but there "
                 f"is no folder {checkpoint!r}. Make one with `make demo`, or name another."
             )
-        self.model = TSRecForCausalLM.from_pretrained(checkpoint)
-        self.tokenizer = TSRecTokenizer.from_pretrained(checkpoint)
+        hub = {} if revision is None else {"revision": revision}
+        self.model = TSRecForCausalLM.from_pretrained(checkpoint, **hub)
+        self.tokenizer = TSRecTokenizer.from_pretrained(checkpoint, **hub)
         self.index = self.tokenizer.sid_index
-        self.semantics = find_semantics(checkpoint)
+        self.semantics = find_semantics(checkpoint, revision)
         titles = self.index.titles or self.index.item_ids
         # Items without a title go by their id.
         self.titles = [title.strip() or item_id for title, item_id in zip(titles, self.index.item_ids)]
@@ -74,6 +79,7 @@ class Recommender:
         Returns:
             `dict`: `items`, as `{"item_id", "title"}`, and `total`, how many were found.
         """
+        _check_sizes(query=len(query), limit=limit)
         words = fold(query).split()
         if words:
             beginnings = [f" {word}" for word in words]
@@ -119,6 +125,7 @@ class Recommender:
         Raises:
             `KeyError`: an item that is not in the catalogue. `ValueError`: an empty history, or nothing left.
         """
+        _check_sizes(history=len(history), top_k=top_k)
         num_beams = max(top_k, self.model.config.recommend_num_beams)
         [found] = self.model.recommend(
             self.tokenizer,
@@ -174,15 +181,22 @@ class Recommender:
         return {"item_id": self.index.item_ids[row], "title": self.titles[row]}
 
 
+def _check_sizes(**found: int) -> None:
+    """Raises `ValueError` for more than a page, or a client of its API, has use for."""
+    for name, size in found.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MOST[name]:
+            raise ValueError(f"Expected `{name}` of at most {MOST[name]}, but found {size!r}. Ask for less.")
+
+
 def fold(text: str) -> str:
     """Lower case, without accents, punctuation as spaces."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     return " ".join(re.findall(r"\w+", "".join(letter for letter in letters if not unicodedata.combining(letter))))
 
 
-def find_semantics(checkpoint: str) -> TokenSemantics | None:
+def find_semantics(checkpoint: str, revision: str | None = None) -> TokenSemantics | None:
     """The meanings in the checkpoint, or in the folder above it; `None` where there are none."""
-    path = cached_file(checkpoint, SEMANTICS_FILE, _raise_exceptions_for_missing_entries=False)
+    path = cached_file(checkpoint, SEMANTICS_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
     beside = Path(checkpoint).absolute().parent / SEMANTICS_FILE
     if path is None and Path(checkpoint).is_dir() and beside.is_file():
         path = beside

@@ -89,6 +89,7 @@ def test_from_tables_to_a_folder_of_the_other_scripts(shop, tmp_path: Path, monk
         "report.png",
         "residual_kmeans.safetensors",
         "embeddings.npy",
+        "file_set.json",
         "cache",
     }
     report = json.loads((tmp_path / "shop" / "report.json").read_text())
@@ -99,7 +100,8 @@ def test_from_tables_to_a_folder_of_the_other_scripts(shop, tmp_path: Path, monk
 
 
 def test_new_items_get_codes_of_the_same_quantiser(shop, tmp_path: Path, monkeypatch, capsys) -> None:
-    run_here(monkeypatch, **shop)
+    settings = shop
+    run_here(monkeypatch, **settings)
     before = SIDIndex.load(tmp_path / "shop")
     with (tmp_path / "items.csv").open("a") as file:
         file.write("100,red sharp saw,\n101,blue sharp nail,\n")
@@ -117,6 +119,12 @@ def test_new_items_get_codes_of_the_same_quantiser(shop, tmp_path: Path, monkeyp
     assert (june == shop).all()
     with pytest.raises(ValueError, match="these differ .there, here.*'collisions': .'reassign', 'keep'."):
         run_here(monkeypatch, **later, collisions="keep")
+    # A pair of two runs looks right: both files are whole, and of the same shapes.
+    run_here(monkeypatch, **{**settings, "output_dir": tmp_path / "other", "seed": 1})
+    name = "residual_kmeans.safetensors"
+    (tmp_path / "shop" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(ValueError, match=f"{name} as it was written with the other files of .*a file of another run"):
+        run_here(monkeypatch, **later)
 
 
 def test_what_was_taken_together_joins_the_contents(shop, tmp_path: Path, monkeypatch) -> None:

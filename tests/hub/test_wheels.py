@@ -1,6 +1,7 @@
 """Models and data in wheels: what is there, which version `make demo` brings, and what is said where they are not."""
 
 import importlib.util
+import re
 import zipfile
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -23,9 +24,10 @@ def wheel(tmp_path: Path, monkeypatch) -> Path:
 
 
 def test_the_makefile_brings_these_wheels() -> None:
-    makefile = Path(__file__).parents[2] / "Makefile"
-    [line] = [line for line in makefile.read_text().splitlines() if line.startswith("DEMO_WHEELS")]
-    assert set(line.split("?=")[1].split()) == {SMOLLM2, MINILM, MOVIELENS}
+    listed = Path(__file__).parents[2] / "examples" / "demo_wheels.txt"
+    lines = [line.split() for line in listed.read_text().splitlines() if not line.startswith("#")]
+    assert {name for name, _ in lines} == {SMOLLM2, MINILM, MOVIELENS}
+    assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", digest) for _, digest in lines)
 
 
 def test_the_language_model_is_a_gguf_file(wheel: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 from datasets import Dataset
 
-from tsrec_hf.items import RecommendationDataset, layout, save_minionerec
+from tsrec_hf.items import RecommendationDataset, save_minionerec
 from tsrec_hf.models import SIDIndex
 
 
@@ -40,25 +40,31 @@ def test_saving_again_replaces_and_keeps_other_files(tmp_path):
     assert (tmp_path / "report.md").exists() and not (tmp_path / "sid_index.safetensors").exists()
 
 
-@pytest.mark.parametrize("moves", range(6))
+@pytest.mark.parametrize("moves", range(9))
 @pytest.mark.parametrize("again", [True, False])
-def test_a_killed_save_is_recognised(tmp_path, monkeypatch, moves, again):
+def test_a_killed_save_leaves_the_old_data_set_or_the_new_one(tmp_path, monkeypatch, moves, again):
     folder = tmp_path / "shop"
     if again:
         make().save(folder)
-    done = []
+    done, rename = [], os.replace
 
     def replace(source, target):
         if len(done) == moves:
             raise KeyboardInterrupt
         done.append(target)
-        os.rename(source, target)
+        rename(source, target)
 
-    monkeypatch.setattr(layout.os, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        make(title="screw").save(folder)
-    with pytest.raises(FileNotFoundError, match="saving was interrupted" if again or moves else "Check the path"):
-        RecommendationDataset.load(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            make(title="screw").save(folder)
+    # The index, the list, and then the folder of both is renamed: from there on the new data set is there.
+    if moves < 3 and not again:
+        with pytest.raises(FileNotFoundError, match="Check the path"):
+            RecommendationDataset.load(folder)
+        return
+    assert RecommendationDataset.load(folder).items["title"][0] == ("nut" if moves < 3 else "screw")
+    assert not list(folder.glob("_*")) and not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "train.parquet", "sid_index.safetensors"])

@@ -1,10 +1,11 @@
 """The Inference Endpoint's handler, called as its server does."""
 
+import importlib.util
 import inspect
 
 import pytest
 
-from tsrec_hf.models.handler import WITHHELD, EndpointHandler
+from tsrec_hf.models.handler import TRUST, WITHHELD, EndpointHandler
 
 
 @pytest.fixture
@@ -61,8 +62,28 @@ def test_parameters_are_those_of_recommend(handler, model):
         ({"inputs": ["hammer"], "parameters": {"top_k": 0}}, "at least 1"),
         ({"inputs": ["hammer"], "parameters": {"top_k": "two"}}, "top_k|str"),
         ({"inputs": ["hammer"], "parameters": {"allowed_items": ["anvil"]}}, "'anvil'"),
+        ({"inputs": ["hammer"], "parameters": {"top_k": "5"}}, "`top_k` as a whole number"),
+        ({"inputs": ["hammer"], "parameters": {"top_k": 10**9}}, "`top_k` of at most 1000, but found 1000000000"),
+        ({"inputs": ["hammer"], "parameters": {"num_beams": 5000}}, "`num_beams` of at most 1000"),
+        ({"inputs": ["hammer"], "parameters": ["top_k"]}, "`parameters` as an object, but found `list`"),
+        ({"inputs": ["hammer"] * 10_001}, "the longest of 10001"),
+        ({"inputs": [["hammer"]] * 1001}, "at most 1000 histories .* but found 1001"),
+        (["hammer"], "a request as an object with `inputs`, but found `list`"),
+        (None, "a request as an object"),
     ],
 )
 def test_bad_requests_are_told_what_to_send(handler, data, words):
     with pytest.raises(ValueError, match=words):
         handler(data)
+
+
+def test_no_code_of_the_repository_runs_unless_its_owner_asks(model, tokenizer, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    poison = "raise SystemExit('this code was not asked for')"
+    for path in tmp_path.glob("*.py"):
+        path.write_text(poison)
+    monkeypatch.delenv(TRUST, raising=False)
+    assert EndpointHandler(str(tmp_path))({"inputs": ["hammer"]})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=f"`tsrec_hf` to be installed, or .* set {TRUST}=1"):
+        EndpointHandler(str(tmp_path))

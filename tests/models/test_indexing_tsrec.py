@@ -235,7 +235,10 @@ class TestJSON:
         [
             ('{"1": ["<a_0>", "<b_0>"], "2": ["<a_0>", "<b', "not valid JSON.*truncated"),
             ("", "not valid JSON"),
-            ('{"1": ["<a_0>", "<b_0>"], "1": ["<a_0>", "<b_1>"]}', "unique item ids, but '1'"),
+            (
+                '{"1": ["<a_0>", "<b_0>"], "1": ["<a_0>", "<b_1>"]}',
+                "every name once in an object of .*, but '1' occurs twice",
+            ),
             ({"1": ["<a_0>", "<b_0>"], "2": ["<a_0>"]}, "item '1' has 2 tokens and item '2' has 1"),
             ({"1": ["<a_0>", "<b_0>"], "2": []}, "item '2' has 0"),
             ({}, "at least one item"),

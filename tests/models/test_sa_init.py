@@ -374,7 +374,7 @@ class TestErrors:
             ({"norm": "mean"}, "'vocab_mean', 'match_resize', a number or None, but found 'mean'"),
             ({"norm": 0}, "`norm` above 0, but found 0"),
             ({"norm": -1.5}, "`norm` above 0, but found -1.5"),
-            ({"norm": math.nan}, "`norm` above 0, but found nan"),
+            ({"norm": math.nan}, "as a finite number, but found nan"),
             ({"missing": "skip"}, "'error' or 'resize', but found 'skip'"),
             ({"levels": 0}, "`levels` from 1 to 2, but found 0"),
             ({"levels": 3}, "`levels` from 1 to 2, but found 3"),

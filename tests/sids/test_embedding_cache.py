@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -42,3 +44,45 @@ def test_other_files_are_refused_and_left_alone(tmp_path) -> None:
     path.write_bytes(content[:33] + b"\xff" * 4 + content[37:])
     with pytest.raises(ValueError, match="1 of 3 records are none, first record 0"):
         EmbeddingCache(path, dim=2)
+
+
+WRITER = """
+import sys
+import numpy as np
+from tsrec_hf.sids.embedding_cache import EmbeddingCache
+
+name, path = sys.argv[1:]
+for number in range(60):
+    cache = EmbeddingCache(path, dim=64) if number % 3 == 0 else cache
+    vector = np.zeros(64, dtype=np.float32)
+    vector[number] = 1
+    cache.add([f"{name}{number}".ljust(32).encode()], vector[None])
+    print(number, flush=True)
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing_they_have_acknowledged(tmp_path) -> None:
+    path = tmp_path / "model.vectors"
+    command = [sys.executable, "-c", WRITER]
+    writers = {
+        name: subprocess.Popen([*command, name, str(path)], stdout=subprocess.PIPE, text=True) for name in "abc"
+    }
+    writers["c"].stdout.readline()
+    writers["c"].kill()
+    acknowledged = {name: len(process.communicate()[0].split()) for name, process in writers.items()}
+    assert acknowledged["a"] == acknowledged["b"] == 60
+    cache = EmbeddingCache(path, dim=64)
+    for name, number in acknowledged.items():
+        for one in range(number):
+            assert cache.get(f"{name}{one}".ljust(32).encode())[one] == 1
+
+
+def test_part_of_a_record_is_removed_where_the_file_ends_now(tmp_path) -> None:
+    path = tmp_path / "model.vectors"
+    EmbeddingCache(path, dim=2).add(KEYS[:1], VECTORS[:1])
+    with path.open("ab") as file:
+        file.write(b"cut off")
+    stale = EmbeddingCache(path, dim=2)
+    EmbeddingCache(path, dim=2).add(KEYS[1:2], VECTORS[1:2])
+    stale.add(KEYS[2:], VECTORS[2:])
+    np.testing.assert_array_equal([EmbeddingCache(path, dim=2).get(key) for key in KEYS], VECTORS)

@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent: a process dies at every stage of a save, and the run goes on."""
 
 import copy
+import errno
 import json
 import logging
 import os
@@ -10,12 +11,13 @@ import sys
 
 import pytest
 import torch
+import transformers
 from transformers import Trainer
 
 from tsrec_hf.data import build_grpo_rows, build_sequence_rows
 from tsrec_hf.models import TSRecTokenizer
 from tsrec_hf.rewards import prefix_reward
-from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, TSRecSFTConfig, TSRecSFTTrainer
+from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, TSRecSFTConfig, TSRecSFTTrainer, checkpoints
 from tsrec_hf.trainers.checkpoints import MANIFEST, UNFINISHED, last_whole, why_not_whole
 
 
@@ -226,19 +228,39 @@ def test_a_checkpoint_without_optimiser_is_no_start(make_trainer, tmp_path):
         make_trainer().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 
-def test_an_error_in_a_save_names_the_last_whole_checkpoint(make_trainer, tmp_path, monkeypatch):
-    save = torch.save
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST)
+QUICK = (("sft", "model.safetensors"), ("grpo", MANIFEST))
 
-    def full(value, path, *args, **kwargs):
-        if "checkpoint-2" in str(path):
-            raise OSError(28, "No space left on device")
-        return save(value, path, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", full)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(method, name, marks=() if (method, name) in QUICK else pytest.mark.slow)
+        for method in ("sft", "grpo")
+        for name in FILES
+    ],
+)
+def test_a_full_disk_in_a_save_leaves_the_last_whole_checkpoint(make_trainer, tmp_path, monkeypatch, method, name):
+    """Whichever file is the one that no longer fits."""
+
+    def full(write, place):
+        def call(*arguments, **kwargs):
+            if name in str(arguments[place]) and "checkpoint-2" in str(arguments[place]):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(*arguments, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch, "save", full(torch.save, 1))
+    monkeypatch.setattr(checkpoints, "write_text", full(checkpoints.write_text, 0))
+    monkeypatch.setattr(
+        transformers.modeling_utils, "safe_save_file", full(transformers.modeling_utils.safe_save_file, 1)
+    )
     with pytest.raises(OSError, match="No space left on device") as error:
-        make_trainer().train()
+        make_trainer(method).train()
     assert "step 2 was not saved; the last whole one: " in error.value.__notes__[0]
-    assert str(last_whole(tmp_path / "out")[0]).endswith("checkpoint-1")
+    found, _ = last_whole(tmp_path / "out")
+    assert str(found).endswith("checkpoint-1") and why_not_whole(found) is None
 
 
 def test_what_is_pushed_is_whole_and_has_its_requirements(make_trainer, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The collator of every task: sequence rows with labels at many positions, text rows with labels on answers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,10 @@ class DataCollatorForTSAlign:
             raise ValueError(
                 f"Expected weights for the tasks {self.task_names}, but found {sorted(unknown)}. Correct the names in "
                 "`task_weights`, or add your own tasks to `task_names`."
+            )
+        if not all(0 <= weight < math.inf for weight in (self.task_weights or {}).values()):
+            raise ValueError(
+                f"Expected finite `task_weights` of at least 0, but found {self.task_weights}. Leave a task out by 0."
             )
         if self.tokenizer.pad_token_id is None:
             raise ValueError("Expected a tokenizer with a padding token. Set `tokenizer.pad_token`.")

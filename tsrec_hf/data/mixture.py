@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.items.dataset import SPLITS
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
 from .rows import ROW_FEATURES, tokenize_rows
@@ -26,6 +27,7 @@ ROWS_VERSION = 2
 BUILT_IN_TYPES = (SequenceTask, TitleTask, HistoryTitleTask, AlignmentTask)
 
 
+@checks_types
 def build_sft_mixture(
     dataset: RecommendationDataset,
     semantics: TokenSemantics | None,

@@ -11,6 +11,8 @@ from itertools import chain
 
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .evaluator import RecommendationEvaluator, Results
 
 
@@ -34,6 +36,7 @@ class PopularityRecommender:
     ```
     """
 
+    @checks_types
     def __init__(self, train: Dataset):
         self._ranking = _by_count(Counter(train["target"][:]))
 
@@ -77,6 +80,7 @@ class NextItemRecommender:
     ```
     """
 
+    @checks_types
     def __init__(self, train: Dataset):
         targets = train["target"][:]
         followers: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .metrics.ranks import gains_at_k, hits_at_k
 
 
@@ -34,6 +36,7 @@ class PairedDifference(NamedTuple):
     share_above_zero: float
 
 
+@checks_types
 def paired_bootstrap(
     ranks_a: torch.Tensor,
     ranks_b: torch.Tensor,

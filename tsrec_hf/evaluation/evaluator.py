@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf.models import ItemPrior, SIDIndex, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 from .report import MATCH_PREFIXES
@@ -85,6 +86,7 @@ class RecommendationEvaluator:
     ```
     """
 
+    @checks_types
     def __init__(self, rows: Dataset, sid_index: SIDIndex, train: Dataset, ks: Sequence[int] = (1, 3, 5, 10)):
         self.ks = tuple(sorted(set(ks)))
         if not self.ks or self.ks[0] < 1:

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf.models import ItemPrior, MixedPrior, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.prior_search_tsrec import Fusion
 
 from .metrics import hit_rate_at_k, ndcg_at_k
@@ -50,6 +51,7 @@ class PriorFit:
 
 
 @torch.no_grad()
+@checks_types
 def fit_prior(
     model: TSRecForCausalLM,
     tokenizer: TSRecTokenizer,

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 MATCH_PREFIXES = {"item": "", "sid": "sid_"}
 
 
+@checks_types
 def metrics_table(
     results: Mapping[str, Mapping[str, Mapping[str, float]]],
     slice: str = "all",

@@ -7,10 +7,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 T = TypeVar("T")
 
 
+@checks_types
 def recommend_distributed(
     recommend: Callable[[list[Sequence[str]]], Sequence[T]], histories: Sequence[Sequence[str]]
 ) -> list[T]:

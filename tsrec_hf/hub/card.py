@@ -14,7 +14,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from tsrec_hf.models import SIDIndex, TSRecConfig
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
+from tsrec_hf.models.replacing_tsrec import replaced
 
 from .markdown import as_cell, as_code, as_line, as_sentence
 from .results import RESULTS_END, RESULTS_START, Evaluation, eval_results, results_text, with_results
@@ -25,6 +27,7 @@ FACTS = ("base_model", "dataset", "sid_method", "stages")
 SPLITS = ("train", "valid", "test")
 
 
+@checks_types
 def build_model_card(
     config: TSRecConfig,
     sid_index: SIDIndex,
@@ -130,6 +133,7 @@ def build_model_card(
     )
 
 
+@checks_types
 def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     r"""
     Writes an evaluation into the model card of a local checkpoint, in the place of an older one of the same split.
@@ -181,7 +185,8 @@ def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     card.data.eval_results = kept + new
     card.data.model_name = card.data.model_name or directory.resolve().name
     card.text = with_results(card.text, results_text(evaluation))
-    card.save(path)
+    with replaced(path) as part:
+        card.save(part)
     return path
 
 

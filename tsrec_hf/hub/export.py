@@ -16,6 +16,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from tsrec_hf.models import PromptBuilder, SIDIndex, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ _TOKENIZER_SETTINGS = (
 )
 
 
+@checks_types
 def export_backbone(
     model: TSRecForCausalLM, directory: str | Path, tokenizer: TSRecTokenizer | None = None, **save_kwargs
 ) -> Path:
@@ -150,7 +153,7 @@ def _write_for_older_readers(config_file: Path) -> None:
         config["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
-        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(config_file, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _generation_config(model: TSRecForCausalLM, tokenizer: TSRecTokenizer) -> GenerationConfig:
@@ -176,7 +179,7 @@ def _save_plain_tokenizer(tokenizer: TSRecTokenizer, directory: Path) -> None:
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     probe = PromptBuilder(tokenizer).sequence_prompt(tokenizer.sid_index.item_ids[:2])
     if AutoTokenizer.from_pretrained(directory).encode(probe) != tokenizer.encode(probe):
         # transformers 5 prefers its own class for some types of model to the one that the folder names.
@@ -187,12 +190,13 @@ def _save_plain_tokenizer(tokenizer: TSRecTokenizer, directory: Path) -> None:
 
 
 def _write_items(sid_index: SIDIndex, directory: Path) -> None:
-    (directory / SIDS_FILE).write_text("\n".join(legal_sids(sid_index)) + "\n", encoding="utf-8")
+    write_text(directory / SIDS_FILE, "\n".join(legal_sids(sid_index)) + "\n")
     titles: Sequence[str | None] = sid_index.titles or [None] * len(sid_index)
-    with (directory / ITEMS_FILE).open("w", encoding="utf-8") as file:
-        for item_id, codes, title in zip(sid_index.item_ids, sid_index.codes.tolist(), titles):
-            row = {"item_id": item_id, "sid": sid_index.spell(codes), "title": title}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = [
+        {"item_id": item_id, "sid": sid_index.spell(codes), "title": title}
+        for item_id, codes, title in zip(sid_index.item_ids, sid_index.codes.tolist(), titles)
+    ]
+    write_text(directory / ITEMS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _write_readme(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, directory: Path) -> None:
@@ -209,4 +213,5 @@ def _write_readme(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, directory:
         num_items=len(index),
         num_sids=index.trie.num_leaves,
     )
-    card.save(directory / "README.md")
+    with replaced(directory / "README.md") as part:
+        card.save(part)

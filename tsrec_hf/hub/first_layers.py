@@ -7,7 +7,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from tsrec_hf.models.checking_tsrec import checks_types
 
+
+@checks_types
 def save_first_layers(
     name_or_path: str | Path,
     directory: str | Path,

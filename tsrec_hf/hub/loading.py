@@ -10,6 +10,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import cached_file, find_adapter_config_file
 
 from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.downloading_tsrec import read_checkpoint
 from tsrec_hf.semantics import TokenSemantics
 
@@ -20,6 +21,7 @@ ADAPTER = "adapter"
 RECOMMENDERS = (TSRecConfig.model_type, ADAPTER)
 
 
+@checks_types
 def load_recommender(
     name_or_path: str | Path,
     revision: str | None = None,

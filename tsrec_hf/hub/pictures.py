@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 def plot_loss(log_history: Sequence[Mapping[str, Any]], path: str | Path, title: str = "Training") -> None:
     r"""
@@ -35,6 +37,7 @@ def plot_loss(log_history: Sequence[Mapping[str, Any]], path: str | Path, title:
     figure.savefig(path, dpi=150)
 
 
+@checks_types
 def plot_run(
     log_history: Sequence[Mapping[str, Any]],
     results: Mapping[str, Mapping[str, Mapping[str, float]]],

@@ -6,6 +6,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 # Tags are matched by name, because `vector<int>` and `5 < 6 > 4` are not HTML.
 TAGS = (
@@ -27,6 +29,7 @@ INVISIBLE = r"[\x{00AD}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2069
 SPACE = r"[\s\p{Z}\p{Cc}]+"
 
 
+@checks_types
 def clean_text(texts: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     r"""
     Converts texts to plain text without HTML, one line each.

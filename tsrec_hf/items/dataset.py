@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .columns import checked_columns
 from .layout import read_dataset, write_dataset
@@ -102,12 +103,13 @@ class RecommendationDataset:
         index = self.sid_index and f"{len(self.sid_index):,} items on {self.sid_index.num_levels} levels"
         return f"{type(self).__name__}(name={self.name!r}, {counts}, sid_index={index})"
 
+    @checks_types
     def save(self, directory: str | Path) -> Path:
         """
         Writes the data set to a folder: Parquet tables, the SID index and `dataset.json`, which is written last.
 
-        [`RecommendationDataset.load`] refuses the folder of an interrupted save, so files of two data sets are never
-        mixed. Other files of the folder are kept.
+        A save that is interrupted leaves the old data set or the new one, and files of two are never mixed. Other
+        files of the folder are kept.
 
         Args:
             directory (`str` or `Path`):
@@ -133,6 +135,7 @@ class RecommendationDataset:
         return write_dataset(self, Path(directory))
 
     @classmethod
+    @checks_types
     def load(cls, directory: str | Path) -> "RecommendationDataset":
         """
         Reads a data set that [`RecommendationDataset.save`] wrote.

@@ -5,10 +5,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .log import InteractionLog
 from .tidying import check_something_left
 
 
+@checks_types
 def k_core(log: InteractionLog, user_k: int = 5, item_k: int = 5) -> InteractionLog:
     r"""
     Keeps the users with at least `user_k` interactions and the items with at least `item_k`.

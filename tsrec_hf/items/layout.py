@@ -1,10 +1,5 @@
 """Read and write the native layout of a data set: Parquet tables, the SID index and a manifest, `dataset.json`."""
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +8,8 @@ import pyarrow.parquet
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.file_sets_tsrec import finish_sets, hash_of, replaced_set
+from tsrec_hf.models.json_files_tsrec import read_json
 
 
 if TYPE_CHECKING:
@@ -27,51 +24,31 @@ TABLES = ("items", "train", "valid", "test")
 
 
 def write_dataset(dataset: "RecommendationDataset", directory: Path) -> Path:
-    """Writes all files to a temporary folder, then moves them into the target folder, the manifest last."""
+    """Writes all files, and then `dataset.json`, which lists them, in the place of an earlier data set's."""
     if (directory / MINIONEREC_INDEX_NAME).exists():
         raise ValueError(
             f"Expected {directory} without a data set in MiniOneRec's layout, but found {MINIONEREC_INDEX_NAME} "
             "there, and one folder holds one SID index. Save to another folder."
         )
-    directory = directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    # On the same file system as the folder, so that moving a file is an atomic rename.
-    written = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        facts = _write_files(dataset, written)
-        # Until the last move the folder has no manifest, by which an interrupted save is recognised.
-        (directory / FACTS_NAME).unlink(missing_ok=True)
-        if dataset.sid_index is None:
-            (directory / INDEX_NAME).unlink(missing_ok=True)
-        for name in (*facts["files"], FACTS_NAME):
-            os.replace(written / name, directory / name)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
-    return directory
-
-
-def _write_files(dataset: "RecommendationDataset", directory: Path) -> dict[str, Any]:
     tables: dict[str, Dataset] = {name: getattr(dataset, name) for name in TABLES}
-    for name, table in tables.items():
-        table.to_parquet(directory / f"{name}.parquet")
-    names = [f"{name}.parquet" for name in TABLES]
-    if dataset.sid_index is not None:
-        dataset.sid_index.save(directory)
-        names.append(INDEX_NAME)
     facts = {
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
         "max_history": dataset.max_history,
         "rows": {name: len(table) for name, table in tables.items()},
         "index_fingerprint": None if dataset.sid_index is None else dataset.sid_index.fingerprint,
-        "files": {name: _hash_of(directory / name) for name in names},
     }
-    (directory / FACTS_NAME).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
-    return facts
+    with replaced_set(directory, FACTS_NAME, facts) as part:
+        for name, table in tables.items():
+            table.to_parquet(part / f"{name}.parquet")
+        if dataset.sid_index is not None:
+            dataset.sid_index.save(part)
+    return directory.resolve()
 
 
 def read_dataset(directory: Path) -> dict[str, Any]:
     """Reads the arguments of a `RecommendationDataset` and checks that the files of the folder belong together."""
+    finish_sets(directory)
     facts = _read_facts(directory)
     for name, expected in facts["files"].items():
         path = directory / name
@@ -80,7 +57,7 @@ def read_dataset(directory: Path) -> dict[str, Any]:
                 f"Expected {name} in {directory}, which its {FACTS_NAME} lists, but there is none. Save the data set "
                 "again."
             )
-        if _hash_of(path) != expected:
+        if hash_of(path) != expected:
             raise ValueError(
                 f"Expected {path} as it was saved with the other files of the folder, but found another content: it "
                 "is a file of another run, or damaged. Save the data set again."
@@ -116,10 +93,7 @@ def _read_facts(directory: Path) -> dict[str, Any]:
         else:
             hint = "Check the path."
         raise FileNotFoundError(f"Expected {FACTS_NAME} in {directory}, but there is none. {hint}")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Save the data set again.") from error
+    facts = read_json(path)
     version = facts.get("format_version") if isinstance(facts, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -130,6 +104,9 @@ def _read_facts(directory: Path) -> dict[str, Any]:
     missing = [name for name in expected if name not in facts]
     if missing:
         raise ValueError(f"Expected {list(expected)} in {path}, but {missing} are missing. Save the data set again.")
+    counted = facts["rows"] if isinstance(facts["rows"], dict) else {}
+    if not set(TABLES) <= set(counted) or not isinstance(facts["files"], dict):
+        raise ValueError(f"Expected `rows` of {list(TABLES)} and `files` in {path}, but found others. Save it again.")
     return facts
 
 
@@ -138,8 +115,3 @@ def _read_parquet(path: Path) -> pa.Table:
         return pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a whole Parquet file: {error}. Save the data set again.") from error
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.file_sets_tsrec import finish_sets
+
 from .dataset import RecommendationDataset
 from .layout import FACTS_NAME, MINIONEREC_INDEX_NAME
 from .readers.lcrec import is_lcrec, load_lcrec
 from .readers.minionerec import load_minionerec
 
 
+@checks_types
 def open_dataset(directory: str | Path) -> RecommendationDataset:
     r"""
     Opens a prepared data set, recognising its layout: native ([`RecommendationDataset.save`]), MiniOneRec's or
@@ -34,6 +38,7 @@ def open_dataset(directory: str | Path) -> RecommendationDataset:
     ```
     """
     directory = Path(directory)
+    finish_sets(directory)
     is_minionerec = (directory / MINIONEREC_INDEX_NAME).is_file()
     if is_minionerec and (directory / FACTS_NAME).is_file():
         raise ValueError(

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .columns import checked_columns
 from .dataset import SPLITS
 
 
+@checks_types
 def chronological_split(
     interactions: Dataset, ratios: Sequence[float] = (0.8, 0.1, 0.1), max_history: int = 10
 ) -> DatasetDict:
@@ -77,6 +80,7 @@ def chronological_split(
     return DatasetDict({split: Dataset(rows[start:stop]) for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:])})
 
 
+@checks_types
 def leave_one_out_split(interactions: Dataset, max_history: int = 10) -> DatasetDict:
     r"""
     Splits a log into next-item rows per user: the last one for `test`, the one before it for `valid`.

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .cleaning import clean_text
 from .columns import is_text, require_columns
 from .log import InteractionLog
@@ -19,6 +21,7 @@ from .summary import LogSummary
 TEXT_COLUMNS = ("title", "description", "features", "brand", "categories")
 
 
+@checks_types
 def tidy(
     log: InteractionLog,
     untitled: Literal["drop", "keep"] = "drop",

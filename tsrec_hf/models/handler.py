@@ -7,8 +7,13 @@ A request holds item ids, and how to search; the answer is what `recommend` find
     [{"item_id": "98", "sid": "<a_3><b_9><c_1>", "score": -2.1, "title": "..."}, ...]
 
 Several histories in `inputs` get as many lists. Errors say what a request should hold; the server passes them on.
+
+Where `tsrec_hf` is installed, its classes are used. Elsewhere the code of the repository, of which this file is a
+part, runs only if the endpoint's owner says so: `HF_TRUST_REMOTE_CODE=1` in its environment.
 """
 
+import importlib.util
+import os
 from inspect import signature
 from typing import Any
 
@@ -18,6 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # Options of `recommend` that are the endpoint's business and not a client's.
 WITHHELD = {"batch_size", "max_batch_tokens", "progress"}
+# What one request may ask for.
+MOST_HISTORIES, LONGEST_HISTORY, MOST_ITEMS = 1000, 10_000, 1000
+TRUST = "HF_TRUST_REMOTE_CODE"
 
 
 class EndpointHandler:
@@ -30,9 +38,16 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        # The endpoint's owner chose to run the code of this repository, of which this file is a part.
-        self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=True)
-        model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=True, dtype="auto")
+        trusted = os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
+        if not trusted and importlib.util.find_spec("tsrec_hf") is None:
+            raise RuntimeError(
+                f"Expected `tsrec_hf` to be installed, or the endpoint's owner to trust the code of this repository, "
+                f"but found neither. Add the package to `requirements.txt`, or set {TRUST}=1."
+            )
+        if not trusted:
+            importlib.import_module("tsrec_hf")  # registers its classes
+        self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=trusted)
+        model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=trusted, dtype="auto")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
         options = set(signature(self.model.recommend).parameters) - {"tokenizer", "histories"}
@@ -54,11 +69,15 @@ class EndpointHandler:
             `ValueError`: no inputs, inputs of another form, items that the catalogue does not hold, parameters that do
             not exist or do not fit.
         """
+        if not isinstance(data, dict):
+            raise ValueError(f"Expected a request as an object with `inputs`, but found `{type(data).__name__}`.")
         histories, parameters = data.get("inputs"), data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f"Expected `parameters` as an object, but found `{type(parameters).__name__}`.")
         if not isinstance(histories, list) or not histories:
             raise ValueError(
                 'Expected `inputs` with item ids, oldest first, such as {"inputs": ["117", "118"]}, or a list of such '
-                f"lists, but found {histories!r}."
+                f"lists, but found {repr(histories)[:80]}."
             )
         single = not isinstance(histories[0], list)
         histories = [histories] if single else histories
@@ -67,6 +86,16 @@ class EndpointHandler:
                 "Expected item ids as strings, in one list or in a list for each user, but found something else among "
                 "`inputs`."
             )
+        longest = max(map(len, histories))
+        if len(histories) > MOST_HISTORIES or longest > LONGEST_HISTORY:
+            raise ValueError(
+                f"Expected at most {MOST_HISTORIES} histories of at most {LONGEST_HISTORY} items each, but found "
+                f"{len(histories)}, the longest of {longest}. Send several requests, and the last items of a history."
+            )
+        for name in ("top_k", "num_beams"):
+            value = parameters.get(name)
+            if isinstance(value, int) and value > MOST_ITEMS:
+                raise ValueError(f"Expected `{name}` of at most {MOST_ITEMS}, but found {value}. Ask for less.")
         unknown = sorted(set(parameters) - set(self.parameters))
         if unknown:
             raise ValueError(f"Expected `parameters` among {self.parameters}, but found {unknown}.")

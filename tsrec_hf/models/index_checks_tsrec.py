@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .indexing_tsrec import SIDIndex
 
 
+# Of a level. Codebooks have hundreds or thousands.
+MOST_TOKENS = 1 << 20
 TOKEN_PATTERN = re.compile(r"<[^<>\s]+>")
 
 
@@ -102,5 +104,11 @@ def checked_counts(counts: np.ndarray | Sequence[int], num_items: int) -> np.nda
 
 def default_tokens(codes: np.ndarray) -> list[list[str]]:
     """`<a_0>`, `<a_1>`, ..., `<b_0>`, ... up to each level's highest code."""
-    sizes = (codes.max(axis=0) + 1).tolist()
+    sizes = (codes.max(axis=0).astype(np.int64) + 1).tolist()
+    if max(sizes) > MOST_TOKENS:
+        raise ValueError(
+            f"Expected codes that number the clusters of a level from 0, but found a code of {max(sizes) - 1:,}: "
+            f"a token for each code below it would be more than {MOST_TOKENS:,}. Number the codes that occur, by "
+            "`np.unique(codes[:, level], return_inverse=True)`, or pass `tokens`."
+        )
     return [[f"<{chr(ord('a') + level)}_{code}>" for code in range(size)] for level, size in enumerate(sizes)]

@@ -11,6 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .file_sets_tsrec import check_listed
+from .json_files_tsrec import read_json
+from .replacing_tsrec import replaced
+
 
 SID_INDEX_FILE = "sid_index.safetensors"
 FORMAT_VERSION = 1
@@ -20,14 +24,13 @@ def write_index(
     directory: str | Path, arrays: dict[str, np.ndarray], strings: Mapping[str, Sequence[str]], facts: dict[str, Any]
 ) -> Path:
     """Writes arrays, columns of strings and facts to `directory/sid_index.safetensors`; returns the file's path."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / SID_INDEX_FILE
+    path = Path(directory, SID_INDEX_FILE)
     for name, column in strings.items():
         arrays = arrays | _pack_strings(name, column)
     facts = {"version": FORMAT_VERSION, **facts, "checksum": _checksum(arrays)}
     # One entry of metadata: several would be written in an order that changes from save to save.
-    save_file(arrays, path, metadata={"tsrec_sid_index": json.dumps(facts)})
+    with replaced(path) as part:
+        save_file(arrays, part, metadata={"tsrec_sid_index": json.dumps(facts)})
     return path
 
 
@@ -43,6 +46,7 @@ def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[
     path = path / SID_INDEX_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
+    check_listed(path)
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("tsrec_sid_index", "{}"))
@@ -86,13 +90,9 @@ def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[
         `ValueError`: a truncated file, SIDs of unequal length, another form.
     """
     path = Path(path)
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
-        ) from error
-    if not (isinstance(pairs, list) and pairs and all(_is_json_item(pair) for pair in pairs)):
+    document = read_json(path)
+    pairs = list(document.items()) if isinstance(document, dict) else []
+    if not pairs or not all(map(_is_json_item, pairs)):
         raise ValueError(
             f'Expected {path} to hold an object such as {{"item id": ["<a_1>", "<b_2>", "<c_3>"]}} with at least '
             "one item."
@@ -111,8 +111,8 @@ def read_index_json(path: str | Path) -> tuple[list[str], list[list[int]], list[
     return list(item_ids), codes, tokens
 
 
-def _is_json_item(pair: object) -> bool:
-    return isinstance(pair, tuple) and isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
+def _is_json_item(pair: tuple[str, object]) -> bool:
+    return isinstance(pair[1], list) and all(isinstance(token, str) for token in pair[1])
 
 
 def _natural_key(token: str) -> tuple:
@@ -120,7 +120,13 @@ def _natural_key(token: str) -> tuple:
 
 
 def _pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
-    encoded = [string.encode() for string in strings]
+    try:
+        encoded = [string.encode() for string in strings]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Expected {name} that UTF-8 can hold, but found half of a surrogate pair in {error.object!r}. Remove it, "
+            "or repair the text where it is read."
+        ) from error
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(part) for part in encoded], out=offsets[1:])
     return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_offsets": offsets}

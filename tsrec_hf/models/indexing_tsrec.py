@@ -11,17 +11,20 @@ the trie above all, therefore stays right for as long as somebody holds it, in o
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
+from .checking_tsrec import checks_types
 from .index_checks_tsrec import TOKEN_PATTERN, check_index, checked_counts, checked_new_codes, default_tokens
 from .index_files_tsrec import read_index, read_index_json, write_index
+from .replacing_tsrec import write_text
 from .trie_tsrec import SIDTrie, checked_codes
 
 
@@ -184,6 +187,7 @@ class SIDIndex:
         """
         return fingerprint is None or fingerprint == self.fingerprint or fingerprint in self.ancestors
 
+    @checks_types
     def with_items(
         self,
         item_ids: Sequence[str],
@@ -242,6 +246,7 @@ class SIDIndex:
         counts = None if self.counts is None else np.append(self.counts, np.zeros(len(item_ids), dtype=np.int64))
         return self._descendant([*self.item_ids, *item_ids], np.concatenate([self.codes, rows]), titles, counts)
 
+    @checks_types
     def without_items(self, item_ids: Sequence[str]) -> "SIDIndex":
         """
         A new index that lacks some items: they are recommended no more, and histories may not hold them.
@@ -376,7 +381,7 @@ class SIDIndex:
         Raises:
             `ValueError`: another number of levels, a token or code that the index does not have.
         """
-        codes = self.parse(sid) if isinstance(sid, str) else tuple(int(code) for code in sid)
+        codes = self.parse(sid) if isinstance(sid, str) else _as_codes(sid)
         self._check_sid(codes)
         leaf = self.trie.find(codes)
         return [] if leaf is None else [self.item_ids[position] for position in self.trie.items_of_leaf(leaf)]
@@ -396,6 +401,7 @@ class SIDIndex:
         return {self.spell(self.codes[group[0]]): [self.item_ids[row] for row in group] for group in groups}
 
     @classmethod
+    @checks_types
     def from_json(cls, path: str | Path) -> "SIDIndex":
         """
         Reads MiniOneRec's `index.json`: `{"item id": ["<a_236>", "<b_231>", "<c_226>"], ...}`.
@@ -409,14 +415,16 @@ class SIDIndex:
         item_ids, codes, tokens = read_index_json(path)
         return cls(item_ids, codes, tokens=tokens)
 
+    @checks_types
     def to_json(self, path: str | Path) -> None:
         """Writes MiniOneRec's `index.json`, the reverse of [`SIDIndex.from_json`]."""
         sids = {
             item_id: [level_tokens[code] for level_tokens, code in zip(self.tokens, codes)]
             for item_id, codes in zip(self.item_ids, self.codes.tolist())
         }
-        Path(path).write_text(json.dumps(sids, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(sids, ensure_ascii=False))
 
+    @checks_types
     def save(self, directory: str | Path) -> Path:
         """Writes the index to `directory/sid_index.safetensors` and returns the file's path."""
         arrays = {"codes": self.codes}
@@ -431,6 +439,7 @@ class SIDIndex:
         return write_index(directory, arrays, strings, facts)
 
     @classmethod
+    @checks_types
     def load(cls, path: str | Path) -> "SIDIndex":
         """
         Reads an index that [`SIDIndex.save`] wrote.
@@ -451,3 +460,14 @@ class SIDIndex:
             arrays.get("counts"),
             facts.get("ancestors", ()),
         )
+
+
+def _as_codes(sid: Any) -> tuple[int, ...]:
+    sid = sid.tolist() if hasattr(sid, "tolist") else sid
+    codes = tuple(sid) if isinstance(sid, Iterable) and not isinstance(sid, (str, bytes, Mapping)) else (None,)
+    if not all(isinstance(code, Integral) and not isinstance(code, bool) for code in codes):
+        raise TypeError(
+            f"Expected a SID as a string such as '<a_0><b_1>', or as whole numbers, but found {repr(sid)[:80]}. Take "
+            "one of `sid_index.sid_of` or a row of `sid_index.codes`."
+        )
+    return tuple(map(int, codes))  # type: ignore[arg-type]  # integers, which was checked

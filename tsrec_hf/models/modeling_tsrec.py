@@ -14,6 +14,7 @@ from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
 from .generate_tsrec import tsrec_generate
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
+from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .tokenization_tsrec import TSRecTokenizer
 
@@ -302,7 +303,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         card = ModelCard(text.replace(UNNAMED_REPO, repo_id), ignore_metadata_errors=True)
         asked = ModelCard(there, ignore_metadata_errors=True).data.get("tags") if path.is_file() else None
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *(asked or [])])) or None
-        card.save(path)
+        with replaced(path) as part:
+            card.save(part)
 
     def check_tokenizer(self, tokenizer: TSRecTokenizer) -> None:
         """

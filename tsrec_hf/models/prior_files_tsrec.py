@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .given_priors_tsrec import MixedPrior
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior
 from .priors_tsrec import NextItemPrior, PopularityPrior, SimilarityPrior
+from .replacing_tsrec import replaced
 
 
 PRIOR_FILE = "item_prior.safetensors"
@@ -36,9 +37,9 @@ def save_prior(directory: str | Path, prior: ItemPrior, form: str, weight: float
         "form": form,
         "weight": weight,
     }
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"prior": json.dumps(described)}
-    )
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replaced(path) as part:
+        save_file(contiguous, part, {"prior": json.dumps(described)})
     return path
 
 
@@ -49,9 +50,16 @@ def load_prior(path: str | Path, index: SIDIndex) -> tuple[ItemPrior, str, float
     Raises:
         `ValueError`: a prior of another index, of a class that is not loaded, or of another format.
     """
-    with safe_open(path, framework="numpy") as file:
-        described = json.loads((file.metadata() or {}).get("prior", "{}"))
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected an item prior at {path}, but there is no such file. Write it by `save`.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {}).get("prior", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
+        ) from error
     if described.get("version") != FORMAT_VERSION or described.get("kind") not in ItemPrior.kinds:
         raise ValueError(
             f"Expected {path} to hold an item prior of version {FORMAT_VERSION} and of one of the kinds "

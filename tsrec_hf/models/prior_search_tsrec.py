@@ -12,6 +12,7 @@ are computed once per call; a batch costs by its entries.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,8 @@ class Fusion:
     def __post_init__(self):
         if self.form not in FORMS:
             raise ValueError(f"Expected the form of a prior among {FORMS}, but found {self.form!r}.")
+        if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
+            raise TypeError(f"Expected the weight of a prior as a number, but found {self.weight!r}. Convert it.")
         if not 0 < self.weight < float("inf"):
             raise ValueError(
                 f"Expected a positive, finite weight of a prior, but found {self.weight}. Pass `prior=None` to search "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .checking_tsrec import checks_types
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior, PriorWeights
 
@@ -35,12 +36,14 @@ class PopularityPrior(ItemPrior):
     ```
     """
 
+    @checks_types
     def __init__(self, index: SIDIndex, popularity: np.ndarray):
         super().__init__(index)
         self.popularity = np.asarray(popularity, dtype=np.float32)
         self._tensor = torch.from_numpy(self.popularity)
 
     @classmethod
+    @checks_types
     def fit(
         cls, interactions: Any, sid_index: SIDIndex, half_life: float | None = 0.25, smoothing: float = 0.1
     ) -> "PopularityPrior":
@@ -115,6 +118,7 @@ class NextItemPrior(ItemPrior):
     ```
     """
 
+    @checks_types
     def __init__(
         self,
         index: SIDIndex,
@@ -133,6 +137,7 @@ class NextItemPrior(ItemPrior):
         self._shared = torch.from_numpy(np.float32(trace) * popularity)
 
     @classmethod
+    @checks_types
     def fit(
         cls,
         interactions: Any,
@@ -295,6 +300,7 @@ class SimilarityPrior(ItemPrior):
     ```
     """
 
+    @checks_types
     def __init__(
         self,
         index: SIDIndex,

@@ -7,7 +7,7 @@ stored in each checkpoint, and a checkpoint of another version is refused rather
 trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -116,9 +116,9 @@ class PromptBuilder:
         Raises:
             `TypeError`: a history that is one string, or no list. `ValueError`: an empty history.
         """
-        if isinstance(history, str):
+        if isinstance(history, (str, bytes)):
             raise TypeError(f"Expected a history as a list of item ids, but found the string {history!r}.")
-        if not hasattr(history, "__len__"):
+        if not hasattr(history, "__len__") or isinstance(history, Mapping):
             raise TypeError(
                 f"Expected a history as a list of item ids, but found {history!r} of type `{type(history).__name__}`."
             )

@@ -17,6 +17,7 @@ import torch
 
 from .filtering_tsrec import NodeFilter
 from .prior_search_tsrec import NodePrior
+from .ranking_tsrec import TOLERANCE, best_of
 from .tree_passes_tsrec import PackedPasses
 from .trie_tsrec import SIDTrie
 
@@ -35,11 +36,12 @@ class _Level:
     tokens: torch.Tensor
     parents: torch.Tensor  # slots of the level above
     places: torch.Tensor  # numbers among the nodes of the passes, -1 until expanded
+    first_items: torch.Tensor  # of the trie's nodes, by which equal scores are ranked
 
     @classmethod
-    def empty(cls, num_users: int, device: torch.device) -> "_Level":
-        none = torch.empty(num_users, 0, dtype=torch.long, device=device)
-        return cls(none.float(), none.float(), none, none, none, none)
+    def empty(cls, num_users: int, trie: SIDTrie) -> "_Level":
+        none = torch.empty(num_users, 0, dtype=torch.long, device=trie.device)
+        return cls(none.float(), none.float(), none, none, none, none, trie.first_items)
 
     def append(self, *columns: torch.Tensor) -> None:
         names = ("scores", "log_probs", "nodes", "tokens", "parents")
@@ -52,8 +54,8 @@ class _Level:
         scores = self.scores
         if alive_above is not None:
             scores = scores.masked_fill(~alive_above.gather(1, self.parents), -torch.inf)
-        kept, slots = scores.topk(min(width, scores.shape[1]))
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, slots, kept != -torch.inf)
+        slots = best_of(scores, self.first_items[self.nodes], min(width, scores.shape[1]))
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, slots, scores.gather(1, slots) != -torch.inf)
 
 
 def prune_beams(
@@ -99,7 +101,7 @@ def prune_beams(
     logits = passes.prompt_logits()  # (users, vocabulary)
     num_users, device = len(logits), logits.device
     # levels[0] are the prefixes of one code, levels[-1] the whole SIDs.
-    levels = [_Level.empty(num_users, device) for _ in range(trie.num_levels)]
+    levels = [_Level.empty(num_users, trie) for _ in range(trie.num_levels)]
 
     def add_children(level: int, users: torch.Tensor, slots: torch.Tensor, nodes, scores_above, logits) -> None:
         """Puts the children of some prefixes into their level."""
@@ -138,8 +140,8 @@ def prune_beams(
         alive = None
         for depth, level in enumerate(levels[:-1]):
             alive = level.best(num_beams, alive)
-            # The negation keeps NaN, which the caller must hear of.
-            wanted = alive & (level.places < 0) & ~(level.scores <= worst)
+            # Equals may stand before the worst in the index. The negation keeps NaN, which the caller must hear of.
+            wanted = alive & (level.places < 0) & ~(level.scores < worst - TOLERANCE)
             if first:
                 # The last prefixes bound their SIDs best, so a few more of them.
                 wanted &= level.best(top_k + (top_k // 2 if depth == trie.num_levels - 2 else 0), None)
@@ -160,9 +162,10 @@ def prune_beams(
         if alive is not None:
             scores = scores.masked_fill(~alive.gather(1, levels[-1].parents), -torch.inf)
         scores = torch.nn.functional.pad(scores, (0, max(top_k - scores.shape[1], 0)), value=-torch.inf)
-        best, chosen = scores.topk(top_k)
+        nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
+        chosen = best_of(scores, trie.first_items[nodes], top_k)
+        best = scores.gather(1, chosen)
         worst, first = best[:, -1:], False
-    nodes = torch.nn.functional.pad(levels[-1].nodes, (0, max(top_k - levels[-1].nodes.shape[1], 0)))
     leaves = torch.where(best == -torch.inf, trie.depth_starts[-2], nodes.gather(1, chosen))
     missing = max(top_k - levels[-1].log_probs.shape[1], 0)
     found_log_probs = torch.nn.functional.pad(levels[-1].log_probs, (0, missing))

@@ -20,6 +20,7 @@ from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior
 from .prior_search_tsrec import Fusion, NodePrior, SearchPrior
 from .prompting_tsrec import PromptBuilder
+from .ranking_tsrec import best_of
 from .search_tsrec import TreeBeams
 from .session_tsrec import SearchSession
 
@@ -266,5 +267,8 @@ def _items_of_beams(
                 combined = prior.fusion.combine(term.new_tensor([log_prob]), term)
                 found[-1] = found[-1]._replace(score=combined.item(), log_prob=log_prob, log_prior=term.item())
     if prior is not None:
-        found = sorted((item for item in found if item.score > -torch.inf), key=lambda item: -item.score)
+        found = [item for item in found if item.score > -torch.inf]
+        scores = torch.tensor([item.score for item in found])
+        numbers = torch.tensor(index.positions_of([item.item_id for item in found]), dtype=torch.long)
+        found = [found[place] for place in best_of(scores, numbers, min(top_k, len(found))).tolist()] if found else []
     return found[:top_k]

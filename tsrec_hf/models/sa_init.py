@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .checking_tsrec import checks_types
 from .plain_text_tsrec import plain_texts
 
 
@@ -93,6 +94,7 @@ def resize_default_rows(model: PreTrainedModel, token_ids: torch.Tensor) -> None
 
 
 @torch.no_grad()
+@checks_types
 def initialize_sid_embeddings(
     model: PreTrainedModel,
     tokenizer,

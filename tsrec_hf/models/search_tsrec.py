@@ -17,6 +17,7 @@ from .filtering_tsrec import NodeFilter
 from .prior_search_tsrec import NodePrior
 from .probing_tsrec import KINDS, Probe, fastest_kind
 from .pruned_search_tsrec import prune_beams
+from .ranking_tsrec import TOLERANCE, best_of
 from .tree_passes_tsrec import PackedPasses, SharedPrefix, cache_argument, input_device, run_forward
 from .trie_tsrec import SIDTrie
 
@@ -285,7 +286,12 @@ class SIDSearch:
                 child_keys = prior(children, candidates)
             width = candidates.shape[-1]
             beams = min(num_beams, trie.num_prefixes(depth + 1), candidates[0].numel())
-            keys, chosen = child_keys.flatten(1).topk(beams)
+            flat = child_keys.flatten(1)
+            # Draws have no equals.
+            chosen = (
+                flat.topk(beams).indices if sample else best_of(flat, trie.first_items[children].flatten(1), beams)
+            )
+            keys = flat.gather(1, chosen)
             scores = candidates.flatten(1).gather(1, chosen)
             # A beam without a legal continuation may hold padding, which is no node of this level: it goes on from
             # one that is, so that codes stay within their level, and keeps its score of -inf.
@@ -377,12 +383,14 @@ class SIDSearch:
             parents = places.unsqueeze(-1).expand_as(candidates)
             is_leaf = children[0] >= leaves_start
             found = torch.cat([best, keys.masked_fill(~is_leaf, -torch.inf).flatten()])
-            best, chosen = found.topk(top_k)
-            best_nodes = torch.cat([best_nodes, children.flatten()])[chosen]
+            found_nodes = torch.cat([best_nodes, children.flatten()])
+            chosen = best_of(found, trie.first_items[found_nodes], top_k)
+            best, best_nodes = found[chosen], found_nodes[chosen]
             best_scores = torch.cat([best_scores, candidates.flatten()])[chosen]
             open_keys = torch.cat([open_keys, keys.masked_fill(is_leaf, -torch.inf).flatten()])
-            # The negation keeps NaN, which the caller must hear of.
-            alive = (~(open_keys <= best[-1])).nonzero().flatten()
+            # Equals may stand before the last one in the index. The negation keeps NaN, which the caller must hear of.
+            reach = torch.where(best[-1] > -torch.inf, best[-1] - TOLERANCE, best[-1])
+            alive = (~(open_keys < reach) & (open_keys != -torch.inf)).nonzero().flatten()
             if len(alive) == 0 or open_keys.isnan().any():
                 best = torch.where(open_keys.isnan().any(), torch.nan, best)
                 break

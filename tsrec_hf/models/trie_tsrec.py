@@ -3,7 +3,7 @@ The legal semantic IDs (SIDs) of a catalogue as a prefix tree of flat tensors, s
 indexing operations whatever the size of the catalogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -111,7 +111,7 @@ class SIDTrie:
             return self
         moved = object.__new__(SIDTrie)
         # What is derived from the tensors is derived again, on the device.
-        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item")
+        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item", "first_items")
         moved.__dict__ |= {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.__dict__.items()
@@ -237,6 +237,12 @@ class SIDTrie:
         return torch.cat(levels, dim=-1)
 
     @cached_property
+    def first_items(self) -> torch.Tensor:
+        """The first item of the index below each node, `(num_nodes,)`: its place among equal scores."""
+        rows = torch.arange(len(self.leaf_items), dtype=torch.float64, device=self.device)
+        return -self.max_below(-rows).long()
+
+    @cached_property
     def _place_of_item(self) -> torch.Tensor:
         """Place of each item in the order of the leaves."""
         places = torch.empty_like(self.leaf_items)
@@ -300,6 +306,11 @@ def checked_codes(codes: np.ndarray | torch.Tensor | Sequence[Sequence[int]]) ->
     if isinstance(codes, torch.Tensor):
         codes = codes.detach().cpu().numpy()
     if not isinstance(codes, np.ndarray):
+        if isinstance(codes, (str, bytes, Mapping)) or not hasattr(codes, "__len__"):
+            raise TypeError(
+                f"Expected codes as an array or a list of rows of integers, but found `{type(codes).__name__}`. Pass "
+                "what a quantiser's `encode` returns."
+            )
         widths = {len(row) for row in codes if hasattr(row, "__len__")}
         if len(widths) > 1:
             raise ValueError(

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
 
+
+@checks_types
 def exact_match_reward(codes: np.ndarray, target_codes: np.ndarray, **kwargs) -> list[float]:
     r"""
     1 for the target's SID, 0 for any other.
@@ -36,6 +39,7 @@ def exact_match_reward(codes: np.ndarray, target_codes: np.ndarray, **kwargs) ->
     return (codes == target_codes).all(axis=1).astype(float).tolist()
 
 
+@checks_types
 def prefix_reward(
     codes: np.ndarray,
     target_codes: np.ndarray,
@@ -78,6 +82,7 @@ def prefix_reward(
     return rewards.tolist() if per_level else rewards.sum(axis=1).tolist()
 
 
+@checks_types
 def ranking_reward(codes: np.ndarray, target_codes: np.ndarray, num_generations: int, **kwargs) -> list[float]:
     r"""
     A penalty for misses in groups that hold the target, the larger the higher a miss is ranked: the rank-aware term of

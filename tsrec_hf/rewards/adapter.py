@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tsrec_hf.models import TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 
 # What a reward function says of one completion: a number, one for each level, or that it does not apply.
@@ -57,6 +58,7 @@ class RewardOnCodes:
     [`TSRecGRPOTrainer`] takes such a function as it is: `TSRecGRPOTrainer(model, first_level_reward, ...)`.
     """
 
+    @checks_types
     def __init__(
         self,
         function: Callable,

@@ -7,11 +7,13 @@ import numpy as np
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
 from .accuracy import as_codes, normalized_weights
 
 
+@checks_types
 def description_similarities(
     semantics: TokenSemantics, sid_index: SIDIndex, embed: Callable[[Sequence[str]], np.ndarray]
 ) -> list[np.ndarray]:
@@ -65,6 +67,7 @@ def description_similarities(
     return similarities
 
 
+@checks_types
 def semantic_reward(
     codes: np.ndarray,
     target_codes: np.ndarray,
@@ -129,6 +132,7 @@ def semantic_reward(
     return rewards.tolist() if per_level else rewards.sum(axis=1).tolist()
 
 
+@checks_types
 def collaborative_reward(
     items: Sequence[Sequence[str]], target: Sequence[str], table: Mapping[str, Mapping[str, float]], **kwargs
 ) -> list[float]:

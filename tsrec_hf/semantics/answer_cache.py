@@ -3,12 +3,16 @@
 import hashlib
 import json
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.sids.shared_file import append
+
 
 logger = logging.getLogger(__name__)
+
+START = b'{"key": "'
 
 
 class AnswerCache:
@@ -16,8 +20,9 @@ class AnswerCache:
     Caches answers in a file, with a hash of the question as key.
 
     The hash covers everything that determines an answer: teacher, model, settings and conversation. Another catalogue,
-    prompt or model has other keys, so several runs can share a file. Each answer is appended when it arrives. A
-    truncated last line (interrupted run, full disk) is removed; any other line that cannot be parsed is an error.
+    prompt or model has other keys, so several runs can share a file, also at the same time. Each answer is appended
+    when it arrives. Lines that hold no answer (interrupted run, full disk) are left out with a warning; a file of
+    another kind is an error.
 
     Args:
         path (`str` or `Path`, *optional*):
@@ -36,10 +41,10 @@ class AnswerCache:
     ```
     """
 
+    @checks_types
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._answers: dict[str, str] = {}
-        self._lock = threading.Lock()
         if self.path is not None and self.path.exists():
             self._read(self.path)
 
@@ -51,42 +56,46 @@ class AnswerCache:
         return self._answers.get(_key(question))
 
     def add(self, question: dict[str, Any], answer: str) -> None:
-        """Stores an answer and writes it to the file before returning. Safe to call from several threads."""
+        """
+        Stores an answer and writes it to the file before returning. Safe to call from several threads and processes.
+
+        Raises:
+            `TypeError`: an answer that is no string. `OSError`: a full disk and the like.
+        """
+        if not isinstance(answer, str):
+            raise TypeError(f"Expected an answer as a string, but found {answer!r}. Leave out what is no answer.")
         key = _key(question)
-        # `json.dumps` escapes to ASCII: a lone surrogate in an answer could not be encoded as UTF-8.
-        line = json.dumps({"key": key, "answer": answer}) + "\n"
-        with self._lock:
-            self._answers[key] = answer
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("ab") as file:
-                    file.write(line.encode("ascii"))
+        if self.path is not None:
+            # `json.dumps` escapes to ASCII: a lone surrogate in an answer could not be encoded as UTF-8.
+            append(self.path, (json.dumps({"key": key, "answer": answer}) + "\n").encode("ascii"))
+        self._answers[key] = answer
 
     def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
+        if path.is_dir():
+            raise ValueError(f"Expected a file for the cache at {path}, but found a folder. Name a file in it.")
+        lines = path.read_bytes().split(b"\n")
+        unread = []
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
                 key, answer = row["key"], row["answer"]
                 if not (isinstance(key, str) and isinstance(answer, str)):
-                    raise TypeError("`key` and `answer` are not strings")
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"Expected line {number} of {path} to be an answer (`key` and `answer` as JSON), but it cannot be "
-                    f"read: {error}. Remove the line to have this question asked again, or name another file."
-                ) from error
+                    raise TypeError
+            except (ValueError, TypeError, KeyError, RecursionError):
+                if number == 1 and not line.startswith(START[: len(line)]):
+                    raise ValueError(
+                        f"Expected {path} to hold answers, a JSON line with `key` and `answer` each, but it begins "
+                        f"with {line[:40]!r}. Name another file for the cache."
+                    ) from None
+                if line:
+                    unread.append(number)
+                continue
             self._answers[key] = answer
-        if whole < len(content):
-            if not content[whole:].startswith(b'{"key"'[: len(content) - whole]):
-                raise ValueError(
-                    f"Expected {path} to hold answers, one JSON line each, but it ends in another form. Name another "
-                    "file for the cache."
-                )
-            # Truncate, so that the next answer starts on a line of its own.
-            logger.info("%s: the last line was cut off and is asked again.", path)
-            with path.open("r+b") as file:
-                file.truncate(whole)
+        if unread:
+            # Cut off by the end of a process, or spoiled; the other answers are as good as before.
+            logger.warning(
+                f"{path}: {len(unread)} lines hold no answer, first line {unread[0]}; their questions are asked again."
+            )
 
 
 def _key(question: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers.utils.logging import tqdm
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .answer_cache import AnswerCache
 from .item_text import text_of, title_of
 from .keyword_teacher import KeywordTeacher, check_packages
@@ -108,6 +110,7 @@ class ChatTeacher(ABC):
     ```
     """
 
+    @checks_types
     def __init__(
         self,
         sample_tokens: int = 1500,
@@ -231,7 +234,9 @@ class ChatTeacher(ABC):
             desc="Asking the teacher",
             unit="token",
         ):
-            if answer is None:
+            if not isinstance(answer, str):
+                if answer is not None:
+                    logger.warning(f"The answer for {to_ask[number]} is no text but {type(answer).__name__}.")
                 self.report.unanswered += 1
                 continue
             self.report.asked += 1

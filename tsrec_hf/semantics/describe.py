@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .keyword_teacher import KeywordTeacher
 from .sampling import rank_by_typicality
@@ -28,6 +29,7 @@ class Teacher(Protocol):
         """
 
 
+@checks_types
 def describe_tokens(
     items: Iterable[Item],
     sid_index: SIDIndex,

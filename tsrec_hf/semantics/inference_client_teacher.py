@@ -1,15 +1,20 @@
 """Teacher that calls a remote chat model: an inference provider of the Hub or an OpenAI-compatible server."""
 
+import base64
 import logging
 import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
+from .answer_limits import UNPACKED, answers_within
 from .chat_teacher import ChatTeacher
 from .teacher_prompt import Message
 
@@ -38,7 +43,8 @@ class InferenceClientTeacher(ChatTeacher):
         provider (`str`, *optional*):
             Inference provider of the Hub; default: the Hub's choice.
         base_url (`str`, *optional*):
-            URL of an OpenAI-compatible server, such as vLLM or llama.cpp: `"http://localhost:8000/v1"`.
+            URL of an OpenAI-compatible server, such as vLLM or llama.cpp: `"http://localhost:8000/v1"`. A user and a
+            password in it go into a header, and stand in no message.
         token (`str`, *optional*):
             API key. Defaults to the Hub's token for providers and to no key for a `base_url`: the Hub's token is never
             sent to another server unless it is passed here.
@@ -51,7 +57,7 @@ class InferenceClientTeacher(ChatTeacher):
         concurrency (`int`, *optional*, defaults to `8`):
             Maximum number of concurrent requests.
         timeout (`float`, *optional*, defaults to `120.0`):
-            Time-out of a request in seconds.
+            Time-out of a request in seconds, its answer included.
         max_tries (`int`, *optional*, defaults to `6`):
             Maximum number of tries of one request.
         backoff (`float`, *optional*, defaults to `1.0`):
@@ -74,6 +80,7 @@ class InferenceClientTeacher(ChatTeacher):
     ```
     """
 
+    @checks_types
     def __init__(
         self,
         model: str | None = None,
@@ -108,11 +115,17 @@ class InferenceClientTeacher(ChatTeacher):
                 f"{max_failures}, {timeout} and {backoff}."
             )
         if base_url is not None:
+            base_url, headers = _without_password(base_url, token)
             # Without a token of its own the client would send the Hub's to this server.
-            self.client = InferenceClient(base_url=base_url, token=token or "none", timeout=timeout)
+            self.client = InferenceClient(
+                base_url=base_url, token=token or "none", timeout=timeout, headers={**UNPACKED, **headers}
+            )
         else:
             # The client checks the name; its annotation lists the providers of its own version.
-            self.client = InferenceClient(provider=provider, token=token, timeout=timeout)  # type: ignore[arg-type]
+            self.client = InferenceClient(
+                provider=provider, token=token, timeout=timeout, headers=UNPACKED  # type: ignore[arg-type]
+            )
+        self.timeout = timeout
         self.has_address = base_url is not None
         self.model = model
         self.concurrency = concurrency
@@ -161,7 +174,8 @@ class InferenceClientTeacher(ChatTeacher):
         for attempt in range(self.max_tries):
             pause = random.uniform(0, min(self.max_backoff, self.backoff * 2**attempt))
             try:
-                output = self.client.chat_completion([*messages], model=self.model, **self.settings)
+                with answers_within(self.timeout):
+                    output = self.client.chat_completion([*messages], model=self.model, **self.settings)
                 # An empty answer (a model that only calls tools) counts as a bad answer, not as a failed request.
                 return output.choices[0].message.content or ""
             except HfHubHTTPError as error:
@@ -180,7 +194,7 @@ class InferenceClientTeacher(ChatTeacher):
                 raise  # its message names the variable to unset
             except (HTTPError, OSError) as error:
                 reason = error
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
                 if type(error) is ValueError and not self.has_address:
                     raise  # raised before sending: no key, or the model has no such provider
                 # The body is not JSON or has no choices: the error page of a proxy, or a server that is starting.
@@ -190,6 +204,23 @@ class InferenceClientTeacher(ChatTeacher):
                 return None
         logger.warning("No answer after %d tries: %s", self.max_tries, reason)
         return None
+
+
+def _without_password(url: str, token: str | None) -> tuple[str, dict[str, str]]:
+    """An address without a user's name and password, and the header that says these."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = url.rpartition("@")[2]
+        raise ValueError(f"Expected `base_url` such as 'http://localhost:8000/v1', but found {shown!r}. Correct it.")
+    user, at, address = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    if token is not None:
+        raise ValueError(
+            "Expected either `token` or a password in `base_url`, but found both. Leave one of the two out."
+        )
+    encoded = base64.b64encode(unquote(user).encode()).decode()
+    return urlunsplit(parts._replace(netloc=address)), {"Authorization": f"Basic {encoded}"}
 
 
 def _retry_after(error: HfHubHTTPError) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tsrec_hf.models import Recommendation, SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .token_semantics import TokenSemantics
 
@@ -10,6 +11,7 @@ from .token_semantics import TokenSemantics
 TITLE_WIDTH = 40
 
 
+@checks_types
 def list_recommendations(
     recommendations: Sequence[Recommendation], sid_index: SIDIndex, semantics: TokenSemantics, num_keywords: int = 3
 ) -> str:

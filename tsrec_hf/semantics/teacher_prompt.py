@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 PROMPT_VERSION = 1
 LEAST_KEYWORDS, MOST_KEYWORDS = 15, 20
@@ -35,6 +37,7 @@ class BadAnswerError(ValueError):
     """Raised for an answer in a wrong format; the message gives the reason and is sent back to the model."""
 
 
+@checks_types
 def build_question(texts: Sequence[str], total: int) -> list[Message]:
     r"""
     Builds the conversation that asks for the description of one token.
@@ -74,6 +77,7 @@ def ask_again(messages: Sequence[Message], answer: str, error: BadAnswerError) -
     ]
 
 
+@checks_types
 def parse_answer(text: str) -> tuple[str, list[str]]:
     r"""
     Parses and validates description and keywords of a teacher's answer.

@@ -7,10 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.json_files_tsrec import read_json
+from tsrec_hf.models.replacing_tsrec import write_text
+
 
 if TYPE_CHECKING:
     from tsrec_hf.models import SIDIndex
 
+# A teacher gives 20 of at most 80 characters; a file of another kind, or a hostile one, may hold anything.
+MOST_KEYWORDS, LONGEST_KEYWORD = 1000, 1000
 # Stored in each entry, so that the file stays a list that readers of MiniOneRec's format accept.
 FINGERPRINT_KEY = "index_fingerprint"
 
@@ -47,6 +53,12 @@ class TokenDescription:
             raise TypeError(
                 f"Expected the keywords of {self.token!r} as a list of strings, but found {self.keywords!r}. Split "
                 "them, as in `['saw', 'hammer']`."
+            )
+        longest = max(map(len, self.keywords), default=0)
+        if len(self.keywords) > MOST_KEYWORDS or longest > LONGEST_KEYWORD:
+            raise ValueError(
+                f"Expected at most {MOST_KEYWORDS} keywords of {LONGEST_KEYWORD} characters each for {self.token!r}, "
+                f"but found {len(self.keywords)}, the longest of {longest}. Keep the most characteristic ones."
             )
 
 
@@ -110,6 +122,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     def __repr__(self) -> str:
         return f"TokenSemantics({len(self)} tokens)"
 
+    @checks_types
     def check_index(self, sid_index: "SIDIndex") -> None:
         """
         Checks that the descriptions belong to an index or to one of its ancestors.
@@ -155,6 +168,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             )
 
     @classmethod
+    @checks_types
     def from_json(cls, path: str | Path) -> "TokenSemantics":
         """
         Reads a teacher's file: `[{"token": "<a_12>", "description": "...", "keywords": ["...", ...]}, ...]`.
@@ -164,17 +178,13 @@ class TokenSemantics(Mapping[str, TokenDescription]):
             occurs twice.
         """
         path = Path(path)
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
-            ) from error
+        rows = read_json(path)
         if not isinstance(rows, list):
             raise ValueError(f"Expected {path} to hold a list of entries, but found `{type(rows).__name__}`.")
         entries = [_entry(row, number, path) for number, row in enumerate(rows)]
         return cls(entries, _common_fingerprint(rows, path))
 
+    @checks_types
     def to_json(self, path: str | Path) -> None:
         """
         Writes the file that [`TokenSemantics.from_json`] reads.
@@ -185,9 +195,7 @@ class TokenSemantics(Mapping[str, TokenDescription]):
         rows = [asdict(entry) for entry in self._entries.values()]
         rows = [{**row, FINGERPRINT_KEY: self.fingerprint} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        Path(path).write_text(
-            json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8", newline="\n"
-        )
+        write_text(path, json.dumps(rows, ensure_ascii=False, indent=2, sort_keys=True))
 
     def count_teachers(self) -> dict[str, int]:
         r"""

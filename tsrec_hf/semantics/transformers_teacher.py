@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from tsrec_hf.models import PlainText
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .chat_teacher import ChatTeacher
 from .teacher_prompt import ANSWER_START, Message
@@ -68,6 +69,7 @@ class TransformersTeacher(ChatTeacher):
     ```
     """
 
+    @checks_types
     def __init__(
         self,
         model: str | PreTrainedModel,

@@ -6,10 +6,15 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.file_sets_tsrec import check_listed
+from tsrec_hf.models.json_files_tsrec import read_json
+from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 from .collisions import Quantizer, resolve_collisions
 from .report import SIDReport
@@ -29,6 +34,7 @@ def default_level_sizes(num_items: int) -> list[int]:
     return [size] * 3
 
 
+@checks_types
 def extend_index(
     earlier: SIDIndex,
     item_ids: Sequence[str],
@@ -79,27 +85,36 @@ def extend_index(
     return SIDIndex(index.item_ids, index.codes, index.tokens, named, index.counts, index.ancestors)
 
 
+@checks_types
 def save_embeddings(directory: str | Path, embeddings: np.ndarray, sid_index: SIDIndex) -> None:
     """Writes embeddings in the order of the index, and which items and index they belong to."""
     if len(embeddings) != len(sid_index):
         raise ValueError(f"Expected {len(sid_index)} embeddings, one an item of the index, found {len(embeddings)}.")
-    directory = Path(directory)
     facts = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
     # Without facts, vectors are refused: a killed run leaves no old facts with new vectors.
-    (directory / FACTS_NAME).unlink(missing_ok=True)
-    np.save(directory / EMBEDDINGS_NAME, embeddings)
-    (directory / FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+    Path(directory, FACTS_NAME).unlink(missing_ok=True)
+    with replaced(Path(directory, EMBEDDINGS_NAME)) as part, part.open("wb") as file:
+        np.save(file, embeddings)
+    write_text(Path(directory, FACTS_NAME), json.dumps(facts))
 
 
+@checks_types
 def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
     """Embeddings that [`save_embeddings`] wrote, mapped into memory, after checking that they are of this index."""
     directory = Path(directory)
     for name in (EMBEDDINGS_NAME, FACTS_NAME):
+        check_listed(directory / name)
         if not (directory / name).is_file():
             raise FileNotFoundError(f"Expected {name} in {directory}, but there is none. Build the SIDs again.")
-    facts = json.loads((directory / FACTS_NAME).read_text(encoding="utf-8"))
+    facts = read_json(directory / FACTS_NAME)
     expected = {"item_ids_hash": _hash_of(sid_index), "index_fingerprint": sid_index.fingerprint}
-    embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
+    try:
+        embeddings = np.load(directory / EMBEDDINGS_NAME, mmap_mode="r", allow_pickle=False)
+    # NumPy reads the header as Python literals.
+    except (ValueError, TypeError, EOFError, OSError, SyntaxError, TokenError) as error:
+        raise ValueError(
+            f"{directory / EMBEDDINGS_NAME} is not a whole file of vectors ({error}). Build the SIDs again."
+        ) from error
     if facts != expected or len(embeddings) != len(sid_index):
         raise ValueError(
             f"Expected {directory / EMBEDDINGS_NAME} to hold the {len(sid_index)} items of SID index "
@@ -111,8 +126,8 @@ def load_embeddings(directory: str | Path, sid_index: SIDIndex) -> np.ndarray:
 def write_report(directory: str | Path, report: SIDReport, text: str) -> None:
     """Writes `report.md` (the text), `report.json` and, where matplotlib is installed, `report.png`."""
     directory = Path(directory)
-    (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
-    (directory / "report.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    write_text(directory / "report.md", f"{text}\n")
+    write_text(directory / "report.json", json.dumps(report.to_dict(), indent=1))
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning('No plot: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
     else:

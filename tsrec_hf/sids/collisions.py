@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .checks import checked_codes
 from .quantizer import Quantizer
 
@@ -19,6 +21,7 @@ from .quantizer import Quantizer
 POLICIES = ("reassign", "sinkhorn", "suffix", "keep")
 
 
+@checks_types
 def resolve_collisions(
     codes: np.ndarray,
     embeddings: np.ndarray,

@@ -8,9 +8,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.plain_text_tsrec import plain_texts
 
 
+@checks_types
 def mean_pooled_embeddings(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

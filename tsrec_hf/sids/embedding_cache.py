@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .shared_file import append
+
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +19,8 @@ class EmbeddingCache:
     Store unit-length vectors in a file, each under the hash of the content it was made from.
 
     The file is a sequence of records of one size: 32 bytes of key, then the vector as float32, little-endian. New
-    vectors are appended and are on disk when [`add`] returns. A truncated last record, after a kill or on a full disk,
-    is removed; any other record that holds no unit vector is an error.
+    vectors are appended and are on disk when [`add`] returns; several processes may share the file. A truncated last
+    record, after a kill or on a full disk, counts for nothing; any other record that holds no unit vector is an error.
 
     Args:
         path (`str` or `Path`):
@@ -65,12 +67,12 @@ class EmbeddingCache:
         records = np.empty(len(keys), dtype=self._record)
         records["key"] = np.array([np.void(key) for key in keys], dtype=f"V{KEY_BYTES}")
         records["vector"] = vectors
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(records.tobytes())
+        append(self.path, records.tobytes(), self._record.itemsize)
         self._vectors.update(zip(keys, records["vector"]))
 
     def _read(self) -> None:
+        if self.path.is_dir():
+            raise ValueError(f"Expected a file for the cache at {self.path}, but found a folder. Name a file in it.")
         content = self.path.read_bytes()
         whole = len(content) - len(content) % self._record.itemsize
         records = np.frombuffer(content[:whole], dtype=self._record)
@@ -85,6 +87,5 @@ class EmbeddingCache:
             )
         self._vectors = dict(zip((key.tobytes() for key in records["key"]), records["vector"]))
         if whole < len(content):
+            # Another process may be writing it; if not, whoever appends next removes it.
             logger.info("%s: the last vector is truncated and will be computed again.", self.path)
-            with self.path.open("r+b") as file:
-                file.truncate(whole)

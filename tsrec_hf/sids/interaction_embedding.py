@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tsrec_hf.models import NextItemPrior, SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .checks import as_matrix
 
@@ -22,6 +23,7 @@ SVD_PASSES = 4
 ROUNDING = 1e-5
 
 
+@checks_types
 def embed_interactions(
     interactions: Any, item_ids: Sequence[str], dim: int = 48, gap_decay: float = 0.8, shrinkage: float = 5.0
 ) -> np.ndarray:
@@ -91,6 +93,7 @@ def embed_interactions(
     return torch.nn.functional.normalize(vectors, dim=-1).numpy()
 
 
+@checks_types
 def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours: int = 10) -> np.ndarray:
     r"""
     Gives items without interactions, new ones among them, the mean vector of the items whose texts are nearest.
@@ -137,6 +140,7 @@ def fill_from_neighbours(vectors: np.ndarray, texts: np.ndarray, num_neighbours:
     return filled
 
 
+@checks_types
 def join_collaborative(embeddings: np.ndarray, vectors: np.ndarray, weight: float) -> np.ndarray:
     r"""
     Joins embeddings of contents with those of interactions: their cosine is the weighted mean of both cosines.

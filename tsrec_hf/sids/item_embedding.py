@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .distinctness import warn_of_equal_vectors
 from .encoder import CachedEncoder
 
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Of one image: more unpacks to gigabytes, and encoders see some hundred pixels a side.
+MOST_PIXELS = 100_000_000
 DEFAULT_FIELDS = {"title": 1.0, "description": 0.5}
 
 
+@checks_types
 def embed_items(
     items: Items,
     model: SentenceTransformer | str,
@@ -200,12 +205,31 @@ def _as_image(image: Any, row: int, column: str):
             image = Image.open(image)
         elif isinstance(image, bytes):
             image = Image.open(io.BytesIO(image))
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise OSError(f"{width} x {height} pixels, of which {MOST_PIXELS:,} are read at most")
         return image.convert("RGB")
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"Expected an image, the name of an image file or its bytes in row {row} of column {column!r}, found "
             f"{repr(image)[:80]} ({error}). Put `None` where an item has no image; download images that have a URL."
         ) from error
+
+
+def image_beside(folder: str | Path, name: str) -> str:
+    """
+    The path of an image that a catalogue names, in the catalogue's own folder.
+
+    Raises:
+        `ValueError`: a name that leads out of the folder.
+    """
+    path = Path(folder, name)
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(
+            f"Expected names of images in {folder} or below, but found {name!r}, which leads elsewhere. Put the "
+            "images beside the file of items."
+        )
+    return str(path)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

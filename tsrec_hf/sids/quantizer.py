@@ -18,6 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.file_sets_tsrec import check_listed
+from tsrec_hf.models.replacing_tsrec import replaced
+
 from .checks import as_matrix, checked_codes, checked_sizes, finite_matrix
 
 
@@ -278,6 +282,7 @@ class Quantizer(ABC):
             self.level_sizes[level] = len(used)
         return codes
 
+    @checks_types
     def save(self, directory: str | Path) -> None:
         r"""
         Write codebooks and settings to one safetensors file, `file_name`.
@@ -306,10 +311,11 @@ class Quantizer(ABC):
         if any(penalties.any() for penalties in self.penalties):
             arrays |= {f"penalties_{level}": penalties for level, penalties in enumerate(self.penalties)}
         path = Path(directory) / self.file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays | self.state(), path, metadata={"settings": json.dumps(self.settings())})
+        with replaced(path) as part:
+            save_file(arrays | self.state(), part, metadata={"settings": json.dumps(self.settings())})
 
     @classmethod
+    @checks_types
     def load(cls, directory: str | Path, **arguments: Any) -> Self:
         r"""
         Read what [`save`] wrote: codes and decoded embeddings are the same to the bit.
@@ -389,6 +395,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
             f"Expected {path.name!r} in {str(path.parent)!r}, found no such file. Write it with "
             f"`{name}.save(directory)`."
         )
+    check_listed(path)
     try:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads((file.metadata() or {}).get("settings", "null"))

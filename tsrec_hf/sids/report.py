@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .checks import as_matrix
 from .distinctness import warn_of_equal_vectors
 from .quantizer import Quantizer
@@ -181,6 +183,7 @@ class SIDReport:
         figure.savefig(path, dpi=150)
 
 
+@checks_types
 def sid_report(
     codes: np.ndarray,
     embeddings: np.ndarray,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .finite import check_finite_settings
+from .secrets import Secret
 
 
 @dataclass
@@ -45,6 +46,8 @@ class RecommenderArguments:
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before
+        if getattr(self, "hub_token") is not None:
+            setattr(self, "hub_token", Secret(getattr(self, "hub_token")))
         if str(getattr(self, "resume_from_checkpoint")).lower() in ("false", "none", ""):
             setattr(self, "resume_from_checkpoint", None)  # the command line gives words
         weight_decay = self.weight_decay  # type: ignore[attr-defined]  # of `TrainingArguments`

@@ -18,6 +18,7 @@ from torch import nn
 
 from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.replacing_tsrec import replaced
 
 from .arguments import RecommenderArguments
 from .backbone_checks import check_decodes, has_aux_loss
@@ -355,9 +356,8 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             card_data["datasets"] = dataset_name
         card = self.model_card(model_name, tags=[tags] if isinstance(tags, str) else list(tags or []), **card_data)
         self.recommender.model_card = str(card)
-        folder = Path(directory or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        card.save(folder / CARD_FILE)
+        with replaced(Path(directory or str(self.args.output_dir), CARD_FILE)) as part:
+            card.save(part)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the card beside the weights; raises `FloatingPointError` for weights that diverged."""

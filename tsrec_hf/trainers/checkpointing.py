@@ -39,6 +39,7 @@ class CheckpointingTrainer(Trainer):
             self._staged = staged
             super()._save_checkpoint(model, trial)
             self._save_more(staged.path)
+            staged.finish(self.state)
         except Exception as error:
             found, _ = last_whole(run_dir)
             error.add_note(
@@ -47,7 +48,6 @@ class CheckpointingTrainer(Trainer):
             raise
         finally:
             self._staged = None
-        staged.finish(self.state)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(staged.final))
         staged.rotate(self.state)

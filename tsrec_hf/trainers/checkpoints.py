@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.models.index_files_tsrec import SID_INDEX_FILE
+from tsrec_hf.models.replacing_tsrec import sync, write_text
 
 
 logger = logging.getLogger(__name__)
@@ -93,12 +94,9 @@ def write_manifest(folder: Path) -> None:
     """Lists the files of a checkpoint and their sizes, all of them on the disk before the list is."""
     sizes = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_LISTED):
-        _sync(path)
+        sync(path)
         sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
-    unfinished = folder / f"{MANIFEST}.part"
-    unfinished.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
-    _sync(unfinished)
-    os.replace(unfinished, folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps({"files": sizes}, indent=1))
 
 
 def publish(path: Path, final: Path) -> None:
@@ -261,12 +259,3 @@ def _read_json(path: Path) -> Any | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file is on the disk."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,14 @@ from datasets import Dataset
 
 from tsrec_hf.data import build_alignment_rows, tokenize_rows
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 
 
+@checks_types
 def ground_sid_rows(
     model: TSRecForCausalLM,
     tokenizer: TSRecTokenizer,

@@ -2,6 +2,8 @@
 
 import time
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 class RunClock:
     r"""
@@ -26,6 +28,7 @@ class RunClock:
     ```
     """
 
+    @checks_types
     def __init__(self, total_seconds: float, since: float | None = None) -> None:
         self.total_seconds = total_seconds
         # Of the monotonic clock, which nobody sets back during a run.

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import torch
 
+from tsrec_hf.models.checking_tsrec import checks_types
 
+
+@checks_types
 def choose_num_threads(work: Callable[[], object]) -> float:
     r"""
     Sets `torch.set_num_threads` to the number with which some work is done first: the present one, or a half, a

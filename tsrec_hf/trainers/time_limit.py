@@ -5,6 +5,8 @@ import time
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 class TimeLimitCallback(TrainerCallback):
     r"""
@@ -38,6 +40,7 @@ class TimeLimitCallback(TrainerCallback):
     ```
     """
 
+    @checks_types
     def __init__(self, seconds: float, cooldown: float = 0.0) -> None:
         if not 0 <= cooldown <= 1:
             raise ValueError(f"Expected `cooldown` as a share of the time, from 0 to 1, but found {cooldown}.")

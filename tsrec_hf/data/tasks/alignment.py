@@ -12,12 +12,14 @@ from datasets import Dataset
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
 from ..rows import text_rows
 from ..text_length import MAX_TEXT_TOKENS, shorten_texts
 
 
+@checks_types
 def build_alignment_rows(
     semantics: TokenSemantics,
     tokenizer: TSRecTokenizer,

@@ -16,10 +16,12 @@ from datasets import Dataset
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from ..rows import IGNORED, ROW_FEATURES, check_columns
 
 
+@checks_types
 def build_sequence_rows(
     interactions: Dataset,
     tokenizer: TSRecTokenizer,

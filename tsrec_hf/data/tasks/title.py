@@ -12,11 +12,13 @@ from datasets import Dataset
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from ..rows import check_columns, text_rows
 from ..text_length import MAX_TEXT_TOKENS, shorten_texts
 
 
+@checks_types
 def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer, max_text_tokens: int = MAX_TEXT_TOKENS) -> Dataset:
     r"""
     SID -> title and title -> SID, two rows for every item that has a title.

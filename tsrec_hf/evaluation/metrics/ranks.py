@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 def target_ranks(recommended: Sequence[Sequence[str]], targets: Sequence[str]) -> torch.Tensor:
     r"""
@@ -36,6 +38,7 @@ def target_ranks(recommended: Sequence[Sequence[str]], targets: Sequence[str]) -
     return torch.tensor(ranks, dtype=torch.long)
 
 
+@checks_types
 def hit_rate_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
     r"""
     Share of rows whose target is among the first `k` recommendations.
@@ -62,6 +65,7 @@ def hit_rate_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
     return hits_at_k(ranks, k).mean()
 
 
+@checks_types
 def ndcg_at_k(ranks: torch.Tensor, k: int) -> torch.Tensor:
     r"""
     Discounted gain of the one relevant item, averaged over rows.

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
 from .json_lines import first_json_line, read_json_lines
@@ -68,6 +70,7 @@ SEPARATORS = {"description": " ", "features": " ", "categories": ", "}
 SCRIPT = "getTime()"
 
 
+@checks_types
 def load_amazon(
     reviews_path: str | Path | None,
     metadata_path: str | Path,

@@ -12,6 +12,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.json_files_tsrec import read_json
 
 from ..dataset import RecommendationDataset
 from ..log import InteractionLog
@@ -40,6 +42,7 @@ class Files(NamedTuple):
     sids: Path | None
 
 
+@checks_types
 def load_lcrec(
     path: str | Path,
     items: Source | None = None,
@@ -176,10 +179,7 @@ def _find_index(folder: Path, name: str, index_file: str | Path | None, quiet: b
 
 
 def _read_sequences(path: Path) -> Dataset:
-    try:
-        sequences: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). The file may be truncated: fetch it again.") from error
+    sequences: Any = read_json(path)
     if not isinstance(sequences, dict) or not sequences:
         raise ValueError(
             f'Expected an object of users and their items in order in {path}, such as {{"0": [3, 1, 2]}}, but found '

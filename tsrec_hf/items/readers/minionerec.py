@@ -12,6 +12,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.models.json_files_tsrec import read_json
+from tsrec_hf.models.replacing_tsrec import write_text
 
 from ..columns import require_columns
 from ..dataset import SPLITS, RecommendationDataset
@@ -24,6 +27,7 @@ CSV_COLUMNS = ("user_id", "history_item_id", "item_id", "item_sid")
 LAYOUT = "train.csv, valid.csv, test.csv, item.json and index.json"
 
 
+@checks_types
 def load_minionerec(path: str | Path) -> RecommendationDataset:
     r"""
     Reads a data set in MiniOneRec's layout.
@@ -95,6 +99,7 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     )
 
 
+@checks_types
 def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
     r"""
     Writes a data set in MiniOneRec's layout, the reverse of [`load_minionerec`].
@@ -143,11 +148,10 @@ def save_minionerec(dataset: RecommendationDataset, path: str | Path) -> None:
     sid_of = {item_id: index.spell(codes) for item_id, codes in zip(index.item_ids, index.codes.tolist())}
     frames = {split: _as_frame(getattr(dataset, split), split, sid_of) for split in SPLITS}
 
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "item.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    write_text(path / "item.json", json.dumps(entries, ensure_ascii=False))
     index.to_json(path / "index.json")
     for split, frame in frames.items():
-        frame.to_csv(path / f"{split}.csv", index=False)
+        write_text(path / f"{split}.csv", frame.to_csv(index=False))
 
 
 def _as_frame(rows: Dataset, split: str, sid_of: dict[str, str]) -> pd.DataFrame:
@@ -169,12 +173,7 @@ def _escape(text: str) -> str:
 
 
 def _read_items(path: Path) -> Dataset:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). The file may be truncated: fetch or write it again."
-        ) from error
+    entries = read_json(path)
     if not isinstance(entries, dict) or not entries:
         raise ValueError(
             f'Expected {path} to hold an object such as {{"item id": {{"title": "..."}}}} with at least one item.'
@@ -202,8 +201,7 @@ def _read_split(path: Path, sid_of: dict[str, str]) -> Dataset:
             f"{path} is not a whole CSV file ({error}). The file may be truncated: fetch or write it again."
         ) from error
     if not set(CSV_COLUMNS) <= set(frame.columns):
-        with path.open(encoding="utf-8", newline="") as file:
-            found = next(csv.reader(file))
+        found = pd.read_csv(path, dtype=str, nrows=0).columns.tolist()
         require_columns(found, CSV_COLUMNS, str(path), "Rename the columns or write the file again.")
     history = [_parse_history(literal, path, row) for row, literal in enumerate(frame["history_item_id"].tolist())]
     expected = frame["item_id"].map(sid_of)
@@ -243,7 +241,7 @@ def _parse_history(literal: str, path: Path, row: int) -> list[str]:
 
 def _line_of(path: Path, row: int) -> int:
     """Returns the line on which a data row begins, by parsing the file: quoted cells may span several lines."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
         reader = csv.reader(file)
         for _ in range(row + 1):
             next(reader)

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from ..log import InteractionLog
 from ..tidying import tidy
 from .dialects import TableFile
@@ -214,6 +216,7 @@ PUBLISHED: dict[str, tuple[Variant, ...]] = {
 }
 
 
+@checks_types
 def load_published(
     name: str,
     folder: str | Path,

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from ..columns import require_columns
 from ..log import InteractionLog
 from .delimited import read_delimited
@@ -26,6 +28,7 @@ ARROW_TYPES = {
 NUMBER = r"(?i)^-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$|^-?(?:nan|inf|infinity)$"
 
 
+@checks_types
 def load_recbole(
     path: str | Path,
     title_field: str | None = None,

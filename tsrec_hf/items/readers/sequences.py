@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from ..log import InteractionLog
 from ..tidying import tidy
 from .dialects import TableFile, open_text
@@ -16,6 +18,7 @@ from .packed import UNPACKING_ERRORS
 from .table import Source, read_table
 
 
+@checks_types
 def load_sequences(
     path: str | Path,
     items: Source,

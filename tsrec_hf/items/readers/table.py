@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from ..columns import require_columns
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
@@ -33,6 +35,7 @@ KINDS = {
 }
 
 
+@checks_types
 def load_table(
     interactions: Source | None,
     items: Source,
