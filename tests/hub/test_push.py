@@ -131,8 +131,10 @@ def test_a_stranger_loads_it_without_the_package(hub, model, tokenizer, tmp_path
     """As pasted from the card, and as an Inference Endpoint, in a process with an empty cache."""
     model.model_card = str(build_model_card(model.config, tokenizer.sid_index))
     model.push_to_hub("me/tiny"), tokenizer.push_to_hub("me/tiny")
+    # Whoever pastes the card's snippet passes `trust_remote_code=True`; the endpoint's owner says it here.
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    env = {**{k: v for k, v in os.environ.items() if not k.startswith("HF_")}, **env, "PYTHONPATH": ""}
+    env = {**env, "HF_TRUST_REMOTE_CODE": "1", "PYTHONPATH": ""}
+    env = {**{k: v for k, v in os.environ.items() if not k.startswith("HF_")}, **env}
     command = [sys.executable, "-c", STRANGER, json.dumps(HISTORIES)]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -18,9 +18,11 @@ def write(folder, word: str, names=("a", "b", "c")) -> None:
 
 def read(folder) -> dict[str, str]:
     finish_sets(folder)
-    for path in folder.iterdir():
+    # A process that dies cannot remove its temporary folder, which nobody takes for a part of the set.
+    files = [path for path in folder.iterdir() if not path.name.endswith(".part")]
+    for path in files:
         check_listed(path)
-    return {path.name: path.read_text() for path in folder.iterdir() if path.name != SET_FILE}
+    return {path.name: path.read_text() for path in files if path.name != SET_FILE}
 
 
 def test_a_set_replaces_another_and_keeps_other_files(tmp_path) -> None:
@@ -59,8 +61,8 @@ def test_a_process_that_dies_leaves_the_old_set_or_the_new_one(tmp_path, monkeyp
                 break
         new = {"a": "new", "b": "new", "c": "new"}
         assert read(folder) in ({name: "old" for name in ("a", "b", "c", "gone")}, new)
-        # The folder's rename is where the new set begins to count.
-        assert (read(folder) == new) == (os.replace in done or rename in done and len(done) > 1)
+        # The first rename is that of the list inside the folder; with the folder's own the new set begins to count.
+        assert (read(folder) == new) == (done.count(rename) > 1)
         place += 1
     assert place > 5
 

@@ -35,7 +35,7 @@ def test_new_items_that_need_tokens_no_model_has_are_refused():
 
 def test_items_that_are_gone_leave_the_index_and_nothing_else_changes():
     earlier = SIDIndex(["a", "b"], np.array([[0, 0], [1, 1]]))
-    later = extend_index(earlier, ["b"], np.eye(1), None)
+    later = extend_index(earlier, ["b"], np.eye(1), NearestOfTwo())
     assert list(later.item_ids) == ["b"] and later.sid_of("b") == earlier.sid_of("b")
 
 
