@@ -32,6 +32,8 @@ from tsrec_hf.sids.catalogue import load_embeddings, save_embeddings
 from tsrec_hf.sids.embedding_cache import EmbeddingCache
 
 
+# How many the fixture `readers` makes; the fuzzing takes one at a time.
+NUM_READERS = 32
 SPOIL: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda good: b"",
     "white space": lambda good: b" \n\n\t",
@@ -214,6 +216,7 @@ def test_spoiled_files(readers) -> None:
         path.rmdir()
         path.write_bytes(good)
         assert read() == expected
+    assert len(readers) == NUM_READERS
     counts = Counter(found.partition(":")[0] for found in outcomes.values())
     print(dict(counts))
     assert len(outcomes) >= 300
@@ -222,7 +225,7 @@ def test_spoiled_files(readers) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(29))
+@pytest.mark.parametrize("number", range(NUM_READERS))
 def test_mutated_files(readers, number: int) -> None:
     """About ten seconds for each reader: bytes changed, cut out, doubled and put in, of the right file."""
     name = sorted(readers)[number]
