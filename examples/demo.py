@@ -175,8 +175,13 @@ def main(args: DemoArguments) -> None:
     codes = ts.resolve_collisions(quantizer.encode(embedding), embedding, quantizer, taken=index.codes)
     tokenizer.sid_index = grown = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
     history = [item for title in ITS_FANS_WATCHED for item in index.item_ids if title_of[item] == title]
-    likeness = ts.SimilarityPrior(grown, texts, temperature=0.05)
-    [recommended] = model.recommend(tokenizer, [history], prior=likeness, exclude_history=True)
+    # A mixture, since the model knows nothing of the movie and a product would need its consent.
+    likeness = {
+        "prior": ts.SimilarityPrior(grown, texts, temperature=0.05),
+        "prior_form": "mixture",
+        "prior_weight": 5.0,
+    }
+    [recommended] = model.recommend(tokenizer, [history], exclude_history=True, **likeness)
     ids = [one.item_id for one in recommended]
     place = f"number {ids.index(NEW['item_id']) + 1}" if NEW["item_id"] in ids else "not among the first ten"
     clock.say("New movie", f"{NEW['title']}, without training, is {place} after {'; '.join(ITS_FANS_WATCHED)}")

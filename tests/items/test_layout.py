@@ -124,3 +124,11 @@ def test_a_table_that_is_no_parquet_is_named(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="items.parquet (is not a whole Parquet file|as it was saved)"):
         RecommendationDataset.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"rows": {"items": 2}}, {"rows": 5}, {"files": ["items.parquet"]}])
+def test_facts_of_another_form_are_refused(tmp_path, change):
+    facts = json.loads((make().save(tmp_path) / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**facts, **change}))
+    with pytest.raises(ValueError, match="Expected `rows` of .* and `files` in .*dataset.json"):
+        RecommendationDataset.load(tmp_path)

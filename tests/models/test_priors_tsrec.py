@@ -189,3 +189,11 @@ def test_a_prior_without_state_cannot_be_saved(index, tmp_path) -> None:
 
     with pytest.raises(TypeError, match="`Uniform` has no `state`"):
         save_prior(tmp_path, Uniform(index), "mixture", 1.0)
+
+
+def test_given_weights_are_a_priors_like_any_other(index) -> None:
+    given = as_prior(np.array([1.0, 2.0, 0.0, 0.5]), index)
+    found = given.weights([["a"], ["b"]]).to_dense()
+    assert found.tolist() == [[1.0, 2.0, 0.0, 0.5]] * 2
+    with pytest.raises(TypeError, match="prior that can be loaded, but `GivenPrior` has no `from_state`"):
+        type(given).from_state(index, {}, {})

@@ -181,3 +181,9 @@ def test_the_fingerprint_is_a_field_of_each_entry(tmp_path: Path) -> None:
     rows[0]["index_fingerprint"] = 7
     with pytest.raises(ValueError, match="`index_fingerprint` of '<a_0>' in .* to be a string, but found 7"):
         TokenSemantics.from_json(write(tmp_path / "b.json", rows))
+
+
+@pytest.mark.parametrize("keywords", ["saw, hammer", [1, 2], ["saw", None]])
+def test_keywords_are_a_list_of_strings(keywords):
+    with pytest.raises(TypeError, match="keywords of '<a_0>' as a list of strings.*Split"):
+        TokenDescription("<a_0>", "Tools.", keywords)

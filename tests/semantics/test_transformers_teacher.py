@@ -186,3 +186,10 @@ def test_smollm2_answers_from_its_gguf_file(tmp_path: Path) -> None:
         cache_file=tmp_path / "answers.jsonl",
     )
     assert again.describe(CLUSTERS) == described and again.report.asked == 0
+
+
+def test_a_tokenizer_that_cannot_end_an_answer_is_refused(backbone_dir) -> None:
+    model, tokenizer = load(backbone_dir)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="an `eos_token`, which ends answers, found none. Set it"):
+        TransformersTeacher(model, tokenizer)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from tsrec_hf.semantics import KeywordTeacher
@@ -103,3 +105,9 @@ def test_texts_are_cut_at_a_word(text: str, max_chars: int, expected: str) -> No
 def test_texts_without_spaces_are_cut_at_a_word() -> None:
     pytest.importorskip("icu4py", reason="needs the extra `keywords`")
     assert cut_at_word("不锈钢水杯", 4) == "不锈钢"
+
+
+def test_without_icu_there_is_no_word_breaker(monkeypatch):
+    monkeypatch.setitem(sys.modules, "icu4py", None)
+    monkeypatch.setitem(sys.modules, "icu4py.breakers", None)
+    assert words_module._word_breaker.__wrapped__() is None

@@ -1,8 +1,12 @@
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 
 from tsrec_hf.models import SIDIndex
-from tsrec_hf.sids.catalogue import extend_index, load_embeddings, save_embeddings
+from tsrec_hf.sids import sid_report
+from tsrec_hf.sids.catalogue import extend_index, load_embeddings, save_embeddings, write_report
 
 
 def test_embeddings_of_another_index_are_refused(tmp_path):
@@ -59,3 +63,16 @@ def test_a_renamed_item_keeps_its_sid():
     # A new title alone makes no other catalogue.
     renamed = extend_index(before, ["1", "2", "3"], vectors, NearestOfTwo(), "keep", ["Hex nut", "Bolt", "Saw"])
     assert renamed.fingerprint == before.fingerprint and renamed.titles[0] == "Hex nut"
+
+
+def test_a_report_without_matplotlib_has_no_plot(tmp_path, monkeypatch, caplog):
+    embeddings = np.random.default_rng(0).normal(size=(12, 4))
+    report = sid_report(np.stack([np.arange(12) % 3, np.arange(12) // 3], axis=1), embeddings)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    write_report(tmp_path, report, "text")
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.json"}
+    assert 'pip install "tsrec_hf[plots]"' in caplog.text
+    with pytest.raises(ImportError, match="needs matplotlib"):
+        report.plot(tmp_path / "report.png")

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, Image
 from PIL import Image as Picture
 
-from tsrec_hf.sids import embed_items, encoder
+from tsrec_hf.sids import embed_items, encoder, item_embedding
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
@@ -250,3 +250,12 @@ def test_the_missing_extra_is_named() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
     assert run.returncode != 0
     assert "needs sentence-transformers" in run.stderr and '"tsrec_hf[sids]"' in run.stderr
+
+
+def test_an_image_of_too_many_pixels_and_one_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(item_embedding, "MOST_PIXELS", 50)
+    with pytest.raises(ValueError, match="row 3 of column 'image'.*8 x 8 pixels, of which 50 are read at most"):
+        item_embedding._as_image(Picture.new("RGB", (8, 8)), 3, "image")
+    assert item_embedding.image_beside(tmp_path, "pictures/1.png") == str(tmp_path / "pictures" / "1.png")
+    with pytest.raises(ValueError, match=r"'../1.png', which leads elsewhere.*beside the file of items"):
+        item_embedding.image_beside(tmp_path, "../1.png")

@@ -1,7 +1,10 @@
+import sys
+
 import numpy as np
 import pytest
 
 from tsrec_hf.sids import RQVAE, Quantizer, ResidualKMeans, resolve_collisions, sid_report
+from tsrec_hf.sids.quantizer import import_faiss
 
 
 class SampledCodebooks(Quantizer):
@@ -140,3 +143,9 @@ def test_codebooks_of_a_subclass_are_checked(embeddings: np.ndarray) -> None:
         Short([8, 4]).fit(embeddings)
     with pytest.raises(TypeError, match="abstract"):
         Quantizer([8, 4])
+
+
+def test_without_faiss_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"need faiss.*tsrec_hf\[sids\]"):
+        import_faiss()

@@ -225,9 +225,8 @@ def _settings(task: Task) -> list[Any]:
         return [task.name, task.keywords, task.max_text_tokens, list(task.semantics.values())]
     if isinstance(task, SequenceTask):
         return [task.name, task.mode, task.targets_per_stretch]
-    if isinstance(task, TitleTask | HistoryTitleTask):
-        return [task.name, task.max_text_tokens]
-    return [task.name]
+    assert isinstance(task, TitleTask | HistoryTitleTask)
+    return [task.name, task.max_text_tokens]
 
 
 def _contents(rows: Dataset) -> dict[str, str]:

@@ -8,6 +8,8 @@ import pytest
 from datasets import Dataset
 
 from tsrec_hf import TableFile, load_sequences, load_table
+from tsrec_hf.items.readers.delimited import line_of, read_delimited
+from tsrec_hf.items.readers.json_documents import _entries
 from tsrec_hf.items.readers.sources import read_columns
 from tsrec_hf.items.readers.values import plain
 
@@ -79,3 +81,33 @@ def test_other_arrow_types_of_text_are_plain_text() -> None:
     for type_ in (pa.dictionary(pa.int8(), pa.string()), pa.large_string(), pa.string_view()):
         column = plain(pa.chunked_array([pa.array(words).cast(type_)]))
         assert column.type == pa.string() and column.to_pylist() == words
+
+
+def test_a_table_whose_delimiter_is_to_be_found_in_another_encoding(tmp_path) -> None:
+    path = tmp_path / "items.txt"
+    path.write_bytes("item_id\ttitle\n1\tSchl\u00fcssel\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"items.txt is not in ascii: .*encoding"):
+        load_table(LOG, TableFile(path, encoding="ascii"))
+
+
+def test_a_document_that_is_neither_rows_nor_keys(tmp_path) -> None:
+    (tmp_path / "items.json").write_text("[\n")
+    with pytest.raises(ValueError, match="items.json"):
+        load_table(LOG, tmp_path / "items.json")
+    with pytest.raises(ValueError, match="Expected an array or an object in items.json, but found '5'"):
+        list(_entries(5, {"item_id": "text"}, "items.json"))
+
+
+def test_a_delimiter_in_a_quoted_cell_of_a_table_that_declares_no_quotes(tmp_path) -> None:
+    path = tmp_path / "items.tsv"
+    path.write_text('item_id\ttitle\n1\t"nut\tof steel"\n2\tbolt\n')
+    assert read_columns(path, "items", {"title": "text"}).table["title"].to_pylist() == ["nut\tof steel", "bolt"]
+
+
+def test_a_row_beyond_the_end_has_no_line(tmp_path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n1,nut\n")
+    dialect = read_delimited(TableFile(path), ["item_id"])[1]
+    assert line_of(dialect, 0) == 2
+    with pytest.raises(IndexError):
+        line_of(dialect, 1)
