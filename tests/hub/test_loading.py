@@ -102,3 +102,8 @@ def test_a_backbone_starts_with_sa_init_and_the_history_of_the_data(backbone_dir
     assert model.config.sid_initialization["pooling"] == "mean" and tokenizer.max_history == 30
     plain, _ = load_or_start_recommender(backbone_dir, sid_index, sa_init_kwargs={"pooling": "mean"})
     assert plain.config.sid_initialization == {"pooling": "resize"}
+
+
+def test_a_gguf_file_starts_a_recommender(backbone_dir, sid_index):
+    with pytest.raises(OSError, match="no.gguf"):
+        load_or_start_recommender(backbone_dir, sid_index, gguf_file="no.gguf")

@@ -187,3 +187,9 @@ def test_the_fingerprint_is_a_field_of_each_entry(tmp_path: Path) -> None:
 def test_keywords_are_a_list_of_strings(keywords):
     with pytest.raises(TypeError, match="keywords of '<a_0>' as a list of strings.*Split"):
         TokenDescription("<a_0>", "Tools.", keywords)
+
+
+@pytest.mark.parametrize("keywords", [["saw"] * 1001, ["saw" * 1001]])
+def test_keywords_have_bounds(keywords):
+    with pytest.raises(ValueError, match="at most 1000 keywords of 1000 characters each for '<a_0>'.*Keep the most"):
+        TokenDescription("<a_0>", "Tools.", keywords)

@@ -111,3 +111,17 @@ def test_a_row_beyond_the_end_has_no_line(tmp_path) -> None:
     assert line_of(dialect, 0) == 2
     with pytest.raises(IndexError):
         line_of(dialect, 1)
+
+
+def test_a_first_line_that_is_no_row(tmp_path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id," + "title" * 30_000 + "\n1,nut\n")
+    with pytest.raises(ValueError, match=r"first lines of .*items.csv cannot be read: field larger than"):
+        load_table(LOG, path)
+
+
+def test_the_same_character_in_another_encoding(tmp_path) -> None:
+    path = tmp_path / "items.dat"
+    path.write_bytes("item_id::title\n1::Schl\u00fcssel\x1f\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"items.dat without the control character .*Remove it"):
+        load_table(LOG, TableFile(path, delimiter="::", encoding="latin-1"))
