@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from tsrec_hf import TableFile, load_sequences, load_table
+from tsrec_hf.items.readers import dialects
 from tsrec_hf.items.readers.delimited import line_of, read_delimited
 from tsrec_hf.items.readers.json_documents import _entries
 from tsrec_hf.items.readers.sources import read_columns
@@ -125,3 +126,11 @@ def test_the_same_character_in_another_encoding(tmp_path) -> None:
     path.write_bytes("item_id::title\n1::Schl\u00fcssel\x1f\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"items.dat without the control character .*Remove it"):
         load_table(LOG, TableFile(path, delimiter="::", encoding="latin-1"))
+
+
+def test_the_line_of_another_encoding_far_down(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dialects, "BLOCK_BYTES", 50)
+    path = tmp_path / "items.csv"
+    path.write_bytes(b"item_id,title\n" + b"1,nut\n" * 98 + "2,Schlüssel\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"items.csv is not a UTF-8 table: line 100 has b'\\xfc'"):
+        load_table(LOG, path)
