@@ -6,6 +6,8 @@ TORCH_SPEC ?= torch==2.13.0
 # Names, versions and SHA-256 of the wheels of the demo.
 DEMO_WHEELS ?= examples/demo_wheels.txt
 PYTEST_ARGS ?=
+# Each process takes a gigabyte and one core: its threads would fight for the others'.
+TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 CHECKPOINT ?= outputs/demo/checkpoint
@@ -30,8 +32,8 @@ demo: $(STAMPS)/demo ## Train a recommender of movies within 10 minutes, and tes
 space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (CHECKPOINT=, a folder or a Hub id)
 	$(BIN)/python examples/space/app.py $(CHECKPOINT)
 
-test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=, TEST_PROCESSES=)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/dev $(STAMPS)/wheels ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
