@@ -172,6 +172,8 @@ class InferenceClientTeacher(ChatTeacher):
     def _ask(self, messages: list[Message]) -> str | None:
         """Returns one answer, or `None` if every try fails."""
         for attempt in range(self.max_tries):
+            if self._stop.is_set():
+                return None
             pause = random.uniform(0, min(self.max_backoff, self.backoff * 2**attempt))
             try:
                 with answers_within(self.timeout):
@@ -181,6 +183,8 @@ class InferenceClientTeacher(ChatTeacher):
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 if status in FATAL_STATUSES:
+                    # Here, since the other threads would go on until the caller's thread hears of it.
+                    self._stop.set()
                     raise ConnectionError(
                         f"Expected an answer from {self.model!r}, but the server says {status}: {error}. Check "
                         "`token`, `base_url` (it usually ends in /v1) and the name of the model."
