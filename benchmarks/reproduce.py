@@ -144,6 +144,7 @@ class ScriptArguments(DataArguments):
     max_runs: int | None = field(default=None, metadata={"help": "Stop after so many new runs."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows of a split that are searched for; all."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
+    fused: bool = field(default=True, metadata={"help": "Fit a prior on validation and search for test with it too."})
     keep_models: bool = field(default=False, metadata={"help": "Keep the trained recommenders, with their priors."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "Backbone; default: SmolLM2-135M."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in it, for GGUF backbones."})
@@ -336,9 +337,12 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
     model = model.to(torch.bfloat16).eval()
     judge = Judge(dataset, args.num_rows, args.num_beams)
     results = {split: judge(split, split, model, tokenizer) for split in ("valid", "test")}
-    priors = [prior.fit(dataset.train, tokenizer.sid_index) for prior in (NextItemPrior, PopularityPrior)]
-    fit = fit_prior(model, tokenizer, priors, judge.rows("valid"))
-    results["fused test"] = judge("fused test", "test", model, tokenizer)
+    prior = None
+    if args.fused:
+        priors = [kind.fit(dataset.train, tokenizer.sid_index) for kind in (NextItemPrior, PopularityPrior)]
+        fit = fit_prior(model, tokenizer, priors, judge.rows("valid"))
+        prior = {"form": fit.form, "weight": fit.weight, "shares": fit.shares}
+        results["fused test"] = judge("fused test", "test", model, tokenizer)
     ranks_file.parent.mkdir(parents=True, exist_ok=True)
     # The rows of a user are drawn together when two runs are compared.
     users = np.unique(judge.rows("test")["user_id"][:], return_inverse=True)[1].astype(np.int32)
@@ -347,7 +351,6 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
         model.save_pretrained(folder / "models" / name)
         tokenizer.save_pretrained(folder / "models" / name)
     shutil.rmtree(work, ignore_errors=True)
-    prior = {"form": fit.form, "weight": fit.weight, "shares": fit.shares}
     return {"name": name, "seed": seed, "results": results, "prior": prior, "train_seconds": train_seconds} | facts
 
 
