@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from tsrec_hf.items import TableFile, load_table
-from tsrec_hf.items.readers import dialects, json_lines
+from tsrec_hf.items.readers import delimited, dialects, json_lines
 
 
 NAMES = ["item_id", "title"]
@@ -119,6 +119,32 @@ def test_a_delimiter_of_several_characters_at_the_border_of_blocks(tmp_path, mon
     for size in (1, 7, 64):
         monkeypatch.setattr(dialects, "BLOCK_BYTES", size)
         assert titles_of(path) == {number: title for number, title in rows}
+
+
+def test_the_character_that_stands_for_a_delimiter_of_several(tmp_path):
+    path = write(tmp_path, "item_id::title\n1::Nut\x1fsteel\n", "items.dat")
+    with pytest.raises(ValueError, match=r"items.dat without the control character '\\x1f'.*Remove it"):
+        titles_of(path)
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
+    path = write(tmp_path, "item_id,title\n1,Nut\n\n2,Saw\n", "items.csv")
+    count = delimited._raise_for_line
+
+    def grow_and_count(dialect):
+        with path.open("a") as file:
+            file.write("3,Glue\n")
+        return count(dialect)
+
+    monkeypatch.setattr(delimited, "_raise_for_line", grow_and_count)
+    with pytest.raises(ValueError, match=r"Expected \d rows in .*items.csv, but read \d"):
+        titles_of(path)
+
+
+def test_blocks_are_read_in_pieces_and_counted():
+    stream = dialects.BlockStream(iter([b"1,2\n", b"3,4"]))
+    assert stream.readable() and stream.read(3) == b"1,2"
+    assert stream.read() == b"\n3,4" and stream.lines == 2
 
 
 def test_files_without_a_header(tmp_path):
