@@ -52,6 +52,12 @@ class Handler(BaseHTTPRequestHandler):
         while not self.server.closing.wait(0.05):
             self.wfile.write(b" ")
 
+    def drip_of_headers(self) -> None:
+        self.send_response(200)
+        self.flush_headers()
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"X-Drop: 1\r\n")
+
     def bomb(self) -> None:
         self.answer(gzip.compress(b" " * 50_000_000), Content_Encoding="gzip")
 
@@ -63,6 +69,7 @@ ATTACKS = {
     "a flood": Handler.flood,
     "a flood as an error": Handler.flood_of_an_error,
     "a drip": Handler.drip,
+    "a drip of headers": Handler.drip_of_headers,
     "a packed bomb": Handler.bomb,
     "nothing": lambda self: self.answer(b""),
     "no protocol": lambda self: self.wfile.write(b"\x00\x01\x02"),
@@ -94,7 +101,7 @@ def test_one_hostile_answer_is_that_tokens_failure(tmp_path, monkeypatch, name: 
             "m",
             base_url=server_url(server),
             cache_file=tmp_path / "answers.jsonl",
-            timeout=0.5,
+            timeout=1.5,
             max_tries=1,
             max_retries=0,
         )

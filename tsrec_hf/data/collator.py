@@ -9,10 +9,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .rows import IGNORED
 from .tasks import BUILT_IN_TASKS
 
 
+@checks_types
 @dataclass
 class DataCollatorForTSAlign:
     r"""

@@ -3,8 +3,10 @@
 from datasets import Dataset
 
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 
+@checks_types
 def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
     r"""
     Builds one row `{"prompt", "target"}` per interaction, as [`TSRecGRPOTrainer`] takes them. Equal prompts with

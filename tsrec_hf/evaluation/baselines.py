@@ -116,6 +116,7 @@ class NextItemRecommender:
         return list(chosen)
 
 
+@checks_types
 def baseline_results(
     evaluator: RecommendationEvaluator, train: Dataset, histories: Sequence[Sequence[str]]
 ) -> dict[str, Results]:

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .baselines import NextItemRecommender, PopularityRecommender
 from .bootstrap import PairedDifference, paired_bootstrap
@@ -48,6 +49,7 @@ class Comparison:
         return "\n".join(lines)
 
 
+@checks_types
 def compare_with_baselines(
     model: TSRecForCausalLM,
     tokenizer: TSRecTokenizer,

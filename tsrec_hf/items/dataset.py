@@ -18,6 +18,7 @@ from .layout import read_dataset, write_dataset
 SPLITS = ("train", "valid", "test")
 
 
+@checks_types
 @dataclass(frozen=True, eq=False, repr=False)
 class RecommendationDataset:
     r"""

@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import numpy as np
 
@@ -36,9 +36,17 @@ SCALARS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def checks_types(function: Callable[P, R]) -> Callable[P, R]:
+@overload
+def checks_types(function: type[R]) -> type[R]: ...
+
+
+@overload
+def checks_types(function: Callable[P, R]) -> Callable[P, R]: ...
+
+
+def checks_types(function):
     """
-    Decorates a function that raises for arguments that are not of their annotations' types.
+    Decorates a function, or a class by its constructor, that raises for arguments not of their annotations' types.
 
     Raises:
         `TypeError`: an argument of another type. `ValueError`: NaN or infinity for a number.
@@ -57,6 +65,9 @@ def checks_types(function: Callable[P, R]) -> Callable[P, R]:
     TypeError: Expected `weight` of `mean` as a number, but found '2' of type `str`. Convert it before the call.
     ```
     """
+    if inspect.isclass(function):
+        function.__init__ = checks_types(function.__init__)
+        return function
     signature = inspect.signature(function)
 
     @functools.cache
@@ -69,7 +80,7 @@ def checks_types(function: Callable[P, R]) -> Callable[P, R]:
         }
 
     @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args, **kwargs):
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:

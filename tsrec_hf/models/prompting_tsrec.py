@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .checking_tsrec import checks_types
 from .plain_text_tsrec import PlainText
 
 
@@ -48,6 +49,7 @@ class PromptBuilder:
     ```
     """
 
+    @checks_types
     def __init__(self, tokenizer: "TSRecTokenizer"):
         if tokenizer.prompt_version != PROMPT_VERSION:
             raise ValueError(

@@ -6,15 +6,16 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from huggingface_hub import InferenceClient
+from huggingface_hub import ChatCompletionOutput, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from tsrec_hf.models.checking_tsrec import checks_types
 
-from .answer_limits import UNPACKED, answers_within
+from .answer_limits import UNPACKED, answered_within
 from .chat_teacher import ChatTeacher
 from .teacher_prompt import Message
 
@@ -169,6 +170,9 @@ class InferenceClientTeacher(ChatTeacher):
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _send(self, messages: list[Message]) -> ChatCompletionOutput:
+        return self.client.chat_completion([*messages], model=self.model, **self.settings)
+
     def _ask(self, messages: list[Message]) -> str | None:
         """Returns one answer, or `None` if every try fails."""
         for attempt in range(self.max_tries):
@@ -176,8 +180,7 @@ class InferenceClientTeacher(ChatTeacher):
                 return None
             pause = random.uniform(0, min(self.max_backoff, self.backoff * 2**attempt))
             try:
-                with answers_within(self.timeout):
-                    output = self.client.chat_completion([*messages], model=self.model, **self.settings)
+                output = answered_within(self.timeout, partial(self._send, messages))
                 # An empty answer (a model that only calls tools) counts as a bad answer, not as a failed request.
                 return output.choices[0].message.content or ""
             except HfHubHTTPError as error:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .item_text import text_of, title_of
 from .token_semantics import TokenDescription
 from .words import check_segmenter, cut_at_word, find_terms, spell
@@ -33,6 +35,7 @@ VOCABULARY_SIZE = 200_000
 KEYWORDS_IN_DESCRIPTION = 5
 
 
+@checks_types
 @dataclass(frozen=True)
 class KeywordTeacher:
     r"""

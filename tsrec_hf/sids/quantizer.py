@@ -77,6 +77,7 @@ class Quantizer(ABC):
 
     file_name: ClassVar[str] = "quantizer.safetensors"
 
+    @checks_types
     def __init__(self, level_sizes: Sequence[int], seed: int = 0) -> None:
         self.level_sizes = checked_sizes(level_sizes)
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31 - len(self.level_sizes):

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .balancing import balance
 from .quantizer import Quantizer, import_faiss, nearest_centroids
 
@@ -56,6 +58,7 @@ class ResidualKMeans(Quantizer):
 
     file_name = "residual_kmeans.safetensors"
 
+    @checks_types
     def __init__(
         self, level_sizes: Sequence[int], seed: int = 0, num_iterations: int = 25, balanced: bool = True
     ) -> None:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers.utils.logging import tqdm
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .quantizer import Quantizer
 from .residual_kmeans import ResidualKMeans
 
@@ -86,6 +88,7 @@ class RQVAE(Quantizer):
     file_name = "rqvae.safetensors"
     _autoencoder: _Autoencoder  # from `learn` or `load_state` on
 
+    @checks_types
     def __init__(
         self,
         level_sizes: Sequence[int],

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.models.checking_tsrec import checks_types
 
 from .sid_rows import sid_matrices, sid_token_ids
 
@@ -26,6 +27,7 @@ BASE_FOLDER = "_base"
 TRAINED_IN_MEMORY = "_trained_in_memory"
 
 
+@checks_types
 def lora_config(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, model_args: ModelConfig) -> LoraConfig | None:
     r"""
     Makes PEFT's configuration of TRL's command line options, with the SID rows among what is trained.

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tsrec_hf.models.checking_tsrec import checks_types
+
 from .json_lines import BLOCK_BYTES
 from .packed import open_plain_or_gzip
 
@@ -25,6 +27,7 @@ RECBOLE_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
 BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
+@checks_types
 @dataclass(frozen=True)
 class TableFile:
     r"""
