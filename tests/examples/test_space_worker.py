@@ -70,3 +70,23 @@ def test_a_checkpoint_that_is_not_there(worker_module) -> None:
     with pytest.raises(FileNotFoundError, match="no folder"):
         worker.loading.result(timeout=60)
     worker.close()
+
+
+def test_twenty_users_at_once_get_what_one_gets(model, tokenizer, tmp_path, monkeypatch) -> None:
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    monkeypatch.setattr(sys, "path", [str(SPACE), *sys.path])
+    monkeypatch.delitem(sys.modules, "worker", raising=False)
+    import worker
+
+    ids = tokenizer.sid_index.item_ids
+    histories = [[ids[number % len(ids)], ids[number // len(ids)]] for number in range(40)]
+    asked = worker.Worker(str(tmp_path / "checkpoint"))
+    asked.loading.result(timeout=120)
+    with ThreadPoolExecutor(20) as users:
+        found = list(users.map(lambda history: asked.ask("recommend", history), histories))
+    asked.close()
+    sys.modules.pop("worker")
+    for history, items in zip(histories, found, strict=True):
+        [expected] = model.recommend(tokenizer, [history], top_k=len(items), exclude_history=True)
+        assert [item["item_id"] for item in items] == [item.item_id for item in expected]

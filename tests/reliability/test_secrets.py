@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tsrec_hf.data import build_sequence_rows
+from tsrec_hf.data import build_grpo_rows, build_sequence_rows
+from tsrec_hf.rewards import exact_match_reward
 from tsrec_hf.semantics import InferenceClientTeacher
-from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer
+from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, TSRecSFTConfig, TSRecSFTTrainer
 
 
 TOKEN, PASSWORD = "hf_tokenthatnobodymaysee", "passwordthatnobodymaysee"
@@ -24,20 +25,29 @@ def contents(folder: Path):
                 yield from ((path / name, packed.read(name)) for name in packed.namelist())
 
 
-def test_no_file_and_no_log_of_a_run_holds_the_token(tmp_path, model, tokenizer, dataset, caplog, capfd) -> None:
-    args = TSRecSFTConfig(
-        output_dir=str(tmp_path),
-        hub_token=TOKEN,
-        max_steps=1,
-        save_steps=1,
-        logging_steps=1,
-        report_to="tensorboard",
-        bf16=False,
-        use_cpu=True,
-    )
-    rows = build_sequence_rows(dataset.train, tokenizer)
+@pytest.mark.parametrize("method", ["SFT", "GRPO"])
+def test_no_file_and_no_log_of_a_run_holds_the_token(
+    tmp_path, model, tokenizer, dataset, caplog, capfd, method: str
+) -> None:
+    settings = {
+        "output_dir": str(tmp_path),
+        "hub_token": TOKEN,
+        "max_steps": 1,
+        "save_steps": 1,
+        "logging_steps": 1,
+        "report_to": "tensorboard",
+        "bf16": False,
+        "use_cpu": True,
+    }
     with caplog.at_level(logging.DEBUG):
-        trainer = TSRecSFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+        if method == "SFT":
+            rows = build_sequence_rows(dataset.train, tokenizer)
+            args = TSRecSFTConfig(**settings)
+            trainer = TSRecSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+        else:
+            rows = build_grpo_rows(dataset.train, tokenizer)
+            args = TSRecGRPOConfig(**settings, num_generations=4, per_device_train_batch_size=4, beta=0.1)
+            trainer = TSRecGRPOTrainer(model, exact_match_reward, args, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
         trainer.save_model()
         print(trainer.args)
