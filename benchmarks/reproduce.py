@@ -50,7 +50,7 @@ from tsrec_hf import (
     open_dataset,
 )
 from tsrec_hf.data import Task
-from tsrec_hf.trainers import lora_config
+from tsrec_hf.trainers import cpu_has_bfloat16, lora_config
 
 
 DEFAULT_SA_INIT: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "match_resize"}
@@ -225,11 +225,6 @@ class DroppingSequenceTask:
         )
 
 
-def fast_bfloat16() -> bool:
-    """A CPU without units for bfloat16 computes it many times more slowly than float32."""
-    return torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False)
-
-
 def start(recipe: Recipe, seed: int, backbone: str, tokenizer: TSRecTokenizer, semantics: TokenSemantics):
     """The recommender before training."""
     model = TSRecForCausalLM.from_backbone(backbone, tokenizer, dtype=torch.float32)
@@ -275,7 +270,6 @@ def train(
         weight_decay=recipe.weight_decay,
         activation_checkpointing=False,
         train_sampling_strategy="group_by_length",
-        bf16=fast_bfloat16(),
         save_strategy="steps",
         save_steps=max(1, steps // 6),
         save_total_limit=1,
@@ -341,7 +335,7 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index, max_history=dataset.max_history or 10)
     model = start(recipe, seed, backbone, tokenizer, semantics)
     facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work))
-    model = model.to(torch.bfloat16 if fast_bfloat16() else torch.float32).eval()
+    model = model.to(torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32).eval()
     judge = Judge(dataset, args.num_rows, args.num_beams)
     results = {split: judge(split, split, model, tokenizer) for split in ("valid", "test")}
     prior = None

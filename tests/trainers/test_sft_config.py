@@ -9,6 +9,15 @@ def test_turns_to_the_cpu_where_there_is_nothing_else(tmp_path):
     assert TSRecSFTConfig(str(tmp_path)).use_cpu == (not torch.accelerator.is_available())
 
 
+@pytest.mark.parametrize("has_units", [True, False])
+def test_bfloat16_where_the_processor_has_it(tmp_path, monkeypatch, caplog, has_units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_units, "avx2": True})
+    assert TSRecSFTConfig(str(tmp_path), use_cpu=True).bf16 is has_units
+    assert not TSRecSFTConfig(str(tmp_path), use_cpu=True, bf16=False).bf16 and not caplog.messages
+    assert TSRecSFTConfig(str(tmp_path), use_cpu=True, bf16=True).bf16
+    assert ("many times slower" in caplog.text) is not has_units
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,6 @@
 """TRL's trainers for recommenders."""
 
+from .arguments import cpu_has_bfloat16
 from .grounding import ground_sid_rows
 from .grpo_config import TSRecGRPOConfig
 from .grpo_trainer import TSRecGRPOTrainer
@@ -21,6 +22,7 @@ __all__ = [
     "TSRecSFTTrainer",
     "TimeLimitCallback",
     "choose_num_threads",
+    "cpu_has_bfloat16",
     "ground_sid_rows",
     "lora_config",
     "quantize",

@@ -1,5 +1,6 @@
 """Settings that all trainers of a recommender share."""
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -8,10 +9,36 @@ from .finite import check_finite_settings
 from .secrets import Secret
 
 
+logger = logging.getLogger(__name__)
+
+# Instruction sets of x86 and ARM that multiply bfloat16 numbers, as `torch.cpu.get_capabilities` calls them.
+BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+
+
+def cpu_has_bfloat16() -> bool:
+    """
+    Whether this processor has instructions for bfloat16; others emulate it, many times more slowly than float32.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.trainers import cpu_has_bfloat16
+
+    >>> cpu_has_bfloat16() in (True, False)
+    True
+    ```
+    """
+    found = torch.cpu.get_capabilities()
+    return any(found.get(unit, False) for unit in BFLOAT16_UNITS)
+
+
 @dataclass
 class RecommenderArguments:
     """
     Fields of a trainer's settings beside those of TRL's class, which stands behind this one among the bases.
+
+    `bf16` is by default what the device is fast in: `False` on a CPU without instructions for bfloat16, where TRL's
+    default is `True`.
 
     Parameters:
         > Parameters that control what is trained
@@ -43,6 +70,14 @@ class RecommenderArguments:
         if not torch.accelerator.is_available():
             # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
             self.use_cpu = True
+        if getattr(self, "use_cpu") and not cpu_has_bfloat16():
+            if getattr(self, "bf16") is None:
+                setattr(self, "bf16", False)
+            elif getattr(self, "bf16"):
+                logger.warning(
+                    "Expected `bf16=False` on a processor without instructions for bfloat16, but found True: training "
+                    "is many times slower than in float32. Leave `bf16` out."
+                )
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before
