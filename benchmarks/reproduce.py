@@ -7,7 +7,7 @@ Each run trains one recipe with one seed, searches for the whole validation and 
 rows and searches for the test split with it, and leaves `runs/<section>/<name>-seed<seed>.json` and the ranks of every
 row beside it. Finished runs are not repeated, and a run that was stopped goes on from its last checkpoint, so all can
 be made in pieces: `--sections recipe initialization` and `--names` choose some, `--max_runs 1` stops after one.
-`reproduce_report.py` makes the tables, the paired comparisons and `docs/results.md` of whatever has finished.
+`reproduce_report.py` makes the tables and the paired comparisons of whatever has finished.
 
 The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
 `initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds). The preset `cpu` keeps ten

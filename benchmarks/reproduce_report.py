@@ -1,7 +1,7 @@
 """
-Tables, comparisons and `docs/results.md` of the runs that `reproduce.py` has finished.
+Tables and comparisons of the runs that `reproduce.py` has finished.
 
-    python benchmarks/reproduce_report.py --dataset industrial --document docs/results.md
+    python benchmarks/reproduce_report.py --dataset industrial --document outputs/reproduce/industrial.md
 
 Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
 users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
@@ -82,7 +82,9 @@ class Results:
 
 
 def mean_of(seeds: dict[int, dict[str, Any]], split: str, metric: str, part: str = "all") -> str:
-    return spread([run["results"][split][part][metric] for run in seeds.values()])
+    """Mean and spread over the seeds that searched for a split."""
+    found = [run["results"][split][part][metric] for run in seeds.values() if split in run["results"]]
+    return spread(found) if found else "-"
 
 
 def recipe_table(results: Results) -> str:
