@@ -15,11 +15,11 @@ CHECKPOINT ?= outputs/demo/checkpoint
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMPS := $(VENV)/.stamps
-CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
+CODE := tsrec_hf tests examples benchmarks docs $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo space test test-slow compat quality audit style bench
+.PHONY: help setup demo space test test-slow compat quality docs audit style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ quality: $(STAMPS)/dev ## Check format, lint, types, security and the arrows bet
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --ini setup.cfg tsrec_hf examples
 
+docs: $(STAMPS)/docs ## Build the site of docs/ in outputs/site, where any warning is an error
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 audit: $(STAMPS)/dev ## Ask the package index for known vulnerabilities of what is installed
 	$(PIP) install --quiet "pip-audit>=2.9,<3"
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
@@ -77,6 +80,10 @@ $(STAMPS)/torch: | $(BIN)/python
 # The wheels' own requirements stay away on purpose: pip would call that an error, in red, at every later installation.
 $(STAMPS)/dev: setup.cfg pyproject.toml $(STAMPS)/torch
 	$(PIP) install --quiet --no-warn-conflicts --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/docs: setup.cfg pyproject.toml $(STAMPS)/torch
+	$(PIP) install --quiet --no-warn-conflicts --editable ".[docs]"
 	@touch $@
 
 $(STAMPS)/space: setup.cfg pyproject.toml $(STAMPS)/torch

@@ -30,7 +30,8 @@ def link(reference: re.Match) -> str:
 
 
 def plain_type(argument: re.Match) -> str:
-    words = argument["type"].replace("`", "").replace("*", "")
+    # The signature says what is optional, and the default.
+    words = argument["type"].partition(", *optional*")[0].replace("`", "")
     return f"{argument['name']} ({words}):"
 
 
