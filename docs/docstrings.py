@@ -1,6 +1,6 @@
 """
-Reads our docstrings, which are in TRL's form, as mkdocstrings reads Google's: references become links to this site, and
-types of arguments lose their backticks.
+Reads our docstrings, which are in TRL's form, as mkdocstrings reads Google's: references become links to this site,
+and types of arguments lose their backticks.
 """
 
 import re

@@ -89,14 +89,18 @@ def semantic_ids() -> Picture:
         picture.line(x + 69, 236, x + 69, 262)
         picture.text(x + 69, 284, f"<{'abc'[level]}_{code}>", size=18)
     picture.text(95, 284, "SID of the item:", size=14, colour=GREY)
-    picture.text(450, 315, "items that share a prefix are alike; the longer the prefix, the more", size=12, colour=GREY)
+    picture.text(
+        450, 315, "items that share a prefix are alike; the longer the prefix, the more", size=12, colour=GREY
+    )
     return picture
 
 
 def sa_init() -> Picture:
     picture = Picture(900, 300, "A SID token starts from the keywords of its cluster")
     picture.box(20, 108, 130, 60, "<a_12>\nits items", BLUE)
-    for number, (word, weight) in enumerate([("hammer", "rare: 2.1"), ("steel", "rare: 1.7"), ("tool", "common: 0.2")]):
+    for number, (word, weight) in enumerate(
+        [("hammer", "rare: 2.1"), ("steel", "rare: 1.7"), ("tool", "common: 0.2")]
+    ):
         y = 40 + 80 * number
         picture.line(152, 138, 207, y + 28)
         picture.box(210, y, 130, 50, word, GREEN)
@@ -144,13 +148,18 @@ def tree_decoding() -> Picture:
         picture.box(658, y - 20, 110, 40, item, AMBER)
     picture.box(658, 245, 110, 40, "sold out", ROSE)
     picture.line(570, 265, 656, 265, dashed=True)
-    picture.text(450, 348, "dashed: cut by the beams, or closed because nothing below may be shown", size=12, colour=GREY)
+    picture.text(
+        450, 348, "dashed: cut by the beams, or closed because nothing below may be shown", size=12, colour=GREY
+    )
     return picture
 
 
 def priors() -> Picture:
     picture = Picture(900, 250, "A model and a prior, item by item")
-    columns = [("log p(SID | history)", 190, BLUE, (150, 60, 110)), ("+ weight · log prior", 430, GREEN, (40, 120, 90))]
+    columns = [
+        ("log p(SID | history)", 190, BLUE, (150, 60, 110)),
+        ("+ weight · log prior", 430, GREEN, (40, 120, 90)),
+    ]
     for title, x, fill, widths in columns:
         picture.text(x + 80, 44, title)
         for number, width in enumerate(widths):
@@ -160,7 +169,13 @@ def priors() -> Picture:
         picture.text(160, 85 + 46 * number, item, anchor="end")
         picture.text(750, 85 + 46 * number, rank, size=18)
         picture.line(640, 80 + 46 * number, 700, 80 + 46 * number)
-    picture.text(450, 228, "prefixes are ranked by the best item below them, so that no lifted item is lost", size=12, colour=GREY)
+    picture.text(
+        450,
+        228,
+        "prefixes are ranked by the best item below them, so that no lifted item is lost",
+        size=12,
+        colour=GREY,
+    )
     return picture
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tsrec_hf
 
 
@@ -121,9 +122,15 @@ def names(model, tokenizer, dataset, semantics, sid_index, save_backbone, datase
 
 def write_orders() -> None:
     """The two tables of docs/data.md, in its wording."""
-    Path("shop.txt").write_text("sku::name::short::long\n7::Säge::sharp::of steel\n8::Nut::small::of brass\n", "latin-1")
+    Path("shop.txt").write_text(
+        "sku::name::short::long\n7::Säge::sharp::of steel\n8::Nut::small::of brass\n", "latin-1"
+    )
     events = {"a": "purchase", "b": "cart"}
-    orders = [f"{who}::{sku}::2024-0{month}-01::{event}" for who, event in events.items() for month, sku in enumerate("787", 1)]
+    orders = [
+        f"{who}::{sku}::2024-0{month}-01::{event}"
+        for who, event in events.items()
+        for month, sku in enumerate("787", 1)
+    ]
     Path("orders.txt").write_text("\n".join(["customer::sku::day::event", *orders]) + "\n", "latin-1")
 
 
@@ -203,7 +210,8 @@ def test_every_public_name_has_an_entry(site):
     missing = [
         name
         for name in tsrec_hf.__all__
-        if name != "__version__" and not any(re.search(rf'id="tsrec_hf[\w.]*\.{name}"', page) for page in pages.values())
+        if name != "__version__"
+        and not any(re.search(rf'id="tsrec_hf[\w.]*\.{name}"', page) for page in pages.values())
     ]
     assert not missing
 

@@ -109,6 +109,7 @@ def run_commands(block: str, monkeypatch) -> None:
         runpy.run_path(str(ROOT / words[1]), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_the_page_from_top_to_bottom(their_model, dataset, datasets_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for variable, value in {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}.items():

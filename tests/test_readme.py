@@ -1,4 +1,4 @@
-"""The five commands of docs/get_started.md and those of the week after run as pasted; the rest is in `test_docs.py`."""
+"""The five commands of docs/get_started.md and those of the week after run as pasted; for the rest: `test_docs.py`."""
 
 import configparser
 import importlib.util
