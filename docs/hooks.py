@@ -4,6 +4,7 @@ What MkDocs cannot make of Markdown alone: a page of the API for each room of th
 """
 
 import ast
+import re
 from pathlib import Path
 
 import griffe
@@ -61,10 +62,13 @@ def section_of(page: Page) -> str:
     return titles[-1] if titles else "More"
 
 
-def first_paragraph(markdown: str) -> str:
-    """The first paragraph below the title, on one line."""
-    paragraphs = [part for part in markdown.split("\n\n") if part and not part.startswith(("#", "!", "|", "```"))]
-    return " ".join(paragraphs[0].split()) if paragraphs else ""
+def first_sentence(markdown: str) -> str:
+    """The first sentence below the title, as plain text."""
+    without_code = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    paragraphs = [part.strip() for part in without_code.split("\n\n")]
+    text = next((part for part in paragraphs if part and not part.startswith(("#", "!", "|", "- "))), "")
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
+    return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
 
 
 def docstring_of(package: griffe.Module, name: str) -> str:
@@ -82,7 +86,7 @@ def on_post_build(config: MkDocsConfig) -> None:
             section = section_of(page)
             summary.append(f"\n## {section}\n")
         text = page.markdown or ""
-        summary.append(f"- [{page.title}]({page.url}): {first_paragraph(text)}")
+        summary.append(f"- [{page.title}]({page.url}): {first_sentence(text)}")
         room = Path(page.file.src_uri).stem
         if page.file.src_uri.startswith(f"{API}/") and room in names_of_rooms():
             about, _, _ = text.partition(":::")
