@@ -35,7 +35,7 @@ space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (C
 test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=, TEST_PROCESSES=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/dev $(STAMPS)/wheels ## Run the tests marked slow
+test-slow: $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/wheels ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # torch is left to TORCH_SPEC: on Linux the index's own builds bring gigabytes of CUDA.

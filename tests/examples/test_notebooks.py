@@ -45,7 +45,8 @@ def test_both_run_one_after_the_other(save_backbone, tmp_path, monkeypatch):
     """With a tiny backbone, and an encoder that counts the words of the shop's descriptions and titles."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
     pytest.importorskip("faiss", reason="needs the extra `sids`")
-    [shop] = re.findall(r"HOBBIES = \{(.*?)\}", (NOTEBOOKS / "from_tables.ipynb").read_text(encoding="utf-8"))
+    text = (NOTEBOOKS / "from_tables.ipynb").read_text(encoding="utf-8")
+    [shop] = re.findall(r"HOBBIES = \{(.*?)\}", text, flags=re.DOTALL)
     words = sorted(set(re.findall(r"[a-z]{3,}", shop)))
     encoder = sentence_transformers.SentenceTransformer(
         modules=[sentence_transformers.sentence_transformer.modules.BoW(words)], device="cpu"
