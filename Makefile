@@ -15,11 +15,11 @@ CHECKPOINT ?= outputs/demo/checkpoint
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMPS := $(VENV)/.stamps
-CODE := tsrec_hf tests examples benchmarks $(wildcard conftest.py)
+CODE := tsrec_hf tests examples benchmarks docs $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo space test test-slow compat quality audit style bench
+.PHONY: help setup demo space test test-slow compat quality docs audit style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,7 +35,7 @@ space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (C
 test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=, TEST_PROCESSES=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/dev $(STAMPS)/wheels ## Run the tests marked slow
+test-slow: $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/wheels ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # torch is left to TORCH_SPEC: on Linux the index's own builds bring gigabytes of CUDA.
@@ -51,6 +51,9 @@ quality: $(STAMPS)/dev ## Check format, lint, types, security and the arrows bet
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --ini setup.cfg tsrec_hf examples
+
+docs: $(STAMPS)/docs ## Build the site of docs/ in outputs/site, where any warning is an error
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 audit: $(STAMPS)/dev ## Ask the package index for known vulnerabilities of what is installed
 	$(PIP) install --quiet "pip-audit>=2.9,<3"
@@ -77,6 +80,10 @@ $(STAMPS)/torch: | $(BIN)/python
 # The wheels' own requirements stay away on purpose: pip would call that an error, in red, at every later installation.
 $(STAMPS)/dev: setup.cfg pyproject.toml $(STAMPS)/torch
 	$(PIP) install --quiet --no-warn-conflicts --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/docs: setup.cfg pyproject.toml $(STAMPS)/torch
+	$(PIP) install --quiet --no-warn-conflicts --editable ".[docs]"
 	@touch $@
 
 $(STAMPS)/space: setup.cfg pyproject.toml $(STAMPS)/torch
