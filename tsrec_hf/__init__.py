@@ -116,7 +116,7 @@ _ROOM_OF = {
         "save_first_layers",
         "smollm2_from_wheel",
     ],
-    "serving": ["RequestBatcher"],
+    "serving": ["RequestBatcher", "SIDConstraint", "recommend_vllm"],
     "trainers": [
         "ProgressBarCallback",
         "RunClock",

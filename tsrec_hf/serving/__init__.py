@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .batching import RequestBatcher, ServerBusy
+    from .sid_constraint import SIDConstraint
+    from .vllm_search import recommend_vllm
 
 # On first use: each engine is an extra, and none of them needs what the others import.
 _MODULE_OF = {
     "RequestBatcher": "batching",
+    "SIDConstraint": "sid_constraint",
     "ServerBusy": "batching",
+    "recommend_vllm": "vllm_search",
 }
 
-__all__ = ["RequestBatcher", "ServerBusy"]
+__all__ = ["RequestBatcher", "SIDConstraint", "ServerBusy", "recommend_vllm"]
 
 
 def __getattr__(name: str):
