@@ -78,16 +78,15 @@ class SIDConstraint:
         sids_file = found(SIDS_FILE)
         if sids_file is None:
             return None
-        id_of = Tokenizer.from_file(found(TOKENIZER_FILE)).token_to_id
+        vocabulary = Tokenizer.from_file(cached_file(name_or_path, TOKENIZER_FILE, revision=revision)).get_vocab()
         spelled = [TOKEN_PATTERN.findall(line) for line in Path(sids_file).read_text(encoding="utf-8").splitlines()]
-        tokens = {token: id_of(token) for token in chain.from_iterable(spelled)}
-        unknown = next((token for token, token_id in tokens.items() if token_id is None), None)
+        unknown = next((token for token in chain.from_iterable(spelled) if token not in vocabulary), None)
         if unknown is not None:
             raise ValueError(
                 f"Expected {sids_file} to spell SIDs with tokens of the tokenizer beside it, but found {unknown!r}. "
                 "Write the folder by `export_backbone`."
             )
-        return cls([[tokens[token] for token in sid] for sid in spelled])
+        return cls([[vocabulary[token] for token in sid] for sid in spelled])
 
     @classmethod
     def of_tokenizer(cls, tokenizer: TSRecTokenizer) -> "SIDConstraint":
