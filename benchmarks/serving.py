@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ class ScriptArguments(DataArguments):
 
 
 def main(args: ScriptArguments) -> None:
+    if find_spec("fastapi") is None:
+        print('Skipped: `pip install ".[serve]"`.')
+        return
     dataset = load_minionerec(args.data_dir)
     folder = args.model_name_or_path or save_untrained(args, dataset)
     number = args.num_clients * args.requests_each

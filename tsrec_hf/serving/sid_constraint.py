@@ -75,10 +75,10 @@ class SIDConstraint:
 
         if found(SID_INDEX_FILE) is not None:
             return cls.of_tokenizer(TSRecTokenizer.from_pretrained(name_or_path, revision=revision))
-        sids_file = found(SIDS_FILE)
-        if sids_file is None:
+        sids_file, tokenizer_file = found(SIDS_FILE), found(TOKENIZER_FILE)
+        if sids_file is None or tokenizer_file is None:
             return None
-        vocabulary = Tokenizer.from_file(cached_file(name_or_path, TOKENIZER_FILE, revision=revision)).get_vocab()
+        vocabulary = Tokenizer.from_file(tokenizer_file).get_vocab()
         spelled = [TOKEN_PATTERN.findall(line) for line in Path(sids_file).read_text(encoding="utf-8").splitlines()]
         unknown = next((token for token in chain.from_iterable(spelled) if token not in vocabulary), None)
         if unknown is not None:
