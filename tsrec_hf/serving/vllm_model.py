@@ -47,5 +47,6 @@ class TSRecForCausalLM(nn.Module):
         return self.backbone.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Takes the weights of a checkpoint by name."""
-        return AutoWeightsLoader(self).load_weights(weights)
+        """Takes the weights of a checkpoint by name; vLLM also reads those of index and prior."""
+        of_the_backbone = ((name, weight) for name, weight in weights if name.startswith("backbone."))
+        return AutoWeightsLoader(self).load_weights(of_the_backbone)
