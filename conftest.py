@@ -1,6 +1,7 @@
 """A tiny catalogue, tokenizer and model, made in memory, for the tests and for the examples in docstrings."""
 
 import doctest
+import importlib.util
 import re
 
 import datasets
@@ -20,6 +21,10 @@ from transformers import (
     Qwen2Config,
 )
 
+
+# Modules that vLLM loads, beside it.
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore = ["tsrec_hf/serving/vllm_model.py", "tsrec_hf/serving/vllm_processor.py"]
 
 TITLES = {
     "hammer": "claw hammer",

@@ -47,7 +47,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     assert "Requires-Python: <3.14,>=3.11" in lines
     needed = [line for line in lines if line.startswith("Requires-Dist: ") and "extra ==" not in line]
     assert not any(name in line for line in needed for name in ("gradio", "faiss", "scikit", "matplotlib"))
-    for extra in ("sids", "keywords", "plots", "gguf", "space", "demo", "dev"):
+    for extra in ("sids", "keywords", "plots", "gguf", "space", "serve", "vllm", "demo", "dev"):
         assert f"Provides-Extra: {extra}" in lines
 
 

@@ -116,6 +116,7 @@ _ROOM_OF = {
         "save_first_layers",
         "smollm2_from_wheel",
     ],
+    "serving": ["RequestBatcher", "SIDConstraint", "recommend_vllm"],
     "trainers": [
         "ProgressBarCallback",
         "RunClock",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from .models.pipeline_tsrec import RecommendationPipeline
     from .rewards import *
     from .semantics import *
+    from .serving import *
     from .sids import *
     from .trainers import *
 

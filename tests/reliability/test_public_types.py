@@ -44,6 +44,8 @@ def entries() -> dict[str, Callable]:
     for module in pkgutil.walk_packages(tsrec_hf.__path__, "tsrec_hf."):
         if ".evaluation.metrics." in module.name and module.name.endswith(("hit_rate", "ndcg")):
             continue  # scripts of `evaluate`
+        if module.name.endswith((".vllm_model", ".vllm_processor")):
+            continue  # subclasses of what vLLM has, which is an extra
         members = vars(importlib.import_module(module.name))
         classes = [member for member in members.values() if inspect.isclass(member)]
         for owner in (types.SimpleNamespace(**members), *classes):

@@ -14,8 +14,9 @@ part, runs only if the endpoint's owner says so: `HF_TRUST_REMOTE_CODE=1` in its
 
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,46 +29,30 @@ MOST_HISTORIES, LONGEST_HISTORY, MOST_ITEMS = 1000, 10_000, 1000
 TRUST = "HF_TRUST_REMOTE_CODE"
 
 
-class EndpointHandler:
+class RecommendationRequest(NamedTuple):
     """
-    Loads a recommender and answers requests with it.
-
-    Args:
-        path (`str`, *optional*, defaults to `""`):
-            Folder of the checkpoint.
+    A request that is of the right form: histories, options of `recommend`, and whether one history was sent alone, so
+    that its answer is one list.
     """
 
-    def __init__(self, path: str = ""):
-        trusted = os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
-        if not trusted and importlib.util.find_spec("tsrec_hf") is None:
-            raise RuntimeError(
-                f"Expected `tsrec_hf` to be installed, or the endpoint's owner to trust the code of this repository, "
-                f"but found neither. Add the package to `requirements.txt`, or set {TRUST}=1."
-            )
-        if not trusted:
-            importlib.import_module("tsrec_hf")  # registers its classes
-        self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=trusted)
-        model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=trusted, dtype="auto")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
-        options = set(signature(self.model.recommend).parameters) - {"tokenizer", "histories"}
-        self.parameters = sorted(options - WITHHELD)
+    histories: list[list[str]]
+    parameters: dict[str, Any]
+    single: bool
 
-    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+    @classmethod
+    def parse(cls, data: Any, known_parameters: Sequence[str]) -> "RecommendationRequest":
         """
-        Recommends for one user or several.
+        Checks the form of a request, and that it asks for no more than a server gives. What its values mean,
+        `recommend` checks.
 
         Args:
             data (`dict`):
-                `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some
-                of those of `recommend`.
-
-        Returns:
-            `list[dict]` for one user, `list[list[dict]]` for several: `item_id`, `sid`, `score` and `title`.
+                A request as read from JSON, in the form of [`EndpointHandler.__call__`].
+            known_parameters (`Sequence[str]`):
+                Parameters that it may name, from [`client_parameters`].
 
         Raises:
-            `ValueError`: no inputs, inputs of another form, items that the catalogue does not hold, parameters that do
-            not exist or do not fit.
+            `ValueError`: no inputs, inputs of another form, parameters that do not exist, more than is allowed.
         """
         if not isinstance(data, dict):
             raise ValueError(f"Expected a request as an object with `inputs`, but found `{type(data).__name__}`.")
@@ -96,12 +81,65 @@ class EndpointHandler:
             value = parameters.get(name)
             if isinstance(value, int) and value > MOST_ITEMS:
                 raise ValueError(f"Expected `{name}` of at most {MOST_ITEMS}, but found {value}. Ask for less.")
-        unknown = sorted(set(parameters) - set(self.parameters))
+        unknown = sorted(set(parameters) - set(known_parameters))
         if unknown:
-            raise ValueError(f"Expected `parameters` among {self.parameters}, but found {unknown}.")
+            raise ValueError(f"Expected `parameters` among {known_parameters}, but found {unknown}.")
+        return cls(histories, parameters, single)
+
+    def answer(self, lists: Sequence[Sequence[Any]]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """What is sent back, from the lists that `recommend` found for the histories."""
+        answers = [[item._asdict() for item in row] for row in lists]
+        return answers[0] if self.single else answers
+
+
+def client_parameters(recommend: Callable) -> list[str]:
+    """Those options of `recommend` that a client may set."""
+    return sorted(set(signature(recommend).parameters) - {"tokenizer", "histories"} - WITHHELD)
+
+
+class EndpointHandler:
+    """
+    Loads a recommender and answers requests with it.
+
+    Args:
+        path (`str`, *optional*, defaults to `""`):
+            Folder of the checkpoint.
+    """
+
+    def __init__(self, path: str = ""):
+        trusted = os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
+        if not trusted and importlib.util.find_spec("tsrec_hf") is None:
+            raise RuntimeError(
+                f"Expected `tsrec_hf` to be installed, or the endpoint's owner to trust the code of this repository, "
+                f"but found neither. Add the package to `requirements.txt`, or set {TRUST}=1."
+            )
+        if not trusted:
+            importlib.import_module("tsrec_hf")  # registers its classes
+        self.tokenizer = AutoTokenizer.from_pretrained(path or ".", trust_remote_code=trusted)
+        model = AutoModelForCausalLM.from_pretrained(path or ".", trust_remote_code=trusted, dtype="auto")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device)  # type: ignore[arg-type]  # transformers wraps `to`
+        self.parameters = client_parameters(self.model.recommend)
+
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """
+        Recommends for one user or several.
+
+        Args:
+            data (`dict`):
+                `inputs`: item ids of one user, oldest first, or a list of such lists. `parameters`, *optional*: some
+                of those of `recommend`.
+
+        Returns:
+            `list[dict]` for one user, `list[list[dict]]` for several: `item_id`, `sid`, `score` and `title`.
+
+        Raises:
+            `ValueError`: no inputs, inputs of another form, items that the catalogue does not hold, parameters that do
+            not exist or do not fit.
+        """
+        request = RecommendationRequest.parse(data, self.parameters)
         try:
-            rows = self.model.recommend(self.tokenizer, histories, **parameters)
+            lists = self.model.recommend(self.tokenizer, request.histories, **request.parameters)
         except (KeyError, TypeError) as error:
             raise ValueError(str(error.args[0]) if error.args else repr(error)) from error
-        answers = [[item._asdict() for item in row] for row in rows]
-        return answers[0] if single else answers
+        return request.answer(lists)

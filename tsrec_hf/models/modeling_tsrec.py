@@ -16,6 +16,7 @@ from .generate_tsrec import tsrec_generate
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
+from .session_tsrec import SearchSession
 from .tokenization_tsrec import TSRecTokenizer
 
 
@@ -423,18 +424,17 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         ```
         """
         return recommend_items(
-            self,
+            SearchSession(self, tokenizer, scoring),
             tokenizer,
             histories,
             top_k=top_k,
-            num_beams=num_beams,
+            num_beams=self.config.recommend_num_beams if num_beams is None else num_beams,
             batch_size=batch_size,
             progress=progress,
             allowed_items=allowed_items,
             exclude_items=exclude_items,
             exclude_history=exclude_history,
             search=search,
-            scoring=scoring,
             max_batch_tokens=max_batch_tokens,
             prior=prior,
             prior_form=prior_form,

@@ -26,7 +26,6 @@ from .session_tsrec import SearchSession
 
 
 if TYPE_CHECKING:
-    from .modeling_tsrec import TSRecForCausalLM
     from .tokenization_tsrec import TSRecTokenizer
 
 
@@ -63,28 +62,25 @@ class Recommendation(NamedTuple):
 
 
 def recommend_items(
-    model: "TSRecForCausalLM",
+    session: SearchSession,
     tokenizer: "TSRecTokenizer",
     histories: Sequence[Sequence[str]],
     top_k: int,
-    num_beams: int | None,
+    num_beams: int,
     batch_size: int,
     progress: bool,
     allowed_items: ItemSet | None,
     exclude_items: ItemSet | None,
     exclude_history: bool,
     search: str,
-    scoring: str,
     max_batch_tokens: int,
     prior: Any,
     prior_form: str | None,
     prior_weight: float | None,
     unknown_items: str,
 ) -> list[list[Recommendation]]:
-    """Implements [`TSRecForCausalLM.recommend`], which documents the arguments."""
-    session = SearchSession(model, tokenizer, scoring)
+    """Implements [`TSRecForCausalLM.recommend`], which documents the arguments, with a session of its scoring."""
     index, prompts = session.index, session.prompts
-    num_beams = model.config.recommend_num_beams if num_beams is None else num_beams
     counts = {"top_k": top_k, "num_beams": num_beams, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
     _check_options(counts, {"progress": progress, "exclude_history": exclude_history}, search, unknown_items)
     _check_beams(top_k, num_beams, search, index)
@@ -117,7 +113,7 @@ def recommend_items(
                 beams = session.search.exact(*inputs, num_leaves, num_beams, rules, own_prior)
             else:
                 beams = session.search.beam(*inputs, num_beams, rules, top_k=top_k, prior=own_prior)
-            _check_scores(beams.scores, model.dtype)
+            _check_scores(beams.scores, session.dtype)
             for row, user in enumerate(users):
                 results[user] = _items_of_beams(session, beams, row, top_k, user, item_filter, own_prior)
             bar.update(len(users))

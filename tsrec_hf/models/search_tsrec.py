@@ -100,13 +100,20 @@ class SIDSearch:
     ):
         if scoring not in SCORINGS:
             raise ValueError(f"Expected `scoring` to be one of {SCORINGS}, but found {scoring!r}.")
+        self._read_catalogue(trie, sid_token_ids, input_device(backbone))
         self.backbone = evaluation_view(backbone)
         # With all of its head, unlike the view that is searched with.
         self._probed = evaluation_view(backbone)
         self._probes: dict[int, Probe] = {}
         self.scoring = scoring
         self._cache_argument = cache_argument(self.backbone)
-        device = input_device(backbone)
+        self._has_cut_head = scoring == "catalogue" and cut_head(self.backbone, self.token_ids)
+        self._prefix = None
+        if prefix_ids is not None and len(prefix_ids):
+            self._prefix = SharedPrefix(self.backbone, prefix_ids.to(self.token_ids.device))
+
+    def _read_catalogue(self, trie: SIDTrie, sid_token_ids: list[list[int]], device: torch.device) -> None:
+        """What a search knows of the catalogue, whoever computes its logits."""
         self.trie = trie.to(device)
         self.token_ids = torch.tensor([token_id for level in sid_token_ids for token_id in level], device=device)
         # Code `c` of level `l` is token `token_ids[level_starts[l] + c]`.
@@ -114,10 +121,6 @@ class SIDSearch:
         self.level_starts = sizes.cumsum(0)[:-1].to(device)
         # Leaves are children of the last level; the root, depth 0, is nobody's child.
         self._child_starts = torch.tensor(self.trie.depth_starts[2:-1], device=device)
-        self._has_cut_head = scoring == "catalogue" and cut_head(self.backbone, self.token_ids)
-        self._prefix = None
-        if prefix_ids is not None and len(prefix_ids):
-            self._prefix = SharedPrefix(self.backbone, prefix_ids.to(device))
 
     def tokens_of(self, leaves: torch.Tensor) -> torch.Tensor:
         """Token ids of the SIDs of leaves `(...)`: `(..., levels)`. Makes no device synchronisation."""

@@ -68,7 +68,7 @@ class SearchSession:
         # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
         self.prompts = PromptBuilder(tokenizer)
         self.index = self.prompts.sid_index
-        self.device = input_device(model.backbone)
+        self.device, self.dtype = input_device(model.backbone), model.dtype
         self.trie = self.index.trie_on(self.device)
         prefix = self.prompts.instruction_ids if prefix_ids is None else prefix_ids
         self.search = SIDSearch(
