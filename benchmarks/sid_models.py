@@ -35,8 +35,10 @@ NUM_BEAMS = 50
 UNNAMED = np.float32(-6e4)
 
 
-def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
-    """Trains a small Llama from scratch on the sequence task; returns what scores the catalogue for rows."""
+def train_decoder(
+    dataset: RecommendationDataset, seed: int, quick: bool = False
+) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
+    """Trains a small Llama from scratch on the sequence task."""
     set_seed(seed)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
@@ -81,7 +83,12 @@ def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
             callbacks=[EarlyStoppingCallback(DECODER_TRAINING["patience"])],
         )
         trainer.train()
-    model.eval()
+    return model.eval(), tokenizer
+
+
+def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
+    """Trains that Llama; returns what scores the catalogue for rows."""
+    model, tokenizer = train_decoder(dataset, seed, quick)
 
     def score(rows: Dataset) -> np.ndarray:
         scores = np.full((len(rows), len(tokenizer.sid_index)), UNNAMED)

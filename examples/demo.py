@@ -108,9 +108,8 @@ def main(args: DemoArguments) -> None:
     encoder = args.encoder or str(ts.minilm_from_wheel(output / "encoder"))
     texts = ts.embed_items(dataset.items, encoder, cache_dir=output / "cache")
     tastes = ts.embed_interactions(dataset.train, dataset.items["item_id"][:])
-    quantizer, embeddings = ts.ResidualKMeans([64, 64], balanced=False, seed=args.seed), ts.join_collaborative(
-        texts, tastes, weight=1.0
-    )
+    embeddings = ts.join_collaborative(texts, tastes, weight=1.0)
+    quantizer = ts.ResidualKMeans([64, 64], seed=args.seed)
     index = build_index(dataset.items, embeddings, quantizer)
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
     ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")

@@ -309,7 +309,7 @@ def _warn_of_unused_codes(perplexity: Sequence[float], level_sizes: Sequence[int
     if low:
         logger.warning(
             "Codes are used unevenly (%s): the SIDs of most items begin or go on alike, and are hard to learn. Use "
-            "`ResidualKMeans(balanced=True)`, its default, or fewer codes (`default_level_sizes` proposes how many).",
+            "`ResidualKMeans(balanced=True)`, its default, or fewer codes (`propose_level_sizes` proposes how many).",
             "; ".join(low),
         )
 
