@@ -70,8 +70,7 @@ def find_backbone(args: DemoArguments, folder: Path) -> str | Path:
 
 def train(model, tokenizer, interactions: datasets.Dataset, args: DemoArguments, seconds: float):
     """Trains for so many seconds, or less; returns the state of the trainer."""
-    # Users here have a hundred movies and more: rows of up to 100 targets, behind 50 movies.
-    rows = ts.build_sequence_rows(interactions, tokenizer, targets_per_stretch=100)
+    rows = ts.build_sequence_rows(interactions, tokenizer)
     settings = ts.TSRecSFTConfig(
         output_dir=f"{args.output_dir}/trainer",
         learning_rate=1e-3,

@@ -77,6 +77,10 @@ class ScriptArguments:
     )
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
+    targets_per_stretch: int | None = field(
+        default=None,
+        metadata={"help": "Targets in each further session row of a long history; 1: each sees its whole history."},
+    )
     pooling: str = field(default="idf", metadata={"help": "SA-Init: 'idf', or 'mean' as published."})
     center: bool = field(default=True, metadata={"help": "SA-Init: subtract the mean row; published: no."})
     norm: str = field(
@@ -130,7 +134,9 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
 
     # Titles and descriptions have no validation rows of their own: the training ones hold them all.
     validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
-    mixture = {"weights": script_args.mixture_weights, "sequence_mode": script_args.sequence_mode}
+    mixture = {name: getattr(script_args, name) for name in ("sequence_mode", "targets_per_stretch")} | {
+        "weights": script_args.mixture_weights
+    }
     if training_args.max_length is not None:
         mixture["max_text_tokens"] = min(MAX_TEXT_TOKENS, max(1, training_args.max_length // 2))
     train_rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=script_args.tasks, **mixture)
