@@ -75,7 +75,7 @@ class CodingArguments(DataArguments):
             self.seeds = self.seeds[:1]
 
 
-def load(data_dir: str) -> RecommendationDataset:
+def load_dataset(data_dir: str) -> RecommendationDataset:
     """A prepared data set, or MovieLens-100k."""
     if data_dir != MOVIELENS:
         return open_dataset(data_dir)
@@ -136,7 +136,7 @@ def main(args: CodingArguments) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     assert args.data_dir is not None
-    dataset = load(args.data_dir)
+    dataset = load_dataset(args.data_dir)
     if args.quick:
         dataset = replace(dataset, test=dataset.test.select(range(min(64, len(dataset.test)))))
     weights = {name: float(weight) for name, weight in as_pairs(args.fields, "fields").items()}
