@@ -67,6 +67,9 @@ class CodingArguments(DataArguments):
     level_sizes: list[int] | None = field(default=None, metadata={"help": "Codes at each level; default: proposed."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "A run of each coding a seed."})
     train: bool = field(default=True, metadata={"help": "Whether to train on the codings, besides describing them."})
+    num_epochs: int = field(default=DECODER_TRAINING["num_train_epochs"], metadata={"help": "Most passes."})
+    num_valid_users: int = field(default=1000, metadata={"help": "Validation users that pick the epoch."})
+    num_test_rows: int | None = field(default=None, metadata={"help": "Test rows, drawn at random; default: all."})
     quick: bool = field(default=False, metadata={"help": "One seed, four steps, few rows: shows that it runs."})
     output_dir: str = field(default="outputs/codings", metadata={"help": "Folder of the results."})
 
@@ -102,7 +105,7 @@ def coded(
 def run(args: CodingArguments, name: str, dataset: RecommendationDataset, seed: int) -> dict[str, Any]:
     """Trains the decoder on a coding, and evaluates it on the test split."""
     assert dataset.sid_index is not None
-    model, tokenizer = train_decoder(dataset, seed, args.quick)
+    model, tokenizer = train_decoder(dataset, seed, args.quick, args.num_epochs, args.num_valid_users)
     evaluator = RecommendationEvaluator(dataset.test, dataset.sid_index, dataset.train, ks=(5, 10))
     histories = dataset.test["history"][:]
     found = model.recommend(tokenizer, histories, top_k=evaluator.top_k, num_beams=NUM_BEAMS, batch_size=32)
@@ -137,8 +140,9 @@ def main(args: CodingArguments) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     assert args.data_dir is not None
     dataset = load_dataset(args.data_dir)
-    if args.quick:
-        dataset = replace(dataset, test=dataset.test.select(range(min(64, len(dataset.test)))))
+    num_rows = 64 if args.quick else args.num_test_rows
+    if num_rows is not None:
+        dataset = replace(dataset, test=draw_rows(dataset.test, min(num_rows, len(dataset.test))))
     weights = {name: float(weight) for name, weight in as_pairs(args.fields, "fields").items()}
     embeddings = embed_items(dataset.items, find_encoder(folder), fields=weights, cache_dir=folder / "cache")
     sizes = args.level_sizes or propose_level_sizes(len(embeddings))
@@ -151,7 +155,8 @@ def main(args: CodingArguments) -> None:
     table = markdown_table(*table_of(facts, digits=4))
     write_text(folder / "codes.md", table + "\n")
     print(table, flush=True)
-    settings = {"quick": args.quick, "settings": DECODER | DECODER_TRAINING}
+    names = ("quick", "num_epochs", "num_valid_users", "num_test_rows")
+    settings = {name: getattr(args, name) for name in names} | {"settings": DECODER | DECODER_TRAINING}
     for seed in args.seeds if args.train else []:
         for coding in CODINGS:
             name, data = f"{coding}-seed{seed}", made[coding, seed]
