@@ -22,6 +22,7 @@ import torch
 from common import (
     DataArguments,
     Runs,
+    draw_rows,
     markdown_table,
     replaced,
     run_script,
