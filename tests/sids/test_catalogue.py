@@ -84,6 +84,6 @@ def test_a_report_without_matplotlib_has_no_plot(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     write_report(tmp_path, report, "text")
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.json"}
-    assert 'pip install "tsrec_hf[plots]"' in caplog.text
+    assert 'pip install ".[plots]"' in caplog.text
     with pytest.raises(ImportError, match="needs matplotlib"):
         report.plot(tmp_path / "report.png")

@@ -162,7 +162,8 @@ def write_report(directory: str | Path, report: SIDReport, text: str) -> None:
     write_text(directory / "report.md", f"{text}\n")
     write_text(directory / "report.json", json.dumps(report.to_dict(), indent=1))
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('No plot: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
+        advice = '`pip install ".[plots]"` in a clone of the repository'
+        logger.warning(f"No plot: it needs matplotlib. Install it with {advice}.")
     else:
         report.plot(directory / "report.png")
 

@@ -157,7 +157,7 @@ class SIDReport:
         except ImportError as error:
             raise ImportError(
                 "`SIDReport.plot` needs matplotlib, which is not installed. Install it with `pip install "
-                '"tsrec_hf[plots]"`.'
+                '".[plots]"` in a clone of the repository.'
             ) from error
         levels = np.arange(1, len(self.level_sizes) + 1)
         figure = Figure(figsize=(13, 3.2), layout="constrained")
