@@ -24,15 +24,17 @@ taken over with their rows by `--existing_tokens keep`, and then evaluated and r
 
 import json
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import datasets
+import transformers
 from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
-    SAInitReport,
     TokenSemantics,
     TSRecSFTConfig,
     TSRecSFTTrainer,
@@ -42,6 +44,7 @@ from tsrec_hf import (
 from tsrec_hf.data import BUILT_IN_TASKS
 from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
 from tsrec_hf.hub import load_or_start_recommender
+from tsrec_hf.hub.results import results_text
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.trainers import ground_sid_rows, lora_config, quantize, save_base
 
@@ -115,7 +118,9 @@ def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
 def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = open_dataset(script_args.data_dir)
-    print(f"{dataset}\nseed: {training_args.seed}")
+    first = training_args.process_index == 0  # the others say nothing twice
+    if first:
+        print(f"{dataset}\nseed: {training_args.seed}")
     semantics = load_semantics(script_args)
     model, tokenizer = load_or_start_recommender(
         model_args.model_name_or_path,
@@ -129,8 +134,6 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
     )
-    if model.config.sid_initialization:
-        print(SAInitReport.from_dict(model.config.sid_initialization))
 
     # Titles and descriptions have no validation rows of their own: the training ones hold them all.
     validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
@@ -173,13 +176,20 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     trainer.create_model_card()  # with its figures
     if training_args.push_to_hub:
         trainer.push_to_hub()
-    if trainer.is_world_process_zero():
+    if first:
         write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
-        print(json.dumps(metrics, indent=1))
+        print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
+        print(
+            f"eval_loss {metrics['eval_loss']:.4f}. Recommender, card, plots and metrics: {training_args.output_dir}"
+        )
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not first:
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
     parser = TrlParser((ScriptArguments, TSRecSFTConfig, ModelConfig))
     main(*parser.parse_args_and_config())
