@@ -80,8 +80,8 @@ def train_decoder(
         trainer = TSRecSFTTrainer(
             model,
             args,
-            train_dataset=build_sequence_rows(dataset.train, tokenizer),
-            eval_dataset=build_sequence_rows(dataset.valid, tokenizer),
+            train_dataset=build_sequence_rows(dataset.train, tokenizer, targets_per_stretch=1),
+            eval_dataset=build_sequence_rows(dataset.valid, tokenizer, targets_per_stretch=1),
             eval_interactions=dataset.valid,
             processing_class=tokenizer,
             callbacks=[EarlyStoppingCallback(DECODER_TRAINING["patience"])],

@@ -317,6 +317,22 @@ def test_sft_writes_what_it_did(trained):
 
 
 @pytest.mark.slow
+def test_two_processes_say_everything_once(data_dir, backbone_dir, caches, tmp_path):
+    settings = {**SETTINGS, "max_steps": 2, "data_dir": data_dir, "model_name_or_path": backbone_dir}
+    done = launch("sft.py", "two_cpus", caches, output_dir=tmp_path / "sft", **settings)
+    output = done.stdout + done.stderr
+    for line in (
+        "seed: 42",
+        "Rows per task",
+        "Trainable parameters",
+        "| model, by item |",
+        "Recommender, card, plots",
+    ):
+        assert output.count(line) == 1, line
+    assert "FutureWarning" not in output and "gemm_4bit_forward" not in output
+
+
+@pytest.mark.slow
 def test_sft_goes_on_from_a_checkpoint(trained, data_dir, backbone_dir, caches, tmp_path):
     folder, _ = trained
     resumed = tmp_path / "sft"
