@@ -328,7 +328,7 @@ def test_two_processes_say_everything_once(data_dir, backbone_dir, caches, tmp_p
         "| model, by item |",
         "Recommender, card, plots",
     ):
-        assert output.count(line) == 1, line
+        assert output.count(line) == 1, f"{line}\n{output}"
     assert "FutureWarning" not in output and "gemm_4bit_forward" not in output
 
 

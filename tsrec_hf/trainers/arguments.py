@@ -43,6 +43,9 @@ class RecommenderArguments:
         if not torch.accelerator.is_available():
             # TRL trains in bf16 by default, which transformers refuses on a CPU that was not asked for.
             self.use_cpu = True
+        if getattr(self, "activation_checkpointing") is None:
+            # TRL 1.16 has its default under the old name, of which transformers warns as if a user had passed it.
+            setattr(self, "activation_checkpointing", getattr(self, "gradient_checkpointing"))
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before
