@@ -188,7 +188,7 @@ def main(args: BaselineArguments) -> None:
     runs = Runs(folder / "runs", {})
     for name in args.models:
         if name in SETTINGS and not cornac_is_installed():
-            print(f"{name} skipped: it needs Cornac, `pip install 'tsrec_hf[baselines]'`.")
+            print(f"{name} skipped: it needs Cornac, `pip install '.[baselines]'` in a clone of the repository.")
             continue
         for seed in args.seeds[:1] if name in (*COUNTS, "item-knn") else args.seeds:
             if args.save_scores and not scores_file(folder, name, seed, "test").exists():

@@ -204,7 +204,7 @@ class DroppingSequenceTask:
         whole = getattr(dataset, split)
         generator = np.random.default_rng(self.seed)
         passes = [whole] + [self._dropped(whole, generator) for _ in range(self.num_passes - 1)]
-        return concatenate_datasets([build_sequence_rows(rows, tokenizer) for rows in passes])
+        return concatenate_datasets([build_sequence_rows(rows, tokenizer, targets_per_stretch=1) for rows in passes])
 
     def _dropped(self, rows: Dataset, generator: np.random.Generator) -> Dataset:
         sessions: dict[str, list[str]] = {}
@@ -258,7 +258,8 @@ def train(
     if recipe.item_dropout:
         tasks[0] = DroppingSequenceTask(round(num_passes), recipe.item_dropout, seed)
         num_passes = 1
-    rows = build_sft_mixture(dataset, described, tokenizer, tasks=tasks, weights=weights)
+    # Every target with its whole history, as when the published figures were made.
+    rows = build_sft_mixture(dataset, described, tokenizer, tasks=tasks, weights=weights, targets_per_stretch=1)
     steps = max(2, round(num_passes * len(rows) / recipe.batch_size))
     settings = TSRecSFTConfig(
         str(folder),

@@ -35,8 +35,14 @@ NUM_BEAMS = 50
 UNNAMED = np.float32(-6e4)
 
 
-def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
-    """Trains a small Llama from scratch on the sequence task; returns what scores the catalogue for rows."""
+def train_decoder(
+    dataset: RecommendationDataset,
+    seed: int,
+    quick: bool = False,
+    num_epochs: int = DECODER_TRAINING["num_train_epochs"],
+    num_users: int = 1000,
+) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
+    """Trains a small Llama from scratch on the sequence task; `num_users` of the validation split pick the epoch."""
     set_seed(seed)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
@@ -50,7 +56,7 @@ def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=model.config.backbone_config.initializer_range)
         args = TSRecSFTConfig(
             str(folder / "run"),
-            num_train_epochs=1 if quick else DECODER_TRAINING["num_train_epochs"],
+            num_train_epochs=1 if quick else num_epochs,
             max_steps=4 if quick else -1,
             learning_rate=DECODER_TRAINING["learning_rate"],
             per_device_train_batch_size=DECODER_TRAINING["batch_size"],
@@ -65,7 +71,7 @@ def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
             save_total_limit=1,
             load_best_model_at_end=True,
             metric_for_best_model="eval_ndcg@10",
-            eval_num_users=16 if quick else 1000,
+            eval_num_users=16 if quick else num_users,
             report_to="none",
             disable_tqdm=True,
             logging_strategy="epoch",
@@ -74,14 +80,19 @@ def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
         trainer = TSRecSFTTrainer(
             model,
             args,
-            train_dataset=build_sequence_rows(dataset.train, tokenizer),
-            eval_dataset=build_sequence_rows(dataset.valid, tokenizer),
+            train_dataset=build_sequence_rows(dataset.train, tokenizer, targets_per_stretch=1),
+            eval_dataset=build_sequence_rows(dataset.valid, tokenizer, targets_per_stretch=1),
             eval_interactions=dataset.valid,
             processing_class=tokenizer,
             callbacks=[EarlyStoppingCallback(DECODER_TRAINING["patience"])],
         )
         trainer.train()
-    model.eval()
+    return model.eval(), tokenizer
+
+
+def fit_decoder(dataset: RecommendationDataset, seed: int, quick: bool = False):
+    """Trains that Llama; returns what scores the catalogue for rows."""
+    model, tokenizer = train_decoder(dataset, seed, quick)
 
     def score(rows: Dataset) -> np.ndarray:
         scores = np.full((len(rows), len(tokenizer.sid_index)), UNNAMED)

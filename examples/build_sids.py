@@ -42,9 +42,9 @@ from tsrec_hf.models.file_sets_tsrec import check_listed, replaced_set
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.sids import embed_interactions, join_collaborative, refuse_equal_vectors
 from tsrec_hf.sids.catalogue import (
-    default_level_sizes,
     extend_index,
     load_embeddings,
+    propose_level_sizes,
     save_embeddings,
     write_report,
 )
@@ -146,7 +146,7 @@ def embed(args: ScriptArguments, items: Dataset) -> np.ndarray:
 
 def quantise(args: ScriptArguments, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:
     """A new quantiser and the codes of all items."""
-    sizes = args.level_sizes or default_level_sizes(len(embeddings))
+    sizes = args.level_sizes or propose_level_sizes(len(embeddings))
     settings = {} if args.balanced is None else {"balanced": args.balanced}
     quantizer = QUANTIZERS[args.quantizer](sizes, seed=args.seed, **settings).fit(embeddings)
     return quantizer, resolve_collisions(quantizer.encode(embeddings), embeddings, quantizer, args.collisions)

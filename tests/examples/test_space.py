@@ -284,4 +284,4 @@ def test_the_page_stops_with_a_reason(tmp_path):
     )
     assert run.returncode != 0
     has_gradio = importlib.util.find_spec("gradio") is not None
-    assert ("no folder 'no/such/folder'" if has_gradio else 'pip install "tsrec_hf[space]"') in run.stderr
+    assert ("no folder 'no/such/folder'" if has_gradio else 'pip install ".[space]"') in run.stderr

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 import tsrec_hf
 from tsrec_hf import SIDIndex, TSRecConfig, build_model_card
@@ -259,3 +260,27 @@ def test_finished_cards_are_of_this_template():
         for section in ("How to use", "Limits", "Citation"):
             [expected] = re.findall(rf"(?s)\n## {section}\n.*?(?=\n## |\Z)", str(card))
             assert expected.strip() in finished, f"{path.name}: {section}"
+
+
+def test_figures_of_a_data_set_on_the_hub_are_eval_results(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    results = {"model": {"all": {"num_rows": 8, "hr@10": 0.5, "ndcg@10": 0.25, "sid_hr@10": 0.75}}}
+    settings = {"dataset": "toy", "split": "test", "num_beams": 50}
+    add_evaluation(tmp_path, {"settings": settings, "results": results})
+    assert not (tmp_path / ".eval_results").exists()  # a leaderboard belongs to a repository
+    add_evaluation(tmp_path, {"settings": settings | {"dataset_id": "me/toy"}, "results": results})
+    written = yaml.safe_load((tmp_path / ".eval_results" / "me--toy.yaml").read_text())
+    hr, ndcg = parse_eval_result_entries(written)
+    assert (hr.dataset_id, hr.task_id, hr.value, hr.notes) == ("me/toy", "test_hr_at_10", 0.5, "num_beams 50")
+    assert (ndcg.task_id, ndcg.value) == ("test_ndcg_at_10", 0.25)
+
+
+def test_a_picture_and_the_task_are_named(model, tokenizer):
+    card = build_model_card(model.config, tokenizer.sid_index, "me/toy", picture="training.png")
+    assert (
+        "](training.png)" in card.text
+        and "](training.png)" not in build_model_card(model.config, tokenizer.sid_index).text
+    )
+    assert card.data.pipeline_tag == "text-generation" and card.data.library_name == "transformers"
+    assert 'pipeline(model="me/toy", trust_remote_code=True)' in card.text
+    assert "pip install tsrec_hf" not in card.text

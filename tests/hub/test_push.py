@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tsrec_hf import (
+    PopularityPrior,
     TSRecForCausalLM,
     TSRecSFTConfig,
     TSRecSFTTrainer,
@@ -25,7 +26,7 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "sid_index.safetensors"}
 ISLAND = {
     path.name
     for path in Path(sys.modules["tsrec_hf"].__file__).with_name("models").glob("*.py")
-    if path.name not in ("__init__.py", "pipeline_tsrec.py")
+    if path.name != "__init__.py"
 }
 ENDPOINT = {"handler.py", "requirements.txt"}
 
@@ -59,13 +60,46 @@ def test_a_card_written_by_hand_stays(hub, model, tokenizer):
 
 
 def test_the_card_of_a_folder_goes_along(hub, model, tokenizer, tmp_path):
-    model.save_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved"), tokenizer.save_pretrained(tmp_path / "saved")
     build_model_card(model.config, tokenizer.sid_index, name="from-folder").save(tmp_path / "saved" / "README.md")
     TSRecForCausalLM.from_pretrained(tmp_path / "saved").push_to_hub("me/tiny", revision="branch")
     assert "# from-folder" in hub.repos["me/tiny"]["branch"]["README.md"].decode()
     # Without any card transformers sends its empty form, as for every model.
     model.push_to_hub("me/other")
     assert "automatically generated" in hub.repos["me/other"]["main"]["README.md"].decode()
+
+
+def test_what_is_read_from_a_folder_is_pushed_whole(hub, model, tokenizer, semantics, tmp_path):
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    prior = PopularityPrior(tokenizer.sid_index, [3.0] + [1.0] * 7)
+    tokenizer.set_prior(prior), tokenizer.save_pretrained(tmp_path)
+    semantics.to_json(tmp_path / "description_keywords.json")
+    (tmp_path / "training.png").write_bytes(b"picture")
+    TSRecForCausalLM.from_pretrained(tmp_path).push_to_hub("me/tiny")
+    whole = WEIGHTS | TOKENIZER | ISLAND | ENDPOINT | {"README.md", "item_prior.safetensors"}
+    assert set(hub.repos["me/tiny"]["main"]) == whole | {"description_keywords.json", "training.png"}
+    loaded_tokenizer = TSRecTokenizer.from_pretrained("me/tiny")
+    loaded = TSRecForCausalLM.from_pretrained("me/tiny")
+    assert results_of(loaded, loaded_tokenizer) == results_of(model, tokenizer)
+    # From one repository to another, too.
+    loaded.push_to_hub("me/copy")
+    assert set(hub.repos["me/copy"]["main"]) >= whole | {"description_keywords.json"}
+
+
+def test_a_folder_that_is_pushed_while_it_is_saved_is_whole(hub, model, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    model.tokenizer = None
+    model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/tiny")
+    assert set(hub.repos["me/tiny"]["main"]) >= WEIGHTS | TOKENIZER | ISLAND
+
+
+def test_weights_alone_are_refused(hub, model, tmp_path):
+    model.tokenizer = None
+    with pytest.raises(ValueError, match="Set `model.tokenizer = tokenizer`"):
+        model.push_to_hub("me/tiny")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Expected the tokenizer and its sid_index.safetensors"):
+        TSRecForCausalLM.from_pretrained(tmp_path).push_to_hub("me/tiny")
 
 
 @pytest.fixture
@@ -118,19 +152,23 @@ snippet = text.split("Without it")[1].split("```python")[1].split("```")[0]
 names = {}
 exec(snippet, names)
 rows = names["model"].recommend(names["tokenizer"], json.loads(sys.argv[1]), top_k=3)
+
+from transformers import pipeline
+
+piped = pipeline(model=folder, trust_remote_code=True, device="cpu")(json.loads(sys.argv[1]), top_k=3)
 spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
 handler = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(handler)
 served = handler.EndpointHandler(folder)({"inputs": json.loads(sys.argv[1]), "parameters": {"top_k": 3}})
 assert not any(name.split(".")[0] == "tsrec_hf" for name in sys.modules)
-print(json.dumps([rows, served]))
+print(json.dumps([rows, served, piped]))
 """
 
 
 def test_a_stranger_loads_it_without_the_package(hub, model, tokenizer, tmp_path):
     """As pasted from the card, and as an Inference Endpoint, in a process with an empty cache."""
     model.model_card = str(build_model_card(model.config, tokenizer.sid_index))
-    model.push_to_hub("me/tiny"), tokenizer.push_to_hub("me/tiny")
+    model.push_to_hub("me/tiny")
     # Whoever pastes the card's snippet passes `trust_remote_code=True`; the endpoint's owner says it here.
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     env = {**env, "HF_TRUST_REMOTE_CODE": "1", "PYTHONPATH": ""}
@@ -138,7 +176,8 @@ def test_a_stranger_loads_it_without_the_package(hub, model, tokenizer, tmp_path
     command = [sys.executable, "-c", STRANGER, json.dumps(HISTORIES)]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    rows, served = json.loads(run.stdout.splitlines()[-1])
+    rows, served, piped = json.loads(run.stdout.splitlines()[-1])
     expected = results_of(model, tokenizer)
     assert [[item[:3] for item in row] for row in rows] == expected
     assert [[[item["item_id"], item["sid"], item["score"]] for item in row] for row in served] == expected
+    assert piped == served

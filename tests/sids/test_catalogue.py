@@ -5,8 +5,19 @@ import numpy as np
 import pytest
 
 from tsrec_hf.models import SIDIndex
-from tsrec_hf.sids import sid_report
+from tsrec_hf.sids import propose_level_sizes, sid_report
 from tsrec_hf.sids.catalogue import extend_index, load_embeddings, save_embeddings, write_report
+
+
+def test_level_sizes_follow_the_number_of_items():
+    # At least a code for 16 items up to 256, and at least twice as many SIDs as items.
+    assert propose_level_sizes(20) == [4] * 3 and propose_level_sizes(40) == [8] * 3
+    assert propose_level_sizes(1682) == [128] * 3 and propose_level_sizes(3686) == [256] * 3
+    assert propose_level_sizes(10**6) == [256] * 3 and propose_level_sizes(10**7) == [512] * 3
+    assert propose_level_sizes(100, num_levels=1) == [256] and propose_level_sizes(1, num_levels=2) == [4, 4]
+    for wrong in ({"num_items": 0}, {"num_items": 5, "num_levels": 0}):
+        with pytest.raises(ValueError, match="Expected at least one item and one level"):
+            propose_level_sizes(**wrong)
 
 
 def test_embeddings_of_another_index_are_refused(tmp_path):
@@ -73,6 +84,6 @@ def test_a_report_without_matplotlib_has_no_plot(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     write_report(tmp_path, report, "text")
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.json"}
-    assert 'pip install "tsrec_hf[plots]"' in caplog.text
+    assert 'pip install ".[plots]"' in caplog.text
     with pytest.raises(ImportError, match="needs matplotlib"):
         report.plot(tmp_path / "report.png")

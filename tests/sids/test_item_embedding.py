@@ -249,7 +249,7 @@ def test_the_missing_extra_is_named() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
     assert run.returncode != 0
-    assert "needs sentence-transformers" in run.stderr and '"tsrec_hf[sids]"' in run.stderr
+    assert "needs sentence-transformers" in run.stderr and '".[sids]"' in run.stderr
 
 
 def test_an_image_of_too_many_pixels_and_one_in_another_folder(tmp_path, monkeypatch):

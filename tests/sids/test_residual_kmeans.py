@@ -185,7 +185,7 @@ def test_the_missing_extra_is_named() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode != 0
-    assert "ImportError: Quantisers need faiss" in run.stderr and '"tsrec_hf[sids]"' in run.stderr
+    assert "ImportError: Quantisers need faiss" in run.stderr and '".[sids]"' in run.stderr
 
 
 @pytest.fixture

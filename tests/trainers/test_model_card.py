@@ -1,5 +1,6 @@
 """The card that a trainer writes: facts of the run, in the checkpoint and in its README."""
 
+import importlib.util
 import json
 import re
 
@@ -194,3 +195,29 @@ def test_the_card_is_built_once_a_save(sft, tmp_path, monkeypatch):
     trainer.train()
     # Two checkpoints, and the end of training.
     assert len(built) == 1 + 2 + 1
+
+
+def test_the_run_is_drawn_beside_the_card(model, tokenizer, dataset, tmp_path, monkeypatch, caplog):
+    args = TSRecSFTConfig(str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True, bf16=False)
+    rows = build_sequence_rows(dataset.train, tokenizer)
+    trainer = TSRecSFTTrainer(
+        model,
+        args,
+        train_dataset=rows,
+        eval_interactions=dataset.valid,
+        processing_class=tokenizer,
+        card_facts={"dataset": dataset},
+    )
+    trainer.train()
+    trainer.evaluate()
+    trainer.create_model_card()
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert "](training.png)" in (tmp_path / "README.md").read_text()
+    assert "](training.png)" not in model.model_card  # what is pushed from memory has no picture
+    (tmp_path / "training.png").unlink()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    with caplog.at_level("INFO"):
+        trainer.create_model_card()
+    assert not (tmp_path / "training.png").exists() and caplog.text.count("No plot of the run") == 1
+    assert "](training.png)" not in (tmp_path / "README.md").read_text()

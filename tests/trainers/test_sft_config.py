@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from transformers import HfArgumentParser
@@ -56,3 +58,11 @@ def test_every_setting_has_a_word_of_help():
     fields = TSRecSFTConfig.__dataclass_fields__
     for name in ("eval_num_users", "eval_num_beams", "eval_recommend_batch_size", "task_weights", "freeze_backbone"):
         assert fields[name].metadata["help"]
+
+
+def test_defaults_warn_of_nothing(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        args = TSRecSFTConfig(str(tmp_path), report_to="none")
+        assert args.activation_checkpointing and args.gradient_checkpointing
+        assert not TSRecSFTConfig(str(tmp_path), activation_checkpointing=False).gradient_checkpointing

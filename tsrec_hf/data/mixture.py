@@ -22,7 +22,7 @@ from .text_length import MAX_TEXT_TOKENS
 
 
 # Raised whenever a row builder changes, so that rows cached before are not taken for its own.
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 # Tasks whose rows depend on the data set, the tokenizer and their own fields alone. A subclass is not one of them.
 BUILT_IN_TYPES = (SequenceTask, TitleTask, HistoryTitleTask, AlignmentTask)
 
@@ -39,6 +39,7 @@ def build_sft_mixture(
     keywords: bool = False,
     seed: int = 42,
     max_text_tokens: int = MAX_TEXT_TOKENS,
+    targets_per_stretch: int | None = None,
 ) -> Dataset:
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
@@ -71,6 +72,9 @@ def build_sft_mixture(
         max_text_tokens (`int`, *optional*, defaults to `256`):
             Number of tokens that every title, description and list of keywords is cut to, at a word. Half of the
             trainer's `max_length` leaves room for the rest of a row.
+        targets_per_stretch (`int`, *optional*):
+            Targets in each further session row of a long history, as in [`build_sequence_rows`]; defaults to as few as
+            keep a row's tokens within twice those of its targets. Splits other than `"train"` have 1 by default.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` on prompts) and `task`.
@@ -90,7 +94,7 @@ def build_sft_mixture(
     [('alignment', 14), ('history_title', 6), ('sequence', 3), ('title', 8)]
     ```
     """
-    makers = _built_in_makers(semantics, sequence_mode, keywords, max_text_tokens)
+    makers = _built_in_makers(semantics, SequenceTask(sequence_mode, targets_per_stretch), keywords, max_text_tokens)
     mixed = [_as_task(task, makers) for task in tasks]
     weight_of = _checked_weights(mixed, weights or {})
     if split not in SPLITS:
@@ -110,7 +114,7 @@ def build_sft_mixture(
         [interactions[name][:] for name in ("user_id", "history", "target")],
         [dataset.items[name][:] for name in ("item_id", "title")],
         [_contents(own_rows[task.name]) if task.name in own_rows else _settings(task) for task in mixed],
-        [list(weight_of.items()), seed],
+        [list(weight_of.items()), seed, split],
     )
 
     def generate() -> Iterator[dict[str, Any]]:
@@ -143,7 +147,7 @@ def build_sft_mixture(
 
 def _built_in_makers(
     semantics: TokenSemantics | None,
-    sequence_mode: Literal["session", "window"],
+    sequence: SequenceTask,
     keywords: bool,
     max_text_tokens: int,
 ) -> dict[str, Callable[[], Task]]:
@@ -156,7 +160,7 @@ def _built_in_makers(
         return AlignmentTask(semantics, keywords, max_text_tokens=max_text_tokens)
 
     return {
-        "sequence": lambda: SequenceTask(sequence_mode),
+        "sequence": lambda: sequence,
         "title": lambda: TitleTask(max_text_tokens=max_text_tokens),
         "history_title": lambda: HistoryTitleTask(max_text_tokens=max_text_tokens),
         "alignment": alignment,

@@ -10,19 +10,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from tsrec_hf.models import SIDIndex, TSRecConfig
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.configuration_tsrec import UNNAMED_REPO
-from tsrec_hf.models.replacing_tsrec import replaced
+from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 from .markdown import as_cell, as_code, as_line, as_sentence
-from .results import RESULTS_END, RESULTS_START, Evaluation, eval_results, results_text, with_results
+from .results import (
+    RESULTS_END,
+    RESULTS_START,
+    Evaluation,
+    eval_result_entries,
+    eval_results,
+    results_text,
+    with_results,
+)
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+EVAL_RESULTS_FOLDER = ".eval_results"
 FACTS = ("base_model", "dataset", "sid_method", "stages")
 SPLITS = ("train", "valid", "test")
 
@@ -35,6 +45,7 @@ def build_model_card(
     name: str | None = None,
     facts: Mapping[str, Any] | None = None,
     evaluations: Sequence[Evaluation] = (),
+    picture: str | None = None,
     **card_data,
 ) -> ModelCard:
     r"""
@@ -56,6 +67,8 @@ def build_model_card(
         evaluations (`Sequence[dict]`, *optional*):
             What `examples/evaluate.py --output_file` writes: `settings`, and `results` by method, slice and metric.
             The method `"model"` is the recommender, all others are baselines.
+        picture (`str`, *optional*):
+            Name of an image file beside the card, from [`plot_run`].
         card_data (*optional*):
             Metadata for [`~huggingface_hub.ModelCardData`]: `license`, `language`, `datasets`, `tags`, ...
 
@@ -95,7 +108,13 @@ def build_model_card(
     name = name or (model_id if model_id == UNNAMED_REPO else model_id.split("/")[-1])
     stages = facts.get("stages") or []
     tags = ["tsrec", "recommendation", "semantic-ids", *dict.fromkeys(stage["method"].lower() for stage in stages)]
-    card_data = {"library_name": "transformers", "language": "en", "base_model": facts.get("base_model"), **card_data}
+    card_data = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",  # the Hub's nearest; `custom_pipelines` in config.json names the task
+        "language": "en",
+        "base_model": facts.get("base_model"),
+        **card_data,
+    }
     data = ModelCardData(
         **{**card_data, "tags": list(dict.fromkeys([*tags, *(card_data.get("tags") or [])]))},
         model_name=name if evaluations else None,
@@ -128,6 +147,7 @@ def build_model_card(
         has_titles=sid_index.titles is not None,
         sa_init=_sa_init(config.sid_initialization),
         results="\n\n".join(map(results_text, evaluations)),
+        picture=picture,
         results_start=RESULTS_START,
         results_end=RESULTS_END,
     )
@@ -138,7 +158,9 @@ def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     r"""
     Writes an evaluation into the model card of a local checkpoint, in the place of an older one of the same split.
 
-    The rest of the card stays as it is, with what its author wrote by hand. A checkpoint without a card gets one.
+    Where its settings name the data set's repository, `dataset_id`, the figures also go to `.eval_results/`, from
+    which the Hub makes leaderboards. The rest of the card stays as it is, with what its author wrote by hand. A
+    checkpoint without a card gets one.
 
     Args:
         directory (`str` or `Path`):
@@ -187,6 +209,11 @@ def add_evaluation(directory: str | Path, evaluation: Evaluation) -> Path:
     card.text = with_results(card.text, results_text(evaluation))
     with replaced(path) as part:
         card.save(part)
+    entries = eval_result_entries(evaluation)
+    if entries:
+        file = directory / EVAL_RESULTS_FOLDER / f"{entries[0].dataset_id.replace('/', '--')}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        write_text(file, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return path
 
 

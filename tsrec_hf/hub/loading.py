@@ -87,7 +87,9 @@ def load_recommender(
     if sid_index is not None and sid_index.fingerprint != tokenizer.sid_index.fingerprint:
         tokenizer = tokenizer.with_sid_index(sid_index)
     if model_type != ADAPTER:
-        return TSRecForCausalLM.from_pretrained(name_or_path, **source, **from_pretrained_kwargs), tokenizer
+        model = TSRecForCausalLM.from_pretrained(name_or_path, **source, **from_pretrained_kwargs)
+        model.tokenizer = tokenizer
+        return model, tokenizer
     config = PeftConfig.from_pretrained(str(name_or_path), **source)
     base = config.base_model_name_or_path
     if not base:
@@ -110,6 +112,7 @@ def load_recommender(
             parameter.requires_grad_(True)  # PEFT froze the base: trained further, nothing would be learned
     # The checkpoint that the base came from is another model now.
     model.config._name_or_path = model.name_or_path = ""
+    model.tokenizer = tokenizer
     return model, tokenizer
 
 

@@ -9,7 +9,7 @@ from tsrec_hf.models.checking_tsrec import checks_types
 
 def plot_loss(log_history: Sequence[Mapping[str, Any]], path: str | Path, title: str = "Training") -> None:
     r"""
-    Plots training loss and, where there is any, validation loss against steps. Needs matplotlib.
+    Plots training loss, by task too where there are several, and validation loss against steps. Needs matplotlib.
 
     Args:
         log_history (`Sequence[Mapping[str, Any]]`):
@@ -104,16 +104,21 @@ def _new_figure(function: str, figsize: tuple[float, float]) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            f'`{function}` needs matplotlib, which is not installed. Install it with `pip install "tsrec_hf[plots]"`.'
+            f'`{function}` needs matplotlib, which is not installed. Install it with `pip install ".[plots]"` in a '
+            "clone of the repository."
         ) from error
     return Figure(figsize=figsize, layout="constrained")
 
 
 def _draw_losses(axes: Any, log_history: Sequence[Mapping[str, Any]], title: str) -> None:
-    for name, label in (("loss", "training"), ("eval_loss", "validation")):
+    names = [("loss", "training"), ("eval_loss", "validation")]
+    tasks = dict.fromkeys(key for entry in log_history for key in entry if key.startswith("loss/"))
+    # A single task's loss is the whole.
+    names += [(key, key.removeprefix("loss/")) for key in tasks] if len(tasks) > 1 else []
+    for name, label in names:
         points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
         if points:
-            axes.plot(*zip(*points), label=label)
+            axes.plot(*zip(*points), label=label, linewidth=0.8 if name in tasks else None)
     axes.set(xlabel="step", ylabel="loss", title=title)
     if axes.lines:
         axes.legend()

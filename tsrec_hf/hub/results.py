@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, EvalResultEntry
 
 from .markdown import as_line, as_table
 
@@ -85,6 +85,27 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
                 )
             )
     return found
+
+
+def eval_result_entries(evaluation: Evaluation) -> list[EvalResultEntry]:
+    """
+    Converts an evaluation to entries of `.eval_results/*.yaml`, a task for each metric of the model by item; none
+    where the settings do not name the data set's repository on the Hub, `dataset_id`.
+    """
+    settings, results = _checked(evaluation)
+    if not settings.get("dataset_id"):
+        return []
+    split, found = settings.get("split") or "test", results[MODEL]["all"]
+    notes = ", ".join(f"{name} {as_line(settings[name])}" for name in DECODING if name in settings) or None
+    return [
+        EvalResultEntry(
+            dataset_id=str(settings["dataset_id"]),
+            task_id=f"{split}_{metric.kind}_at_{metric.k}",
+            value=round(found[metric.key], 6),
+            notes=notes,
+        )
+        for metric in metrics_of(found, MATCHES["item"])
+    ]
 
 
 def results_text(evaluation: Evaluation) -> str:

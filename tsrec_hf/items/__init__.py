@@ -2,6 +2,7 @@
 
 from .cleaning import clean_text
 from .dataset import RecommendationDataset
+from .dataset_card import build_dataset_card
 from .kcore import k_core
 from .log import InteractionLog
 from .opening import open_dataset
@@ -26,6 +27,7 @@ __all__ = [
     "LogSummary",
     "RecommendationDataset",
     "TableFile",
+    "build_dataset_card",
     "chronological_split",
     "clean_text",
     "k_core",

@@ -1,21 +1,26 @@
 """`RecommendationDataset`: a catalogue, its splits and its SID index, as all other rooms use them."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from huggingface_hub import HfApi, snapshot_download
 
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.models.checking_tsrec import checks_types
 
 from .columns import checked_columns
+from .dataset_card import build_dataset_card
 from .layout import read_dataset, write_dataset
 
 
 SPLITS = ("train", "valid", "test")
+CARD_NAME = "README.md"
 
 
 @checks_types
@@ -150,6 +155,55 @@ class RecommendationDataset:
             one that was saved with the others; the message names it.
         """
         return cls(**read_dataset(Path(directory)))
+
+    @checks_types
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | bool | None = None, **card_data: Any
+    ) -> str:
+        """
+        Sends the data set to the Hub with a card, so that `load_dataset` reads its tables.
+
+        Args:
+            repo_id (`str`):
+                The repository of type data set; it is made if missing.
+            private (`bool`, *optional*):
+                Whether a new repository is private.
+            token (`str` or `bool`, *optional*):
+                As everywhere in `huggingface_hub`.
+            card_data (*optional*):
+                Metadata of the card: `license`, `language`, ... A card that is there already stays as it is.
+
+        Returns:
+            `str`: Address of the commit.
+        """
+        api = HfApi(token=token)
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            if not api.file_exists(repo_id, CARD_NAME, repo_type="dataset"):
+                build_dataset_card(self, repo_id, **card_data).save(Path(folder, CARD_NAME))
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message="Upload data set"
+            )
+        return str(commit.commit_url)
+
+    @classmethod
+    @checks_types
+    def from_hub(
+        cls, repo_id: str, revision: str | None = None, token: str | bool | None = None
+    ) -> "RecommendationDataset":
+        """
+        Reads a data set that [`RecommendationDataset.push_to_hub`] sent.
+
+        Args:
+            repo_id (`str`):
+                The repository.
+            revision (`str`, *optional*):
+                Branch, tag or commit.
+            token (`str` or `bool`, *optional*):
+                As everywhere in `huggingface_hub`.
+        """
+        return cls.load(snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token))
 
 
 def _with_training_counts(sid_index: SIDIndex, train: Dataset) -> SIDIndex:

@@ -9,6 +9,24 @@ from transformers.configuration_utils import SubConfigSpec
 
 # Stands in a model card for the repository until the model is pushed to one.
 UNNAMED_REPO = "your-name/your-recommender"
+# What `pipeline(model=..., trust_remote_code=True)` makes of a checkpoint.
+PIPELINES = {
+    "recommendation": {
+        "impl": "pipeline_tsrec.RecommendationPipeline",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "text",
+    }
+}
+
+
+class _OwnPipelines(dict):
+    """
+    Names the task to `pipeline(model=...)`, and says no to `task in custom_pipelines`, by which transformers asks
+    whether the repository's code has to be executed: with the package it has not.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False
 
 
 @strict
@@ -68,6 +86,8 @@ class TSRecConfig(PreTrainedConfig):
         self.tie_word_embeddings = bool(getattr(self.backbone_config, "tie_word_embeddings", False))
         # TRL 1.16 looks into `config.auto_map` and expects a dict there.
         self.auto_map = getattr(self, "auto_map", None) or {}
+        if __name__.startswith("tsrec_hf."):
+            self.custom_pipelines = _OwnPipelines(PIPELINES)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TSRecConfig":

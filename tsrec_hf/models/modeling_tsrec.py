@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
+from .companions_tsrec import add_companions
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
 from .generate_tsrec import tsrec_generate
@@ -20,8 +21,9 @@ from .session_tsrec import SearchSession
 from .tokenization_tsrec import TSRecTokenizer
 
 
-# Serves a checkpoint as an Inference Endpoint, which runs `handler.py` and installs `requirements.txt`.
-HANDLER_FILE = "handler.py"
+# `handler.py` serves a checkpoint as an Inference Endpoint, which installs `requirements.txt`; the other file is what
+# `custom_pipelines` in config.json names.
+CODE_FILES = ("handler.py", "pipeline_tsrec.py")
 REQUIREMENTS = "transformers>=5.23,<6\n"
 # What is in a card that nobody wrote by hand: ours, and the one that transformers makes of nothing.
 GENERATED_CARDS = ("<!-- Made by tsrec_hf", "This model card has been automatically generated.")
@@ -44,6 +46,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         model_card (`str`, *optional*):
             Text of the card that `push_to_hub` sends; the trainers write it. Defaults to the `README.md` of the folder
             that the model was read from.
+        tokenizer ([`TSRecTokenizer`], *optional*):
+            The tokenizer that `push_to_hub` sends along, from `from_backbone`, `load_recommender` or a trainer. Where
+            there is none, that of the folder or repository that the model was read from goes along.
 
     Example:
 
@@ -61,6 +66,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     _tied_weights_keys = {}
     _supports_attention_backend = True
     model_card: str | None = None
+    tokenizer: TSRecTokenizer | None = None
     # For those who have the checkpoint alone: `model.generate(..., custom_generate=model.tsrec_generate)`.
     tsrec_generate = staticmethod(tsrec_generate)
 
@@ -271,6 +277,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             attn_implementation=backbone.config._attn_implementation,  # type: ignore[call-arg]  # an attribute
         )
         model = cls(config, backbone=backbone).eval()
+        model.tokenizer = tokenizer
         if semantics is not None:
             report = initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
             model.config.sid_initialization = report.to_dict()
@@ -279,19 +286,23 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(  # type: ignore[override]  # all else is passed on
         self, save_directory: str | Path, is_main_process: bool = True, **kwargs
     ) -> None:
-        """As the parent's; writes the files of an Inference Endpoint as well."""
-        # Before the parent's, which may push the folder. Without the package there is no such file to copy.
-        handler = Path(__file__).with_name(HANDLER_FILE)
-        if is_main_process and handler.is_file():
+        """As the parent's; writes the code of an Inference Endpoint and of the pipeline as well."""
+        # Before the parent's, which may push the folder. Without the package there are no such files to copy.
+        sources = [Path(__file__).with_name(name) for name in CODE_FILES]
+        if is_main_process and all(path.is_file() for path in sources):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
-            shutil.copy(handler, save_directory)
+            for path in sources:
+                shutil.copy(path, save_directory)
             Path(save_directory, "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
-    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
         # Every push of transformers goes through here, behind a `README.md` that is the repository's or an empty form.
+        companions = add_companions(working_dir, self.tokenizer, self.name_or_path or "")
         self._write_model_card(Path(working_dir, "README.md"), repo_id)
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        # Files that were in the folder before are sent as well.
+        before = {name: time for name, time in files_timestamps.items() if name not in companions}
+        return super()._upload_modified_files(working_dir, repo_id, before, *args, **kwargs)
 
     def _write_model_card(self, path: Path, repo_id: str) -> None:
         """Puts the model's card in the place of one that nobody wrote by hand."""

@@ -49,7 +49,7 @@ class KeywordTeacher:
     are cut to 80 characters in descriptions and keywords, at a word; how many were is logged.
 
     Text may be in any script. Requires scikit-learn and, for the words of Chinese, Japanese, Thai, Lao, Khmer and
-    Burmese, icu4py: `pip install "tsrec_hf[keywords]"`.
+    Burmese, icu4py: `pip install ".[keywords]"` in a clone of the repository.
 
     Args:
         num_keywords (`int`, *optional*, defaults to `20`):
@@ -218,7 +218,7 @@ def check_packages(texts: Sequence[str]) -> None:
     except ImportError as error:
         raise ImportError(
             "`KeywordTeacher` needs scikit-learn, which is not installed. "
-            'Install it with `pip install "tsrec_hf[keywords]"`.'
+            'Install it with `pip install ".[keywords]"` in a clone of the repository.'
         ) from error
     check_segmenter(texts)
 

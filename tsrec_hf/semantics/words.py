@@ -162,7 +162,7 @@ def check_segmenter(texts: Iterable[str]) -> None:
         if _UNSPACED_START.search(text):
             found += 1
             first = first or text
-    advice = 'Install it with `pip install "tsrec_hf[keywords]"`.'
+    advice = 'Install it with `pip install ".[keywords]"` in a clone of the repository.'
     if found > MOST_UNSEGMENTED * total:
         raise ImportError(
             f"{found} of {total} texts are in a script without spaces between words (Chinese, Japanese, Thai, Lao, "

@@ -1,6 +1,6 @@
 """Semantic IDs: from item texts and images to embeddings to integer codes."""
 
-from .catalogue import default_level_sizes
+from .catalogue import propose_level_sizes
 from .collisions import resolve_collisions
 from .distinctness import equal_vector_share, refuse_equal_vectors
 from .embedding import mean_pooled_embeddings
@@ -18,7 +18,6 @@ __all__ = [
     "RQVAE",
     "ResidualKMeans",
     "SIDReport",
-    "default_level_sizes",
     "embed_interactions",
     "embed_items",
     "equal_vector_share",
@@ -27,6 +26,7 @@ __all__ = [
     "join_collaborative",
     "mean_pooled_embeddings",
     "next_prefix_hits",
+    "propose_level_sizes",
     "refuse_equal_vectors",
     "resolve_collisions",
     "sid_report",

@@ -26,12 +26,45 @@ EMBEDDINGS_NAME = "embeddings.npy"
 FACTS_NAME = "embeddings.json"
 
 
-def default_level_sizes(num_items: int) -> list[int]:
-    """Three levels of about 16 items a code, a power of two from 4 to 256, with twice as many SIDs as items."""
+@checks_types
+def propose_level_sizes(num_items: int, num_levels: int = 3) -> list[int]:
+    r"""
+    Proposes how many codes each level of a catalogue's SIDs should have.
+
+    A code is a token whose meaning is learned from the items that have it, so there are about 16 items to a code, and
+    never fewer SIDs than twice the items: with a free SID near by, [`resolve_collisions`] need not move an item far.
+    More than 256 codes, the number in the literature, are proposed only where the SIDs would not suffice otherwise.
+
+    Args:
+        num_items (`int`):
+            Number of items.
+        num_levels (`int`, *optional*, defaults to `3`):
+            Number of levels.
+
+    Returns:
+        `list[int]`: The same power of two from 4 on for each level.
+
+    Raises:
+        `ValueError`: no item, or no level.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.sids import propose_level_sizes
+
+    >>> propose_level_sizes(1682), propose_level_sizes(1682, num_levels=4), propose_level_sizes(100_000, num_levels=2)
+    ([128, 128, 128], [128, 128, 128, 128], [512, 512])
+    ```
+    """
+    if num_items < 1 or num_levels < 1:
+        raise ValueError(
+            f"Expected at least one item and one level, found num_items={num_items}, num_levels={num_levels}. Pass "
+            "the size of the catalogue."
+        )
     size = 4
-    while size < 256 and (size * 16 < num_items or size**3 < 2 * num_items):
+    while (size < 256 and size * 16 < num_items) or size**num_levels < 2 * num_items:
         size *= 2
-    return [size] * 3
+    return [size] * num_levels
 
 
 @checks_types
@@ -129,7 +162,8 @@ def write_report(directory: str | Path, report: SIDReport, text: str) -> None:
     write_text(directory / "report.md", f"{text}\n")
     write_text(directory / "report.json", json.dumps(report.to_dict(), indent=1))
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('No plot: it needs matplotlib. Install it with `pip install "tsrec_hf[plots]"`.')
+        advice = '`pip install ".[plots]"` in a clone of the repository'
+        logger.warning(f"No plot: it needs matplotlib. Install it with {advice}.")
     else:
         report.plot(directory / "report.png")
 

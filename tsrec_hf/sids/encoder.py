@@ -150,7 +150,7 @@ def _loaded(model: SentenceTransformer | str) -> SentenceTransformer:
     except ImportError as error:
         raise ImportError(
             "`embed_items` needs sentence-transformers, which is not installed. Install it with "
-            '`pip install "tsrec_hf[sids]"`.'
+            '`pip install ".[sids]"` in a clone of the repository.'
         ) from error
     return SentenceTransformer(model)
 

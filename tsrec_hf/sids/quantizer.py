@@ -384,7 +384,8 @@ def import_faiss():
         import faiss
     except ImportError as error:
         raise ImportError(
-            'Quantisers need faiss, which is not installed. Install it with `pip install "tsrec_hf[sids]"`.'
+            'Quantisers need faiss, which is not installed. Install it with `pip install ".[sids]"` in a clone of the '
+            "repository."
         ) from error
     return faiss
 

@@ -157,7 +157,7 @@ class SIDReport:
         except ImportError as error:
             raise ImportError(
                 "`SIDReport.plot` needs matplotlib, which is not installed. Install it with `pip install "
-                '"tsrec_hf[plots]"`.'
+                '".[plots]"` in a clone of the repository.'
             ) from error
         levels = np.arange(1, len(self.level_sizes) + 1)
         figure = Figure(figsize=(13, 3.2), layout="constrained")
@@ -309,7 +309,7 @@ def _warn_of_unused_codes(perplexity: Sequence[float], level_sizes: Sequence[int
     if low:
         logger.warning(
             "Codes are used unevenly (%s): the SIDs of most items begin or go on alike, and are hard to learn. Use "
-            "`ResidualKMeans(balanced=True)`, its default, or fewer codes (`default_level_sizes` proposes how many).",
+            "`ResidualKMeans(balanced=True)`, its default, or fewer codes (`propose_level_sizes` proposes how many).",
             "; ".join(low),
         )
 

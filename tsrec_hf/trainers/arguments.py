@@ -78,6 +78,9 @@ class RecommenderArguments:
                     "Expected `bf16=False` on a processor without instructions for bfloat16, but found True: training "
                     "is many times slower than in float32. Leave `bf16` out."
                 )
+        if getattr(self, "activation_checkpointing") is None:
+            # TRL 1.16 has its default under the old name, of which transformers warns as if a user had passed it.
+            setattr(self, "activation_checkpointing", getattr(self, "gradient_checkpointing"))
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before

@@ -5,6 +5,7 @@ and two collaborators that are given what they need, the recommendation metrics 
 Which private methods of TRL and transformers are overridden here, and why, stands in `hooks.py`.
 """
 
+import importlib.util
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
 
+from tsrec_hf.hub import plot_loss, plot_run
 from tsrec_hf.hub.adapter_checks import changes_the_base, check_adapter
 from tsrec_hf.models import TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.replacing_tsrec import replaced
@@ -45,6 +47,9 @@ from .sid_rows import count_sid_row_parameters, sid_rows_only
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
+PICTURE = "training.png"
+# Of an evaluation, where it has them.
+PLOTTED = ("hr@10", "ndcg@10")
 
 Arguments = TypeVar("Arguments", bound=RecommenderArguments)
 
@@ -117,6 +122,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             logger.info(f"The base of the adapters exists in memory only: saved to {folder}.")
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.recommender.check_tokenizer(processing_class)
+        self.recommender.tokenizer = processing_class
         check_decodes(self.recommender, processing_class)
         if self.aux_loss_enabled and not has_aux_loss(self.recommender, args):
             self.aux_loss_enabled = self.recommender.config.get_text_config().output_router_logits = False
@@ -354,10 +360,33 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             return
         if dataset_name is not None:
             card_data["datasets"] = dataset_name
-        card = self.model_card(model_name, tags=[tags] if isinstance(tags, str) else list(tags or []), **card_data)
-        self.recommender.model_card = str(card)
-        with replaced(Path(directory or str(self.args.output_dir), CARD_FILE)) as part:
+        card_data["tags"] = [tags] if isinstance(tags, str) else list(tags or [])
+        folder = Path(directory or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        # The model itself has no picture beside it.
+        self.recommender.model_card = str(self.model_card(model_name, **card_data))
+        card = self.model_card(model_name, picture=self._plot(folder), **card_data)
+        with replaced(folder / CARD_FILE) as part:
             card.save(part)
+
+    def _plot(self, folder: Path) -> str | None:
+        """Draws the run into a folder: losses, by task too, and the last evaluation beside baselines."""
+        log = self.state.log_history
+        if not any("loss" in entry for entry in log):
+            return None
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.info(
+                'No plot of the run: `pip install ".[plots]"` in a clone of the repository installs matplotlib.'
+            )
+            return None
+        evaluations = self.card.evaluation(self.recommendation_metrics)
+        results = evaluations[0]["results"] if evaluations else {}
+        metrics = [name for name in PLOTTED if all(name in found["all"] for found in results.values())]
+        if results and metrics:
+            plot_run(log, results, folder / PICTURE, title=folder.resolve().name, metrics=metrics)
+        else:
+            plot_loss(log, folder / PICTURE, title=folder.resolve().name)
+        return PICTURE
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, with the card beside the weights; raises `FloatingPointError` for weights that diverged."""

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf.data import DataCollatorForTSAlign, PromptBuilder, build_sequence_rows
-from tsrec_hf.items import load_minionerec
+from tsrec_hf.data.tasks.sequence import SequenceTask, default_targets_per_stretch
+from tsrec_hf.items import RecommendationDataset, load_minionerec
 from tsrec_hf.models import SIDIndex, TSRecTokenizer
 
 
@@ -143,7 +144,7 @@ def test_a_session_row_has_the_loss_of_its_window_rows(make_recommender, kind):
 def test_every_target_once_with_its_last_ten_items(wide_tokenizer):
     sequences = random_sequences(range(2, 41))
     rows = users_rows(sequences)
-    sessions = build_sequence_rows(rows, wide_tokenizer)
+    sessions = build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=1)
     # 10 users of 2 to 11 items fill one row each; the longer ones, of n items, have n - 11 targets and rows more.
     assert sessions.num_rows == 10 + sum(1 + n - 11 for n in range(12, 41))
     assert Counter(read_back(sessions, wide_tokenizer)) == Counter(plain_pairs(rows))
@@ -161,10 +162,10 @@ def test_a_user_met_late_keeps_the_history_of_the_first_row(wide_tokenizer):
     # As in a validation split: the first row has 13 items behind it, of which ten count; two more targets follow.
     items = random_sequences([16])["u0"]
     rows = interactions([("u", items[at - 10 : at], items[at]) for at in (13, 14, 15)])
-    sessions = build_sequence_rows(rows, wide_tokenizer)
+    sessions = build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=1)
     assert read_back(sessions, wide_tokenizer) == plain_pairs(rows)
     short = interactions([("u", items[:4], items[4]), ("u", items[:5], items[5])])
-    sessions = build_sequence_rows(short, wide_tokenizer)
+    sessions = build_sequence_rows(short, wide_tokenizer, targets_per_stretch=1)
     assert sessions.num_rows == 1
     assert read_back(sessions, wide_tokenizer) == plain_pairs(short)
 
@@ -178,9 +179,9 @@ def test_interleaved_users(wide_tokenizer):
     random.Random(1).shuffle(draws)
     mixed = Dataset.from_list([queues[user].pop(0) for user in draws])
     assert mixed["user_id"][:] != rows["user_id"][:]
-    sessions = build_sequence_rows(mixed, wide_tokenizer)
+    sessions = build_sequence_rows(mixed, wide_tokenizer, targets_per_stretch=1)
     assert Counter(read_back(sessions, wide_tokenizer)) == Counter(plain_pairs(rows))
-    assert sessions.num_rows == build_sequence_rows(rows, wide_tokenizer).num_rows
+    assert sessions.num_rows == build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=1).num_rows
 
 
 @pytest.mark.parametrize(
@@ -217,37 +218,70 @@ def test_a_new_session_goes_on_and_the_old_one_is_closed(wide_tokenizer):
 def test_items_taken_twice_chain_by_place_not_by_name(wide_tokenizer):
     items = ["i0", "i1"] * 9
     rows = users_rows({"u": items})
-    assert Counter(read_back(build_sequence_rows(rows, wide_tokenizer), wide_tokenizer)) == Counter(plain_pairs(rows))
+    assert Counter(
+        read_back(build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=1), wide_tokenizer)
+    ) == Counter(plain_pairs(rows))
 
 
 def test_max_history_is_the_context_of_every_target(wide_tokenizer, backbone_dir):
     rows = users_rows(random_sequences([6]), longest=3)
-    sessions = build_sequence_rows(rows, TSRecTokenizer.from_backbone(backbone_dir, INDEX, max_history=3))
+    sessions = build_sequence_rows(
+        rows, TSRecTokenizer.from_backbone(backbone_dir, INDEX, max_history=3), targets_per_stretch=1
+    )
     # Items 0 to 3 in the first row, then 1 to 4 and 2 to 5.
     assert [len(ids) for ids in sessions["input_ids"]] == [len(sessions[0]["input_ids"])] * 3
     assert Counter(read_back(sessions, wide_tokenizer)) == Counter(
         (tuple(row["history"]), row["target"]) for row in rows
     )
     # Rows whose history was cut to three do not chain into longer ones.
-    assert build_sequence_rows(rows, wide_tokenizer).num_rows == 3
+    assert build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=1).num_rows == 3
 
 
-def test_targets_per_stretch_counts_every_target_once_with_ten_items_or_more(wide_tokenizer):
-    sequences = random_sequences([40, 5, 12])
+@pytest.mark.parametrize("targets_per_stretch", [None, 1, 3, 7, 10])
+def test_every_target_is_counted_once_and_sees_the_last_items_of_its_history(wide_tokenizer, targets_per_stretch):
+    sequences = random_sequences([40, 5, 12, 11, 2, 60, 24, 18])
     rows = users_rows(sequences)
-    sessions = build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=7)
-    # 40 items: targets 1 to 10, then 11 to 17, 18 to 24, 25 to 31, 32 to 38 and 39. 5 items: one row. 12 items: two.
-    assert sessions.num_rows == 6 + 1 + 2
+    sessions = build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=targets_per_stretch)
+    histories = {}
+    for row in rows:
+        histories.setdefault(row["target"], []).append(tuple(row["history"]))
     pairs = read_back(sessions, wide_tokenizer)
     assert Counter(target for _, target in pairs) == Counter(rows["target"][:])
-    plain = {}
-    for row in rows:
-        plain.setdefault(row["target"], []).append(tuple(row["history"]))
-    for history, target in pairs:
-        assert any(history[-len(expected) :] == expected for expected in plain[target])
-        assert len(history) <= 10 + 7 - 1
-    with pytest.raises(ValueError, match="`targets_per_stretch` of at least 1, but found 0"):
-        build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=0)
+    least = 11 - (targets_per_stretch or default_targets_per_stretch(wide_tokenizer))
+    for seen, target in pairs:
+        # As a search, a target never sees more than ten items, and no other than the last ones before it.
+        assert any(whole[-len(seen) :] == seen and len(seen) >= min(len(whole), least) for whole in histories[target])
+
+
+def test_long_histories_cost_at_most_twice_the_tokens_of_their_targets(wide_tokenizer):
+    # "Items chosen in order:" is five tokens; 5 + 11 * 3 = 38 tokens are at most twice those of 7 targets.
+    assert default_targets_per_stretch(wide_tokenizer) == 7
+    rows = users_rows(random_sequences([60]))
+    sessions = build_sequence_rows(rows, wide_tokenizer)
+    # 10 targets, and 49 more in 7 stretches.
+    assert [sum(label != -100 for label in row) // 3 for row in sessions["labels"]] == [10] + [7] * 7
+    tokens = sum(len(ids) for ids in sessions["input_ids"])
+    assert tokens <= 2 * 3 * len(rows)
+    assert sum(len(ids) for ids in build_sequence_rows(rows, wide_tokenizer, "window")["input_ids"]) > 2.5 * tokens
+    # Stretches are even: 40 items have 29 further targets in 5 stretches, not 4 and a rest.
+    labels = build_sequence_rows(users_rows(random_sequences([40])), wide_tokenizer)["labels"]
+    assert [sum(label != -100 for label in row) // 3 for row in labels] == [10, 6, 6, 6, 6, 5]
+
+
+def test_rows_of_other_splits_have_whole_histories(wide_tokenizer):
+    rows = users_rows(random_sequences([40]))
+    items = Dataset.from_dict({name: INDEX.item_ids for name in ("item_id", "title")})
+    dataset = RecommendationDataset(items, rows, rows, rows, INDEX)
+    found = {split: SequenceTask().rows(dataset, split, wide_tokenizer) for split in ("train", "valid")}
+    assert Counter(read_back(found["valid"], wide_tokenizer)) == Counter(plain_pairs(rows))
+    assert len(found["train"]) == 6 and len(SequenceTask("session", 1).rows(dataset, "train", wide_tokenizer)) == 30
+
+
+@pytest.mark.parametrize("number", [0, 11])
+def test_stretches_without_history_are_refused(wide_tokenizer, number):
+    rows = users_rows(random_sequences([4]))
+    with pytest.raises(ValueError, match=f"`targets_per_stretch` from 1 to 10, .* found {number}"):
+        build_sequence_rows(rows, wide_tokenizer, targets_per_stretch=number)
 
 
 def test_colliding_items_share_their_tokens(tokenizer):

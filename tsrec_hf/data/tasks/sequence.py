@@ -2,11 +2,14 @@
 The sequence task: predict the SID of the next item from a history of SIDs.
 
 A *session row* holds one user's items in order behind the instruction and carries the loss of every next item at once;
-a *window row* holds one target and the items before it. Both give every target the same context, so their losses are
-equal, but session rows hold each item about once and window rows once per target that it precedes: up to
-`max_history` times the tokens.
+a *window row* holds one target and the items before it: up to `max_history` times the tokens.
+
+Nothing is predicted from more than the last `max_history` items, in training as in a search. A user of more items is
+cut into overlapping stretches of `max_history + 1`, of which the last ones are targets: the fewer, the more items of
+their history all of them see, and the more often an item is read.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -26,7 +29,7 @@ def build_sequence_rows(
     interactions: Dataset,
     tokenizer: TSRecTokenizer,
     mode: Literal["session", "window"] = "session",
-    targets_per_stretch: int = 1,
+    targets_per_stretch: int | None = None,
 ) -> Dataset:
     r"""
     Builds the training rows of the sequence task.
@@ -38,19 +41,20 @@ def build_sequence_rows(
             Tokenizer with the SID index.
         mode (`"session"` or `"window"`, *optional*, defaults to `"session"`):
             One row per user, with a label at every target, or one row per target. Users of more than `max_history + 1`
-            items are cut into overlapping stretches, so that every target keeps its last `max_history` items and is
-            counted once.
-        targets_per_stretch (`int`, *optional*, defaults to `1`):
-            Targets in each further stretch of a longer user. Above 1, users with hundreds of items cost far fewer
-            tokens, and the later targets of a stretch are predicted from more than `max_history` items, up to
-            `max_history + targets_per_stretch - 1`.
+            items are cut into overlapping stretches of that many, and every target is counted once.
+        targets_per_stretch (`int`, *optional*):
+            Most targets in each further stretch of a longer user, up to `max_history`. Each is predicted from at least
+            `max_history + 1 - targets_per_stretch` items. With 1, every target keeps its last `max_history` items, as
+            in window rows, at `max_history + 1` times the tokens of the targets. Defaults to
+            [`default_targets_per_stretch`]: a stretch has at most twice the tokens of its targets.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer
         is exactly the SID's tokens: no end token, since a SID's length is known.
 
     Raises:
-        `ValueError`: a missing column, an empty history. `KeyError`: an item that the index does not hold.
+        `ValueError`: a missing column, an empty history, `targets_per_stretch` below 1 or above `max_history`.
+        `KeyError`: an item that the index does not hold.
 
     Example:
 
@@ -69,8 +73,13 @@ def build_sequence_rows(
         "interactions",
         "Load them with `load_minionerec` or `chronological_split`.",
     )
-    if targets_per_stretch < 1:
-        raise ValueError(f"Expected `targets_per_stretch` of at least 1, but found {targets_per_stretch}. Raise it.")
+    if targets_per_stretch is None:
+        targets_per_stretch = default_targets_per_stretch(tokenizer)
+    if not 1 <= targets_per_stretch <= tokenizer.max_history:
+        raise ValueError(
+            f"Expected `targets_per_stretch` from 1 to {tokenizer.max_history}, the tokenizer's `max_history`, but "
+            f"found {targets_per_stretch}. Lower it, or leave it out for the default."
+        )
     if mode not in ("session", "window"):
         raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}. Choose one.")
     prompts = PromptBuilder(tokenizer)
@@ -95,17 +104,32 @@ def build_sequence_rows(
     return Dataset.from_dict(columns, features=ROW_FEATURES)
 
 
+def default_targets_per_stretch(tokenizer: TSRecTokenizer) -> int:
+    """The least number of targets with which a stretch, instruction included, has at most twice their tokens."""
+    longest, levels = tokenizer.max_history, tokenizer.sid_index.num_levels
+    tokens = len(PromptBuilder(tokenizer).instruction_ids) + (longest + 1) * levels
+    return min(longest, math.ceil(tokens / (2 * levels)))
+
+
 @dataclass(frozen=True)
 class SequenceTask:
-    """History of SIDs -> SID of the next item, with the options of [`build_sequence_rows`]."""
+    """
+    History of SIDs -> SID of the next item, with the options of [`build_sequence_rows`].
+
+    Rows of other splits than `"train"` give every target its last `max_history` items, as a search does, unless
+    `targets_per_stretch` says otherwise.
+    """
 
     mode: Literal["session", "window"] = "session"
-    targets_per_stretch: int = 1
+    targets_per_stretch: int | None = None
     weight: float = 1.0
     name: ClassVar[str] = "sequence"
 
     def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
-        return build_sequence_rows(getattr(dataset, split), tokenizer, self.mode, self.targets_per_stretch)
+        whole = self.targets_per_stretch is None and split != "train"
+        return build_sequence_rows(
+            getattr(dataset, split), tokenizer, self.mode, 1 if whole else self.targets_per_stretch
+        )
 
 
 def item_token_ids(tokenizer: TSRecTokenizer) -> np.ndarray:
@@ -128,10 +152,13 @@ def _session_stretches(
         start = max(0, target - longest)
         prompts.kept_history(items[start:target])
         while target < len(items):
-            stop = min(len(items), max(start + longest + 1, target + targets_per_stretch))
+            stop = min(len(items), start + longest + 1)
             yield items[start:stop], stop - target
             target = stop
-            start = target - longest
+            if target < len(items):
+                # As many stretches as needed, of about equal numbers of targets: all then see as much as they can.
+                left = len(items) - target
+                start = target + math.ceil(left / math.ceil(left / targets_per_stretch)) - longest - 1
 
 
 def _sessions(
