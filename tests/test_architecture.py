@@ -13,7 +13,7 @@ import tsrec_hf
 PACKAGE = Path(__file__).parents[1] / "tsrec_hf"
 
 # Room -> the rooms it may import:
-# trainers -> {evaluation, rewards, hub} -> data -> semantics -> sids -> {items, models}.
+# {trainers, serving} -> {evaluation, rewards, hub} -> data -> semantics -> sids -> {items, models}.
 GROUND = {"items", "models"}
 ARROWS = {
     "models": set(),
@@ -24,6 +24,7 @@ ARROWS = {
     "evaluation": GROUND | {"sids", "semantics", "data"},
     "rewards": GROUND | {"sids", "semantics", "data"},
     "hub": GROUND | {"sids", "semantics", "data"},
+    "serving": GROUND | {"sids", "semantics", "data", "evaluation", "rewards", "hub"},
     "trainers": GROUND | {"sids", "semantics", "data", "evaluation", "rewards", "hub"},
 }
 ROOM_FILES = sorted(path for path in PACKAGE.glob("*/**/*.py"))

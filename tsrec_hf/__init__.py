@@ -116,6 +116,11 @@ _ROOM_OF = {
         "save_first_layers",
         "smollm2_from_wheel",
     ],
+    "serving": [
+        "EmbedBatch",
+        "EncodeBatch",
+        "RecommendBatch",
+    ],
     "trainers": [
         "ProgressBarCallback",
         "RunClock",
@@ -141,6 +146,7 @@ if TYPE_CHECKING:
     from .models.pipeline_tsrec import RecommendationPipeline
     from .rewards import *
     from .semantics import *
+    from .serving import *
     from .sids import *
     from .trainers import *
 

@@ -142,7 +142,8 @@ class _SequenceRows:
             labels = np.full(len(row), IGNORED)
             answer = num_targets * levels
             labels[-answer:] = row[-answer:]
-            yield {"input_ids": row, "labels": labels, "task": "sequence"}
+            # As lists, since `datasets` looks at every number of an array before it writes it.
+            yield {"input_ids": row.tolist(), "labels": labels.tolist(), "task": "sequence"}
 
     def _windows(self, pieces: list[Piece]) -> Iterator[tuple[list[str], int]]:
         for history, target in self.reader.targets(pieces):
