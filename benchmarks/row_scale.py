@@ -70,9 +70,7 @@ def make_tokenizer(folder: Path, max_history: int) -> Any:
     words = ["<unk>", "</s>", "<pad>", "Items", "chosen", "in", "order", ":"]
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
-    )
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<pad>")
     plain.save_pretrained(folder)
     numbers = np.arange(NUM_ITEMS)
     codes = np.stack([numbers // 4096, numbers // 64 % 64, numbers % 64], axis=1)
@@ -114,7 +112,9 @@ def measure(args: ScriptArguments) -> dict[str, Any]:
             "read as": args.case,
             "interactions": pq.ParquetFile(args.log).metadata.num_rows,
             "rows": len(rows),
-            "tokens": sum(len(batch["input_ids"].values) for batch in map(_flat, rows.with_format("arrow").iter(10_000))),
+            "tokens": sum(
+                len(batch["input_ids"].values) for batch in map(_flat, rows.with_format("arrow").iter(10_000))
+            ),
             "on disk (GB)": sum(Path(file["filename"]).stat().st_size for file in rows.cache_files) / 1e9,
             "before (MB)": before / 1e6,
             "peak (MB)": resident_bytes(peak=True) / 1e6,
@@ -143,7 +143,9 @@ def main(args: ScriptArguments) -> None:
                 print(json.dumps(results[-1]), flush=True)
     header = list(results[0])
     rows = [[f"{one[name]:,.1f}" if isinstance(one[name], float) else one[name] for name in header] for one in results]
-    text = f"{settings_line({'max_history': args.max_history, 'items': NUM_ITEMS})}\n\n{markdown_table(header, rows)}\n"
+    text = (
+        f"{settings_line({'max_history': args.max_history, 'items': NUM_ITEMS})}\n\n{markdown_table(header, rows)}\n"
+    )
     print(text)
     write_report(Path(args.output_dir, "row_scale.md"), text, {"cases": results})
 

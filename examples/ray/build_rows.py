@@ -1,8 +1,9 @@
-"""
+r"""
 Build the training rows of a log in any order, on as many workers as there are.
 
     pip install ".[ray]"
-    python examples/ray/build_rows.py --model_name_or_path outputs/demo/checkpoint --input log.parquet --output_dir outputs/rows
+    python examples/ray/build_rows.py --model_name_or_path outputs/demo/checkpoint --input log.parquet \
+        --output_dir outputs/rows
 
 The log is Parquet or JSON lines (a file or a folder) with `user_id`, `item_id` and `timestamp`. A group-by on users
 puts each user's sessions together, in the order of time, ties in the order of the log; the output is a folder of

@@ -5,7 +5,7 @@ Give many embedded items their semantic IDs, on as many workers as there are.
     python examples/ray/encode_items.py --input outputs/embeddings --output_dir outputs/codes --level_sizes 256 256 256
 
 The input is what `embed_items.py` writes. Residual k-means is fitted on a sample and saved; workers code the items by
-it, shard by shard; collisions are then resolved in a group-by on prefixes that do not touch each other, which gives the
+it; collisions are then resolved in a group-by on prefixes that do not touch each other: the
 codes of one process (`resolve_collisions`). The output is `codes.parquet` with `item_id` and `codes`, in the order of
 the items, beside the quantiser. A run that was stopped goes on: the sample and finished shards are not made again.
 """

@@ -1,15 +1,16 @@
-"""
+r"""
 Recommend for all users at night, on as many workers as there are.
 
     pip install ".[ray]"
-    python examples/ray/recommend.py --model_name_or_path outputs/demo/checkpoint --input users.parquet --output_dir outputs/lists
+    python examples/ray/recommend.py --model_name_or_path outputs/demo/checkpoint --input users.parquet \
+        --output_dir outputs/lists
 
 The input is Parquet (a file or a folder) or JSON lines with the columns `user_id` and `history`, a list of item ids,
 oldest first. The output is a folder of Parquet files with `user_id`, `items` and `scores`, best first, in the order of
-the users. The checkpoint's prior is used as in `recommend`; `--exclude_history true` and `--allowed_items_file`, a text
-file with an id a line, are its filters.
+the users. The checkpoint's prior is used as in `recommend`; `--exclude_history true` and `--allowed_items_file`, a
+text file with an id a line, are its filters.
 
-Ray starts on this machine by itself; `--address` names a cluster, whose machines must see checkpoint, input and output.
+Ray starts on this machine by itself; `--address` names a cluster, whose machines must see all these files.
 A worker that dies is replaced, and a run that was stopped goes on: files are written whole or not at all.
 """
 

@@ -165,9 +165,7 @@ def test_a_mixture_of_a_log(dataset, semantics, backbone_dir, in_pieces):
     # `dataset.train` is the same interactions, in the order of time.
     of_split = build_sft_mixture(dataset, semantics, tokenizer)
     for task in ("sequence", "history_title", "title", "alignment"):
-        one, other = (
-            sorted(row["input_ids"] for row in each if row["task"] == task) for each in (rows, of_split)
-        )
+        one, other = (sorted(row["input_ids"] for row in each if row["task"] == task) for each in (rows, of_split))
         assert one == other
     task = SequenceTask(interactions=log)
     own = build_sft_mixture(dataset, None, tokenizer, tasks=[task])

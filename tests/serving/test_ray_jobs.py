@@ -58,7 +58,11 @@ def test_two_workers_give_the_lists_of_one_process(checkpoint, users, tmp_path, 
     # The callable by itself, as `map_batches` takes it.
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     plain = ray.data.read_parquet(str(users)).map_batches(
-        RecommendBatch, fn_constructor_args=(checkpoint,), fn_constructor_kwargs={"top_k": 3}, batch_size=8, concurrency=1
+        RecommendBatch,
+        fn_constructor_args=(checkpoint,),
+        fn_constructor_kwargs={"top_k": 3},
+        batch_size=8,
+        concurrency=1,
     )
     lists = {row["user_id"]: list(row["items"]) for row in plain.iter_rows()}
     assert lists == {row["user_id"]: row["items"] for row in read_results(alone).to_pylist()}
@@ -88,7 +92,9 @@ def test_a_killed_actor_loses_nothing_and_repeats_nothing(users, tmp_path):
     calls = (tmp_path / "killed.calls").read_text().split()
     # Five shards, and the one that its actor did not finish twice.
     assert sorted(calls) == sorted(["u0", "u8", "u16", "u16", "u24", "u32"])
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".parquet" and path.stat().st_size == 0]
+    assert not [
+        path for path in (tmp_path / "out").iterdir() if path.suffix == ".parquet" and path.stat().st_size == 0
+    ]
 
 
 def test_recommend_example(checkpoint, users, tmp_path, model, tokenizer):

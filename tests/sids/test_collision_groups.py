@@ -35,7 +35,7 @@ def test_groups_apart_have_the_codes_of_all_together(policy, sizes, seed):
 
 
 def test_groups_are_as_small_as_they_can_be():
-    # Behind (0, 0) there is room for two items and there are three: they spread behind 0. Behind 1 nothing is overfull.
+    # Behind (0, 0) there is room for two items, and there are three: they spread behind 0. Behind 1 all have room.
     codes = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1], [1, 0, 1], [1, 1, 0], [2, 0, 0]])
     assert collision_groups(codes, [3, 2, 2]).tolist() == [1, 1, 1, 1, 0, 0, -1, -1]
 

@@ -1,4 +1,4 @@
-"""Training on streams: resumed in the middle of a pass, shared by processes, refused where they cannot be trained on."""
+"""Training on streams: resumed in the middle of a pass, shared by processes, or refused."""
 
 from itertools import islice
 

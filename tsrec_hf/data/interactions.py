@@ -33,8 +33,8 @@ class InteractionReader:
 
     Args:
         interactions (`Dataset` or `IterableDataset`):
-            Next-item rows (`user_id`, `history`, `target`), each user's in time order; or a log (`user_id`, `item_id`),
-            in which the rows of a user stand together, oldest first. A stream is a log.
+            Next-item rows (`user_id`, `history`, `target`), each user's in time order; or a log (`user_id` and
+            `item_id`), in which the rows of a user stand together, oldest first. A stream is a log.
         longest (`int`):
             Length that histories of next-item rows were truncated to.
 
@@ -79,7 +79,7 @@ class InteractionReader:
             return [(0, -1)]
         size = len(self.interactions)
         if not self.is_log and not by_user:
-            cuts = np.arange(0, size, PIECE_SIZE)
+            cuts = list(range(0, size, PIECE_SIZE))
         else:
             begins = _user_begins(self.interactions)
             if begins is None and self.is_log:
@@ -90,8 +90,9 @@ class InteractionReader:
             if begins is None:
                 return [(0, size)]
             # The first user behind each multiple of the size.
-            cuts = np.unique(begins[np.searchsorted(begins, np.arange(0, begins[-1] + 1, PIECE_SIZE))]) if size else []
-        return list(zip(np.asarray(cuts).tolist(), [*np.asarray(cuts[1:]).tolist(), size])) if size else []
+            wanted = np.arange(0, begins[-1] + 1, PIECE_SIZE) if size else np.empty(0, dtype=int)
+            cuts = np.unique(begins[np.searchsorted(begins, wanted)]).tolist()
+        return list(zip(cuts, [*cuts[1:], size]))
 
     def sessions(self, pieces: Sequence[tuple[int, int]]) -> Iterator[Session]:
         """The sessions of some pieces."""
@@ -184,7 +185,9 @@ def _user_begins(interactions: Dataset) -> np.ndarray | None:
         before = pa.concat_arrays([pa.array([last], column.type), column[:-1]])
         new = pc.fill_null(pc.not_equal(column, before), True)
         found = column.filter(new).to_pylist()
-        is_sorted &= all(left < right for left, right in itertools.pairwise([*([] if last is None else [last]), *found]))
+        is_sorted &= all(
+            left < right for left, right in itertools.pairwise([*([] if last is None else [last]), *found])
+        )
         hashes.extend(map(hash, found))
         begins.append(start + np.flatnonzero(new.to_numpy(zero_copy_only=False)))
         last = column[-1].as_py()

@@ -46,8 +46,9 @@ def build_sft_mixture(
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
 
-    Rows are written to disk as they are made, so that memory does not grow with the interactions. The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your
-    own tasks build their rows at every call, and the cache is used only if these have not changed.
+    Rows are written to disk as they are made, so that memory does not grow with the interactions. The result is cached
+    on disk by `datasets`: the same arguments give the same rows without tokenising again. Your own tasks build their
+    rows at every call, and the cache is used only if these have not changed.
 
     Args:
         dataset ([`RecommendationDataset`]):

@@ -60,7 +60,7 @@ def rows_on_disk(
             Processes; no more than there are pieces.
     """
     fingerprint = uuid.uuid4().hex if identity is None else Hasher.hash((ROWS_VERSION, identity))
-    shared = {} if pieces is None else {"gen_kwargs": {"pieces": pieces}}
+    shared: dict[str, Any] = {} if pieces is None else {"gen_kwargs": {"pieces": pieces}}
     if num_proc is not None and pieces is not None:
         shared["num_proc"] = max(1, min(num_proc, len(pieces)))
     try:

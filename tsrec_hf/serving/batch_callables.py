@@ -65,7 +65,9 @@ class BatchCallable(ABC):
             self._loaded = self.load()
         made = self.run(table, self._loaded) if len(table) else {}
         result = pa.table({**{name: table[name] for name in self.keep}, **made})
-        return result if isinstance(batch, pa.Table) else {name: result[name].to_pylist() for name in result.schema.names}
+        return (
+            result if isinstance(batch, pa.Table) else {name: result[name].to_pylist() for name in result.schema.names}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
@@ -135,7 +137,8 @@ class RecommendBatch(BatchCallable):
 
     def load(self) -> Any:
         model, tokenizer = load_recommender(self.name_or_path, dtype=self.dtype)
-        return model.to(self.device or default_device()).eval(), tokenizer
+        model.to(device=self.device or default_device())  # type: ignore[call-arg]  # a wrapped method
+        return model.eval(), tokenizer
 
     def run(self, table: pa.Table, loaded: Any) -> Mapping[str, pa.Array]:
         model, tokenizer = loaded

@@ -32,7 +32,7 @@ def start_ray(address: str | None = None) -> Any:
         import ray.data
     except ImportError as error:
         raise ImportError(
-            'Jobs on several workers need Ray Data, which is not installed. Install it with `pip install '
+            "Jobs on several workers need Ray Data, which is not installed. Install it with `pip install "
             '"tsrec_hf[ray]"`, or run the shards in this process by `run_shards`.'
         ) from error
     if not ray.is_initialized():

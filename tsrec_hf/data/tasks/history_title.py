@@ -62,7 +62,7 @@ def build_history_title_rows(
     rows, pieces = _HistoryTitleRows(reader, prompts, title_of), reader.pieces(by_user=False)
     if reader.fits_in_memory:
         return rows_in_memory(rows(pieces), TEXT_FEATURES)
-    identity = None
+    identity: list[Any] | None = None
     if isinstance(interactions, Dataset):
         identity = [hash_of_tables(reader.batches()), tokenizer.prompt_version, prompts.sequence_instruction]
         identity += [tokenizer.sid_index.fingerprint, prompts.max_history, tokenizer.eos_token, title_of]

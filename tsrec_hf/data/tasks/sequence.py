@@ -60,7 +60,8 @@ def build_sequence_rows(
         is exactly the SID's tokens: no end token, since a SID's length is known.
 
     Raises:
-        `ValueError`: a missing column, an empty history, a log that is not sorted by user and time. `KeyError`: an item that the index does not hold.
+        `ValueError`: a missing column, an empty history, a log that is not sorted by user and time. `KeyError`:
+        an item that the index does not hold.
 
     Example:
 
@@ -90,7 +91,7 @@ def build_sequence_rows(
     pieces = reader.pieces(by_user=mode == "session")
     if reader.fits_in_memory:
         return rows_in_memory(rows(pieces), ROW_FEATURES)
-    identity = None
+    identity: list[Any] | None = None
     if isinstance(interactions, Dataset):
         identity = [hash_of_tables(reader.batches()), tokenizer.prompt_version, prompts.instruction_ids]
         identity += [tokenizer.sid_index.fingerprint, tokenizer.sid_token_ids, prompts.max_history]
