@@ -287,8 +287,8 @@ def as_vectors(lists: pa.ChunkedArray) -> np.ndarray:
     flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if len(lists) == 0 or len(flat) % len(lists):
         raise ValueError(
-            f"Expected vectors of one width, but found {len(lists)} of {len(flat)} numbers together. Embed these items "
-            "again, all with one model."
+            f"Expected vectors of one width, but found {len(lists)} of {len(flat)} numbers together. Embed these "
+            "items again, all with one model."
         )
     return flat.reshape(len(lists), -1)
 

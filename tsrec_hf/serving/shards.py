@@ -134,8 +134,8 @@ def plan_shards(
     path = output / PLAN_FILE
     if path.is_file() and path.read_text(encoding="utf-8") != plan:
         raise ValueError(
-            f"Expected {output} to hold results of this job, which would go on, but {path} tells of another one: other "
-            "inputs or settings. Name another folder, or remove this one to start anew."
+            f"Expected {output} to hold results of this job, which would go on, but {path} tells of another one: "
+            "other inputs or settings. Name another folder, or remove this one to start anew."
         )
     if not path.is_file():
         write_text(path, plan)
