@@ -117,7 +117,14 @@ _ROOM_OF = {
         "save_first_layers",
         "smollm2_from_wheel",
     ],
-    "serving": ["RequestBatcher", "SIDConstraint", "recommend_vllm"],
+    "serving": [
+        "EmbedBatch",
+        "EncodeBatch",
+        "RecommendBatch",
+        "RequestBatcher",
+        "SIDConstraint",
+        "recommend_vllm",
+    ],
     "trainers": [
         "ProgressBarCallback",
         "RunClock",

@@ -16,6 +16,9 @@ class Line:
         left_over = embeddings[:, 0] - codes @ weights[:level]
         return np.abs(left_over[:, None] - weights[level] * np.arange(self.level_sizes[level]))
 
+    def misfit(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return self.distances(embeddings, codes[:, :-1])[np.arange(len(codes)), codes[:, -1]]
+
 
 def encode(points: np.ndarray) -> np.ndarray:
     return np.stack([points // 10, points % 10 // 1, points * 10 % 10 // 1], axis=1)[:, :, 0].astype(int)

@@ -61,13 +61,10 @@ def of_tasks(entry):
     return {name: value for name, value in entry.items() if "loss/" in name or "share/" in name}
 
 
-def check_two_against_one(folder, learning_rate):
-    two = in_two_processes(
-        folder, "two", learning_rate=learning_rate, per_device_train_batch_size=2, per_device_eval_batch_size=2
-    )
-    one = in_one_process(
-        folder, "one", learning_rate=learning_rate, per_device_train_batch_size=4, per_device_eval_batch_size=2
-    )
+def check_two_against_one(folder, **arguments):
+    arguments["per_device_eval_batch_size"] = 2
+    two = in_two_processes(folder, "two", per_device_train_batch_size=2, **arguments)
+    one = in_one_process(folder, "one", per_device_train_batch_size=4, **arguments)
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert len(two["train"]) == len(one["train"]) == 2
     for ours, theirs in zip(two["train"], one["train"]):
@@ -97,4 +94,10 @@ def test_two_processes_equal_one(folder):
 @pytest.mark.slow
 def test_two_processes_train_the_same_weights(folder):
     two, one = check_two_against_one(folder, learning_rate=1e-3)
+    assert two["weights"] == pytest.approx(one["weights"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_rows_of_a_stream(folder):
+    two, one = check_two_against_one(folder, learning_rate=1e-3, num_shards=1)
     assert two["weights"] == pytest.approx(one["weights"], abs=1e-4)

@@ -9,8 +9,9 @@ import torch
 from tsrec_hf import TSRecForCausalLM, TSRecSFTConfig, TSRecSFTTrainer, TSRecTokenizer
 
 
-def main(folder: str, name: str, **arguments) -> None:
+def main(folder: str, name: str, num_shards: int = 0, **arguments) -> None:
     rows = datasets.load_from_disk(f"{folder}/rows")
+    stream = rows.to_iterable_dataset(num_shards).shuffle(seed=0, buffer_size=5) if num_shards else None
     args = TSRecSFTConfig(
         f"{folder}/{name}",
         max_steps=2,
@@ -29,7 +30,7 @@ def main(folder: str, name: str, **arguments) -> None:
     trainer = TSRecSFTTrainer(
         TSRecForCausalLM.from_pretrained(f"{folder}/model"),
         args,
-        train_dataset=rows,
+        train_dataset=stream or rows,
         eval_dataset={"even": rows.select(range(8)), "odd": rows.select(range(7))},
         eval_interactions={"even": interactions, "odd": interactions},
         processing_class=TSRecTokenizer.from_pretrained(f"{folder}/model"),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.exceptions import DatasetGenerationError
-from datasets.fingerprint import Hasher
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.items.dataset import SPLITS
@@ -16,13 +16,14 @@ from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
-from .rows import ROW_FEATURES, tokenize_rows
+from .interactions import InteractionReader, is_log
+from .rows import ROW_FEATURES, hash_of_tables, rows_on_disk, tokenize_rows
 from .tasks import BUILT_IN_TASKS, AlignmentTask, HistoryTitleTask, SequenceTask, Task, TitleTask
 from .text_length import MAX_TEXT_TOKENS
 
 
-# Raised whenever a row builder changes, so that rows cached before are not taken for its own.
-ROWS_VERSION = 3
+# Rows that are read at once.
+BATCH_SIZE = 1000
 # Tasks whose rows depend on the data set, the tokenizer and their own fields alone. A subclass is not one of them.
 BUILT_IN_TYPES = (SequenceTask, TitleTask, HistoryTitleTask, AlignmentTask)
 
@@ -40,12 +41,15 @@ def build_sft_mixture(
     seed: int = 42,
     max_text_tokens: int = MAX_TEXT_TOKENS,
     targets_per_stretch: int | None = None,
+    log: Dataset | None = None,
+    num_proc: int | None = None,
 ) -> Dataset:
     r"""
     Builds the rows of several tasks as one shuffled data set, ready for [`TSRecSFTTrainer`].
 
-    The result is cached on disk by `datasets`: the same arguments give the same rows without tokenising again. Your
-    own tasks build their rows at every call, and the cache is used only if these have not changed.
+    Rows are written to disk as they are made, so that memory does not grow with the interactions. The result is cached
+    on disk by `datasets`: the same arguments give the same rows without tokenising again. Your own tasks build their
+    rows at every call, and the cache is used only if these have not changed.
 
     Args:
         dataset ([`RecommendationDataset`]):
@@ -75,6 +79,11 @@ def build_sft_mixture(
         targets_per_stretch (`int`, *optional*):
             Targets in each further session row of a long history, as in [`build_sequence_rows`]; defaults to as few as
             keep a row's tokens within twice those of its targets. Splits other than `"train"` have 1 by default.
+        log (`Dataset`, *optional*):
+            Interactions in the place of the split's, as many as there are: `user_id` and `item_id`, the rows of each
+            user together, oldest first. The data set then gives the items.
+        num_proc (`int`, *optional*):
+            Processes that make the rows of many interactions.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` on prompts) and `task`.
@@ -94,7 +103,13 @@ def build_sft_mixture(
     [('alignment', 14), ('history_title', 6), ('sequence', 3), ('title', 8)]
     ```
     """
-    makers = _built_in_makers(semantics, SequenceTask(sequence_mode, targets_per_stretch), keywords, max_text_tokens)
+    if log is not None and not is_log(log):
+        raise ValueError(
+            f"Expected `log` with a row for each interaction, `user_id` and `item_id`, but found {log.column_names}. "
+            "Next-item rows are splits of the data set: `dataclasses.replace(dataset, train=...)`."
+        )
+    sequence = SequenceTask(sequence_mode, targets_per_stretch, interactions=log, num_proc=num_proc)
+    makers = _built_in_makers(semantics, sequence, keywords, max_text_tokens)
     mixed = [_as_task(task, makers) for task in tasks]
     weight_of = _checked_weights(mixed, weights or {})
     if split not in SPLITS:
@@ -107,13 +122,13 @@ def build_sft_mixture(
     own_rows = {
         task.name: _checked_rows(task, dataset, split, tokenizer) for task in mixed if type(task) not in BUILT_IN_TYPES
     }
-    interactions = getattr(dataset, split)
+    interactions = getattr(dataset, split) if log is None else log
     identity = (
-        [ROWS_VERSION, tokenizer.prompt_version, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
+        [tokenizer.prompt_version, PromptBuilder(tokenizer).sequence_instruction, tokenizer.eos_token],
         [_tokenizer_state(tokenizer), tokenizer.max_history, tokenizer.sid_index.fingerprint],
-        [interactions[name][:] for name in ("user_id", "history", "target")],
+        hash_of_tables(InteractionReader(interactions, tokenizer.max_history).batches()),
         [dataset.items[name][:] for name in ("item_id", "title")],
-        [_contents(own_rows[task.name]) if task.name in own_rows else _settings(task) for task in mixed],
+        [hash_of_tables(_tables(own_rows[t.name])) if t.name in own_rows else _settings(t) for t in mixed],
         [list(weight_of.items()), seed, split],
     )
 
@@ -125,24 +140,17 @@ def build_sft_mixture(
                 given = own_rows[task.name]
             else:
                 given = _checked_rows(task, dataset, split, tokenizer)
-            rows = given.to_list() if "labels" in given.column_names else tokenize_rows(given, tokenizer)
-            numbers = _drawn(len(rows), weight_of[task.name], generator)
+            numbers = _drawn(len(given), weight_of[task.name], generator)
             num_rows += len(numbers)
-            for number in numbers:
-                yield rows[number]
+            for start in range(0, len(numbers), BATCH_SIZE):
+                rows = given.select(numbers[start : start + BATCH_SIZE])
+                yield from rows if "labels" in given.column_names else tokenize_rows(rows, tokenizer)
         if num_rows == 0:
             raise ValueError(
                 f"The tasks {list(weight_of)} give no rows of {split!r} with the weights {weight_of}. Raise a weight."
             )
 
-    try:
-        # The fingerprint names what decides the rows, so that an equal call finds them in the cache.
-        rows = Dataset.from_generator(generate, features=ROW_FEATURES, fingerprint=Hasher.hash(identity))
-    except DatasetGenerationError as error:
-        # `datasets` wraps what the builders raise in an error that says nothing.
-        raise (error.__cause__ or error) from None
-    assert isinstance(rows, Dataset)  # not streamed
-    return rows.shuffle(seed=seed)
+    return rows_on_disk(generate, ROW_FEATURES, identity).shuffle(seed=seed)
 
 
 def _built_in_makers(
@@ -162,7 +170,9 @@ def _built_in_makers(
     return {
         "sequence": lambda: sequence,
         "title": lambda: TitleTask(max_text_tokens=max_text_tokens),
-        "history_title": lambda: HistoryTitleTask(max_text_tokens=max_text_tokens),
+        "history_title": lambda: HistoryTitleTask(
+            max_text_tokens=max_text_tokens, interactions=sequence.interactions, num_proc=sequence.num_proc
+        ),
         "alignment": alignment,
     }
 
@@ -228,14 +238,22 @@ def _settings(task: Task) -> list[Any]:
     if isinstance(task, AlignmentTask):
         return [task.name, task.keywords, task.max_text_tokens, list(task.semantics.values())]
     if isinstance(task, SequenceTask):
-        return [task.name, task.mode, task.targets_per_stretch]
-    assert isinstance(task, TitleTask | HistoryTitleTask)
+        return [task.name, task.mode, task.targets_per_stretch, _own_interactions(task)]
+    if isinstance(task, HistoryTitleTask):
+        return [task.name, task.max_text_tokens, _own_interactions(task)]
+    assert isinstance(task, TitleTask)
     return [task.name, task.max_text_tokens]
 
 
-def _contents(rows: Dataset) -> dict[str, str]:
-    """The columns of a data set as JSON, which is hashed much faster than lists of numbers."""
-    return {name: json.dumps(rows[name][:]) for name in rows.column_names}
+def _own_interactions(task: SequenceTask | HistoryTitleTask) -> str | None:
+    if task.interactions is None:
+        return None
+    return hash_of_tables(InteractionReader(task.interactions, longest=1).batches())
+
+
+def _tables(rows: Dataset) -> Iterator[pa.Table]:
+    table = rows.with_format("arrow")
+    yield from (table[start : start + BATCH_SIZE] for start in range(0, len(table), BATCH_SIZE))
 
 
 def _checked_rows(task: Task, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
@@ -257,13 +275,14 @@ def _checked_rows(task: Task, dataset: RecommendationDataset, split: str, tokeni
             "a chat are no prompts here: write their text."
         )
     if form[1] == "labels":
-        for number, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"])):
-            if len(ids) != len(labels):
-                raise ValueError(
-                    f"Expected `labels` as long as `input_ids` in the rows of the task {task.name!r}, but found "
-                    f"{len(labels)} and {len(ids)} in row {number}. Fill labels up with -100."
-                )
-    return rows.add_column("task", [task.name] * len(rows))
+        lengths = [pc.list_value_length(rows.with_format("arrow")[name][:]) for name in form]
+        other = pc.index(pc.not_equal(*lengths), True).as_py()
+        if other >= 0:
+            raise ValueError(
+                f"Expected `labels` as long as `input_ids` in the rows of the task {task.name!r}, but found "
+                f"{lengths[1][other]} and {lengths[0][other]} in row {other}. Fill labels up with -100."
+            )
+    return rows.add_column("task", pa.repeat(task.name, len(rows)))
 
 
 def _drawn(size: int, weight: float, generator: np.random.Generator) -> np.ndarray:

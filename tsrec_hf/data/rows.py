@@ -1,21 +1,86 @@
 """The two forms of a training row: text (`prompt`, `completion`) and tokens (`input_ids`, `labels`)."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 
 # Label of tokens without a loss.
 IGNORED = -100
 ROW_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "task": Value("string")})
+TEXT_FEATURES = Features({name: Value("string") for name in ("prompt", "completion", "task")})
+# Raised whenever a row builder changes, so that rows cached before are not taken for its own.
+ROWS_VERSION = 4
+
+Piece = tuple[int, int]
 
 
-def text_rows(rows: Sequence[tuple[str, str]], task: str) -> Dataset:
+def text_rows(rows: Iterable[tuple[str, str]], task: str) -> Dataset:
     """Pairs of prompt and completion as a `Dataset` with the columns `prompt`, `completion` and `task`."""
-    prompts, completions = zip(*rows) if rows else ((), ())
-    return Dataset.from_dict({"prompt": prompts, "completion": completions, "task": [task] * len(rows)})
+    pairs = list(rows)
+    prompts, completions = zip(*pairs) if pairs else ((), ())
+    columns = {"prompt": prompts, "completion": completions, "task": [task] * len(pairs)}
+    return Dataset.from_dict(columns, features=TEXT_FEATURES)
+
+
+def rows_in_memory(rows: Iterable[dict[str, Any]], features: Features) -> Dataset:
+    """Rows as a `Dataset` in memory."""
+    made = list(rows)
+    return Dataset.from_dict({name: [row[name] for row in made] for name in features}, features=features)
+
+
+def rows_on_disk(
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    features: Features,
+    identity: Any = None,
+    pieces: list[Piece] | None = None,
+    num_proc: int | None = None,
+) -> Dataset:
+    """
+    Rows as a `Dataset` on disk, in the cache of `datasets`, written as they are generated.
+
+    Args:
+        generate (`Callable`):
+            Yields the rows; of `pieces`, where these are given.
+        features (`Features`):
+            Their columns.
+        identity (*optional*):
+            What decides the rows: an equal one finds them in the cache. Without it they are made at every call.
+        pieces (`list[tuple[int, int]]`, *optional*):
+            What the rows are made of, shared among the processes.
+        num_proc (`int`, *optional*):
+            Processes; no more than there are pieces.
+    """
+    fingerprint = uuid.uuid4().hex if identity is None else Hasher.hash((ROWS_VERSION, identity))
+    shared: dict[str, Any] = {} if pieces is None else {"gen_kwargs": {"pieces": pieces}}
+    if num_proc is not None and pieces is not None:
+        shared["num_proc"] = max(1, min(num_proc, len(pieces)))
+    try:
+        rows = Dataset.from_generator(generate, features=features, fingerprint=fingerprint, **shared)
+    except DatasetGenerationError as error:
+        # `datasets` wraps what the builders raise in an error that says nothing.
+        raise (error.__cause__ or error) from None
+    assert isinstance(rows, Dataset)  # not streamed
+    return rows
+
+
+def hash_of_tables(tables: Iterable[pa.Table]) -> str:
+    """Hash of the contents of tables, read one after another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in tables:
+        digest.update(json.dumps([[field.name, str(field.type)] for field in table.schema]).encode())
+        for batch in table.combine_chunks().to_batches():
+            # The form of a message: without what a slice leaves out of its buffers.
+            digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def tokenize_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
@@ -39,11 +104,11 @@ def tokenize_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[dic
     return tokenized
 
 
-def check_columns(rows: Dataset, columns: Sequence[str], name: str, advice: str) -> None:
-    """Raise `ValueError` where `rows`, called `name` in the message, lacks one of `columns`."""
-    missing = set(columns) - set(rows.column_names)
+def check_columns(found: Sequence[str], columns: Sequence[str], name: str, advice: str) -> None:
+    """Raise `ValueError` where a table, called `name` in the message, lacks one of `columns`."""
+    missing = set(columns) - set(found)
     if missing:
         raise ValueError(
             f"Expected {name} with the columns {list(columns)}, but {sorted(missing)} are missing from "
-            f"{rows.column_names}. {advice}"
+            f"{list(found)}. {advice}"
         )

@@ -40,8 +40,8 @@ def answered_within(seconds: float, ask: Callable[[], T]) -> T:
     """
     Calls `ask`, whose requests of `huggingface_hub` end by an error when their answers are too long.
 
-    The call has a thread of its own, since nothing but its end stops a server that sends its headers byte by byte. Such
-    a thread is left behind, and ends with the connection.
+    The call has a thread of its own, since nothing but its end stops a server that sends its headers byte by byte.
+    Such a thread is left behind, and ends with the connection.
 
     Args:
         seconds (`float`):

@@ -1,7 +1,7 @@
 """Semantic IDs: from item texts and images to embeddings to integer codes."""
 
 from .catalogue import propose_level_sizes
-from .collisions import resolve_collisions
+from .collisions import collision_groups, resolve_collisions
 from .distinctness import equal_vector_share, refuse_equal_vectors
 from .embedding import mean_pooled_embeddings
 from .interaction_embedding import embed_interactions, fill_from_neighbours, join_collaborative
@@ -18,6 +18,7 @@ __all__ = [
     "RQVAE",
     "ResidualKMeans",
     "SIDReport",
+    "collision_groups",
     "embed_interactions",
     "embed_items",
     "equal_vector_share",

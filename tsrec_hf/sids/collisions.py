@@ -142,7 +142,7 @@ def _keep_nearest(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantize
     # Only items with a collision need distances, which are the cost of this step.
     crowded = (sizes[sid_of] > 1) | were_taken
     rows = np.flatnonzero(crowded)
-    fit = _last_distances(codes[rows], embeddings[rows], quantizer)
+    fit = quantizer.misfit(embeddings[rows], codes[rows]) if len(rows) else np.empty(0, dtype=np.float32)
     order = np.lexsort((fit, sid_of[rows]))  # by SID, the nearest first, ties by row
     rows, fit = rows[order], fit[order]
     is_first = np.append(True, sid_of[rows][1:] != sid_of[rows][:-1])[: len(rows)]
@@ -204,14 +204,6 @@ def _nearest_free(sid: np.ndarray, embedding: np.ndarray, quantizer: Quantizer, 
     return prefix
 
 
-def _last_distances(codes: np.ndarray, embeddings: np.ndarray, quantizer: Quantizer) -> np.ndarray:
-    """Distances from items to the centroids of their last codes, given the others, of shape `(items,)`."""
-    if len(codes) == 0:
-        return np.empty(0, dtype=np.float32)
-    distances = quantizer.distances(embeddings, codes[:, :-1])
-    return distances[np.arange(len(codes)), codes[:, -1]]
-
-
 def _with_suffix(codes: np.ndarray, taken: np.ndarray) -> np.ndarray:
     # An item's number is how many items with its SID precede it; existing items precede all new ones.
     both = np.concatenate([taken[:, : codes.shape[1]], codes])
@@ -259,3 +251,76 @@ def _check(
         )
     checked_codes(taken[:, : len(sizes)], sizes)
     return taken
+
+
+@checks_types
+def collision_groups(codes: np.ndarray, level_sizes: Sequence[int], policy: str = "reassign") -> np.ndarray:
+    r"""
+    Divides items into groups whose collisions can be resolved apart, with the codes of all items resolved together.
+
+    A group is a prefix that has room for all its items, and of which no item can come from elsewhere: the longest such
+    one. Where a prefix is overfull, its items move among those of the prefix above, which are then one group.
+
+    Args:
+        codes (`np.ndarray` of shape `(items, levels)`):
+            The output of `quantizer.encode`, of all items.
+        level_sizes (`Sequence[int]`):
+            Those of the quantiser.
+        policy (`str`, *optional*, defaults to `"reassign"`):
+            As in [`resolve_collisions`], which is then called for each group, its items in the order of their rows.
+
+    Returns:
+        `np.ndarray` of shape `(items,)`: The number of each item's group, or -1 for an item whose codes stay.
+
+    Raises:
+        `ValueError`: more items than SIDs.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from tsrec_hf.sids import collision_groups
+
+    >>> codes = np.array([[0, 0], [0, 0], [1, 0], [1, 1], [2, 1], [2, 1], [2, 1]])
+    >>> collision_groups(codes, [4, 3]).tolist()  # no items collide behind code 1
+    [0, 0, -1, -1, 1, 1, 1]
+    >>> collision_groups(codes, [4, 2]).tolist()  # three items of two SIDs: some moves to another first code
+    [0, 0, 0, 0, 0, 0, 0]
+    ```
+    """
+    codes = checked_codes(codes, level_sizes)
+    if policy not in POLICIES:
+        raise ValueError(f"Expected `policy` among {POLICIES}, found {policy!r}. The default is 'reassign'.")
+    if policy == "keep" or len(codes) == 0:
+        return np.full(len(codes), -1)
+    sid_of, sizes = _groups(codes)
+    if policy == "suffix":
+        group_of, crowded = sid_of, sizes > 1
+        return _numbered(group_of, crowded[group_of])
+    capacities = [1]
+    for size in reversed(level_sizes):
+        capacities.insert(0, capacities[0] * int(size))
+    if len(codes) > capacities[0]:
+        raise ValueError(
+            f"Expected at most {capacities[0]} items, one a SID of the level sizes {list(level_sizes)}, found "
+            f'{len(codes)}. Use larger levels, or `policy="suffix"`.'
+        )
+    group_of = np.zeros(len(codes), dtype=np.int64)
+    is_open = np.ones(len(codes), dtype=bool)  # whether an item's prefix may be divided further
+    for depth in range(1, codes.shape[1]):
+        prefix_of, counts = _groups(codes[:, :depth])
+        overfull = np.zeros(len(codes), dtype=bool)
+        overfull[group_of[(counts > capacities[depth])[prefix_of] & is_open]] = True
+        is_open &= ~overfull[group_of]
+        # Groups that stay keep numbers that no prefix has.
+        _, group_of = np.unique(np.where(is_open, prefix_of, len(codes) + group_of), return_inverse=True)
+    crowded = np.zeros(len(codes), dtype=bool)
+    crowded[group_of[(sizes > 1)[sid_of]]] = True
+    return _numbered(group_of, crowded[group_of])
+
+
+def _numbered(group_of: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Numbers from 0 on for the groups of the wanted items, -1 for all others."""
+    numbers = np.full(len(group_of), -1)
+    numbers[wanted] = np.unique(group_of[wanted], return_inverse=True)[1]
+    return numbers

@@ -248,6 +248,36 @@ class Quantizer(ABC):
         squares = np.square(residual).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
         return np.maximum(squares - 2 * residual @ centroids.T, 0) + penalties
 
+    def misfit(self, embeddings: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        r"""
+        How badly the last of its codes fits each item. Row by row: no other item changes an item's number by a bit.
+
+        Args:
+            embeddings (`np.ndarray` of shape `(items, dim)`):
+                One finite vector an item.
+            codes (`np.ndarray` of shape `(items, levels)`):
+                The items' codes.
+
+        Returns:
+            `np.ndarray` of shape `(items,)`: float32 squared distances from the residuals before the last level to
+            the centroids of the last codes, plus their penalties.
+
+        Example:
+
+        ```python
+        >>> import numpy as np
+        >>> from tsrec_hf.sids import ResidualKMeans
+
+        >>> quantizer = ResidualKMeans([2]).fit(np.array([[0.0], [2.0], [10.0], [12.0]]))
+        >>> quantizer.misfit(np.array([[3.0]]), quantizer.encode(np.array([[3.0]])))  # to 1
+        array([4.], dtype=float32)
+        ```
+        """
+        last = codes.shape[1] - 1
+        difference = self._projected(embeddings) - self._sum_of_centroids(codes[:, :-1])
+        difference -= self.centroids[last][codes[:, last]]
+        return np.square(difference).sum(axis=1) + self.penalties[last][codes[:, last]]
+
     def drop_unused(self, codes: np.ndarray) -> np.ndarray:
         r"""
         Remove the codes that no item has, and renumber the others.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from torch import nn
@@ -104,7 +104,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
     args: TSRecSFTConfig | TSRecGRPOConfig
     model: nn.Module
     processing_class: TSRecTokenizer
-    train_dataset: Dataset | None
+    train_dataset: Dataset | IterableDataset | None
 
     def __init__(
         self,

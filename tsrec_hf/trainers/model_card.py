@@ -16,7 +16,7 @@ import datasets
 import torch
 import transformers
 import trl
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub import ModelCard
 from peft import PeftConfig
 from transformers import TrainerState, TrainingArguments
@@ -210,7 +210,7 @@ def training_stage(
     args: TrainingArguments,
     state: TrainerState,
     trained: TrainedPart,
-    train_dataset: Dataset | None,
+    train_dataset: Dataset | IterableDataset | None,
     rewards: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """
@@ -225,7 +225,7 @@ def training_stage(
             How far the run is.
         trained ([`TrainedPart`]):
             Which parameters are trained.
-        train_dataset (`datasets.Dataset`, *optional*):
+        train_dataset (`datasets.Dataset` or `IterableDataset`, *optional*):
             Rows, counted by their column `task` if they have it.
         rewards (`Sequence[str]`, *optional*):
             Names of the rewards.
@@ -247,9 +247,8 @@ def training_stage(
         "epochs": float(state.epoch or 0),
         "settings": {name: _plain(value) for name, value in settings.items()},
     }
-    if train_dataset is not None:
-        columns = getattr(train_dataset, "column_names", None) or []
-        if "task" in columns and len(train_dataset):
+    if isinstance(train_dataset, Dataset):
+        if "task" in train_dataset.column_names and len(train_dataset):
             stage["tasks"] = dict(Counter(train_dataset["task"]))
         else:
             stage["rows"] = len(train_dataset)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from trl import SFTTrainer
 
@@ -24,6 +24,7 @@ from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .cpu_head import add_cpu_lm_head, check_lm_head
 from .learning_checks import check_has_rows, check_labels, check_whole_batches
 from .recommendation_metrics import evaluation_rows
+from .row_stream import check_stream, repeated_loader, shortened
 from .sft_config import TSRecSFTConfig
 from .task_losses import TaskLosses
 
@@ -42,8 +43,11 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
             Settings.
         data_collator (`Callable`, *optional*):
             Defaults to a [`DataCollatorForTSAlign`] that knows the tasks of the rows.
-        train_dataset (`Dataset`):
-            Rows with `input_ids`, `labels` and `task`, from `build_sequence_rows` or `build_sft_mixture`.
+        train_dataset (`Dataset` or `IterableDataset`):
+            Rows with `input_ids`, `labels` and `task`, from `build_sequence_rows` or `build_sft_mixture`. A stream of
+            them, in the order to train in (`shuffle(seed, buffer_size)`), needs `max_steps` and is read again when it
+            ends. Processes share its shards, or its rows where it has too few. A run that goes on reads, and skips,
+            what it had trained on.
         eval_dataset (`Dataset`, *optional*):
             Rows of the same kind, for the loss. Built from `eval_interactions` where absent.
         eval_interactions (`Dataset` or `dict[str, Dataset]`, *optional*):
@@ -81,14 +85,14 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
 
     args: TSRecSFTConfig
     processing_class: TSRecTokenizer
-    train_dataset: Dataset | None
+    train_dataset: Dataset | IterableDataset | None  # type: ignore[assignment]
 
     def __init__(
         self,
         model: PreTrainedModel | str,
         args: TSRecSFTConfig | None = None,
         data_collator: Callable | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: TSRecTokenizer | None = None,
         eval_interactions: Dataset | Mapping[str, Dataset] | None = None,
@@ -103,6 +107,8 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, rows in {"train": train_dataset, **named}.items():
             check_has_rows(rows, name)
+        if isinstance(train_dataset, IterableDataset):
+            check_stream(train_dataset, args)
         if data_collator is None:
             evaluated = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
             data_collator = _collator(args, tokenizer, [train_dataset, *evaluated])
@@ -131,32 +137,54 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
 
     def describe(self) -> str:
         """What is on in this run: SID initialisation, rows of each task, trainable parameters."""
-        dataset = cast(Dataset, self.train_dataset)
-        rows = Counter(dataset["task"]) if "task" in dataset.column_names else Counter()
+        dataset = self.train_dataset
+        if isinstance(dataset, IterableDataset):
+            found: Any = f"a stream of {dataset.num_shards} shards"
+        else:
+            assert dataset is not None
+            found = dict(Counter(dataset["task"])) if "task" in dataset.column_names else len(dataset)
         initialization = dict(self.recommender.config.sid_initialization or {})
         initialization.pop("levels", None)
         return (
             f"SID initialisation: {initialization or 'unknown'}\n"
-            f"Rows per task: {dict(rows) or len(dataset)}; "
+            f"Rows per task: {found}; "
             f"task weights: {self.args.task_weights or 'all 1'}\n"
             f"{self.describe_trainable()}"
         )
 
     def train(self, *args, **kwargs):
         """As the parent's; logs first what is on."""
-        check_whole_batches(len(cast(Dataset, self.train_dataset)), self.args)
+        if isinstance(self.train_dataset, Dataset):
+            check_whole_batches(len(self.train_dataset), self.args)
         if self.is_world_process_zero():
             logger.info(self.describe())
         # Steps behind the last log of an earlier call belong to no log.
         self._task_losses.clear("train")
         return super().train(*args, **kwargs)
 
+    def get_train_dataloader(self):
+        """As the parent's; a stream has no end, and each process its share of it."""
+        rows = self.train_dataset
+        if not isinstance(rows, IterableDataset):
+            return super().get_train_dataloader()
+
+        def load(stream):
+            self.train_dataset = stream
+            return super(TSRecSFTTrainer, self).get_train_dataloader()
+
+        try:
+            return repeated_loader(rows, self.args, load)
+        finally:
+            self.train_dataset = rows
+
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if isinstance(dataset, IterableDataset) and dataset_name == "train":
+            return dataset if args.max_length is None else shortened(dataset, processing_class, args.max_length)
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"Expected the {dataset_name} dataset to be a `datasets.Dataset`, but found "
                 f"`{type(dataset).__name__}`, whose rows cannot be counted or fitted to `max_length`. Make one with "
-                "`Dataset.from_generator`."
+                "`Dataset.from_generator`; only training rows may be a stream."
             )
         if "labels" not in dataset.column_names:
             raise ValueError(
@@ -230,7 +258,7 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
 
 def _collator(args: TSRecSFTConfig, tokenizer: TSRecTokenizer, datasets: list[Any]) -> DataCollatorForTSAlign:
     """The default collator, with the tasks of the rows in the order in which they appear, then the built-in ones."""
-    columns = [rows["task"] for rows in datasets if "task" in (getattr(rows, "column_names", None) or ())]
+    columns = [rows["task"] for rows in datasets if isinstance(rows, Dataset) and "task" in rows.column_names]
     names = dict.fromkeys(name for column in columns for name in column)
     return DataCollatorForTSAlign(
         tokenizer,

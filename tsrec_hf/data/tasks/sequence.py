@@ -10,33 +10,41 @@ their history all of them see, and the more often an item is read.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
 
-from ..rows import IGNORED, ROW_FEATURES, check_columns
+from ..interactions import ADVICE, LOG_COLUMNS, ROW_COLUMNS, InteractionReader, columns_of, is_log
+from ..rows import IGNORED, ROW_FEATURES, Piece, check_columns, hash_of_tables, rows_in_memory, rows_on_disk
 
 
 @checks_types
 def build_sequence_rows(
-    interactions: Dataset,
+    interactions: Dataset | IterableDataset,
     tokenizer: TSRecTokenizer,
     mode: Literal["session", "window"] = "session",
     targets_per_stretch: int | None = None,
+    num_proc: int | None = None,
 ) -> Dataset:
     r"""
     Builds the training rows of the sequence task.
 
+    Rows of more than 50,000 interactions, and those of a stream, are written to the cache of `datasets` a piece at a
+    time, so that memory stays flat. The same arguments then find them there; rows of a stream are made anew.
+
     Args:
-        interactions (`Dataset`):
-            Rows with `user_id`, `history` (item ids, oldest first) and `target`, each user's in time order.
+        interactions (`Dataset` or `IterableDataset`):
+            Rows with `user_id`, `history` (item ids, oldest first) and `target`, each user's in time order; or a log,
+            rows with `user_id` and `item_id`, in which those of a user stand together, oldest first. All items of a
+            log but each user's first are targets. A stream is a log. Next-item rows are read a piece at a time where
+            each user's stand together; where users alternate, all at once.
         tokenizer ([`TSRecTokenizer`]):
             Tokenizer with the SID index.
         mode (`"session"` or `"window"`, *optional*, defaults to `"session"`):
@@ -47,31 +55,34 @@ def build_sequence_rows(
             `max_history + 1 - targets_per_stretch` items. With 1, every target keeps its last `max_history` items, as
             in window rows, at `max_history + 1` times the tokens of the targets. Defaults to
             [`default_targets_per_stretch`]: a stretch has at most twice the tokens of its targets.
+        num_proc (`int`, *optional*):
+            Processes that make the rows of a large data set.
 
     Returns:
         `Dataset` with `input_ids`, `labels` (`-100` outside the targets' SIDs) and `task` (`"sequence"`). The answer
         is exactly the SID's tokens: no end token, since a SID's length is known.
 
     Raises:
-        `ValueError`: a missing column, an empty history, `targets_per_stretch` below 1 or above `max_history`.
-        `KeyError`: an item that the index does not hold.
+        `ValueError`: a missing column, an empty history, a log that is not sorted by user and time,
+        `targets_per_stretch` below 1 or above `max_history`. `KeyError`: an item that the index does not hold.
 
     Example:
 
     ```python
+    >>> from datasets import Dataset
     >>> from tsrec_hf import build_sequence_rows
 
     >>> build_sequence_rows(dataset.train, tokenizer).num_rows
     3
     >>> build_sequence_rows(dataset.train, tokenizer, mode="window").num_rows
     6
+    >>> log = Dataset.from_dict({"user_id": ["ann", "ann", "ann"], "item_id": ["nail", "saw", "hammer"]})
+    >>> build_sequence_rows(log, tokenizer).num_rows
+    1
     ```
     """
     check_columns(
-        interactions,
-        ("user_id", "history", "target"),
-        "interactions",
-        "Load them with `load_minionerec` or `chronological_split`.",
+        columns_of(interactions), LOG_COLUMNS if is_log(interactions) else ROW_COLUMNS, "interactions", ADVICE
     )
     if targets_per_stretch is None:
         targets_per_stretch = default_targets_per_stretch(tokenizer)
@@ -83,25 +94,17 @@ def build_sequence_rows(
     if mode not in ("session", "window"):
         raise ValueError(f"Expected `mode` 'session' or 'window', but found {mode!r}. Choose one.")
     prompts = PromptBuilder(tokenizer)
-    users, histories, targets = (interactions[name][:] for name in ("user_id", "history", "target"))
-    stretches: Iterator[tuple[list[str], int]]
-    if mode == "window":
-        stretches = (([*prompts.kept_history(history), target], 1) for history, target in zip(histories, targets))
-    else:
-        stretches = _session_stretches(users, histories, targets, prompts, targets_per_stretch)
-    instruction = np.asarray(prompts.instruction_ids)
-    sid_ids = item_token_ids(tokenizer)
-    input_ids, labels = [], []
-    for items, num_targets in stretches:
-        tokens = sid_ids[tokenizer.sid_index.positions_of(items)].reshape(-1)
-        row = np.concatenate([instruction, tokens])
-        row_labels = np.full(len(row), IGNORED)
-        answer = num_targets * sid_ids.shape[1]
-        row_labels[-answer:] = row[-answer:]
-        input_ids.append(row)
-        labels.append(row_labels)
-    columns = {"input_ids": input_ids, "labels": labels, "task": ["sequence"] * len(input_ids)}
-    return Dataset.from_dict(columns, features=ROW_FEATURES)
+    reader = InteractionReader(interactions, prompts.max_history)
+    rows = _SequenceRows(reader, prompts, item_token_ids(tokenizer), mode, targets_per_stretch)
+    pieces = reader.pieces(by_user=mode == "session")
+    if reader.fits_in_memory:
+        return rows_in_memory(rows(pieces), ROW_FEATURES)
+    identity: list[Any] | None = None
+    if isinstance(interactions, Dataset):
+        identity = [hash_of_tables(reader.batches()), tokenizer.prompt_version, prompts.instruction_ids]
+        identity += [tokenizer.sid_index.fingerprint, tokenizer.sid_token_ids, prompts.max_history]
+        identity += [mode, targets_per_stretch]
+    return rows_on_disk(rows, ROW_FEATURES, identity, pieces, num_proc)
 
 
 def default_targets_per_stretch(tokenizer: TSRecTokenizer) -> int:
@@ -114,7 +117,8 @@ def default_targets_per_stretch(tokenizer: TSRecTokenizer) -> int:
 @dataclass(frozen=True)
 class SequenceTask:
     """
-    History of SIDs -> SID of the next item, with the options of [`build_sequence_rows`].
+    History of SIDs -> SID of the next item, with the options of [`build_sequence_rows`]; of `interactions` instead of
+    the split's, where they are given.
 
     Rows of other splits than `"train"` give every target its last `max_history` items, as a search does, unless
     `targets_per_stretch` says otherwise.
@@ -123,13 +127,15 @@ class SequenceTask:
     mode: Literal["session", "window"] = "session"
     targets_per_stretch: int | None = None
     weight: float = 1.0
+    interactions: Dataset | None = None
+    num_proc: int | None = None
     name: ClassVar[str] = "sequence"
 
     def rows(self, dataset: RecommendationDataset, split: str, tokenizer: TSRecTokenizer) -> Dataset:
+        interactions = getattr(dataset, split) if self.interactions is None else self.interactions
         whole = self.targets_per_stretch is None and split != "train"
-        return build_sequence_rows(
-            getattr(dataset, split), tokenizer, self.mode, 1 if whole else self.targets_per_stretch
-        )
+        targets_per_stretch = 1 if whole else self.targets_per_stretch
+        return build_sequence_rows(interactions, tokenizer, self.mode, targets_per_stretch, self.num_proc)
 
 
 def item_token_ids(tokenizer: TSRecTokenizer) -> np.ndarray:
@@ -138,42 +144,44 @@ def item_token_ids(tokenizer: TSRecTokenizer) -> np.ndarray:
     return np.stack([np.asarray(ids)[codes[:, level]] for level, ids in enumerate(tokenizer.sid_token_ids)], axis=1)
 
 
-def _session_stretches(
-    users: Sequence[str],
-    histories: Sequence[list[str]],
-    targets: Sequence[str],
-    prompts: PromptBuilder,
-    targets_per_stretch: int,
-) -> Iterator[tuple[list[str], int]]:
-    """Items of each session row and how many of them, at its end, are targets."""
-    longest = prompts.max_history
-    for items, first_target in _sessions(users, histories, targets, longest):
-        target = first_target
-        start = max(0, target - longest)
-        prompts.kept_history(items[start:target])
-        while target < len(items):
-            stop = min(len(items), start + longest + 1)
-            yield items[start:stop], stop - target
-            target = stop
-            if target < len(items):
-                # As many stretches as needed, of about equal numbers of targets: all then see as much as they can.
-                left = len(items) - target
-                start = target + math.ceil(left / math.ceil(left / targets_per_stretch)) - longest - 1
+@dataclass(frozen=True)
+class _SequenceRows:
+    """Makes the rows of some pieces; without the tokenizer, so that it is quickly sent to another process."""
 
+    reader: InteractionReader
+    prompts: PromptBuilder
+    sid_ids: np.ndarray  # (items, levels)
+    mode: str
+    targets_per_stretch: int
 
-def _sessions(
-    users: Sequence[str], histories: Sequence[list[str]], targets: Sequence[str], longest: int
-) -> list[tuple[list[str], int]]:
-    """
-    Chains rows whose history is what the user's earlier rows hold; a row that does not fit begins another
-    session.
-    """
-    sessions: list[tuple[list[str], int]] = []
-    open_session: dict[str, list[str]] = {}
-    for user, history, target in zip(users, histories, targets):
-        items = open_session.get(user)
-        if items is None or len(history) < min(longest, len(items)) or items[-len(history) :] != history:
-            items = open_session[user] = list(history)
-            sessions.append((items, len(history)))
-        items.append(target)
-    return sessions
+    def __call__(self, pieces: list[Piece]) -> Iterator[dict[str, Any]]:
+        instruction = np.asarray(self.prompts.instruction_ids)
+        positions_of, levels = self.prompts.sid_index.positions_of, self.sid_ids.shape[1]
+        stretches = self._windows(pieces) if self.mode == "window" else self._stretches(pieces)
+        for items, num_targets in stretches:
+            row = np.concatenate([instruction, self.sid_ids[positions_of(items)].reshape(-1)])
+            labels = np.full(len(row), IGNORED)
+            answer = num_targets * levels
+            labels[-answer:] = row[-answer:]
+            # As lists, since `datasets` looks at every number of an array before it writes it.
+            yield {"input_ids": row.tolist(), "labels": labels.tolist(), "task": "sequence"}
+
+    def _windows(self, pieces: list[Piece]) -> Iterator[tuple[list[str], int]]:
+        for history, target in self.reader.targets(pieces):
+            yield [*self.prompts.kept_history(history), target], 1
+
+    def _stretches(self, pieces: list[Piece]) -> Iterator[tuple[list[str], int]]:
+        """Items of each session row and how many of them, at its end, are targets."""
+        longest = self.prompts.max_history
+        for items, first_target in self.reader.sessions(pieces):
+            target = first_target
+            start = max(0, target - longest)
+            self.prompts.kept_history(items[start:target])
+            while target < len(items):
+                stop = min(len(items), start + longest + 1)
+                yield items[start:stop], stop - target
+                target = stop
+                if target < len(items):
+                    # As many stretches as needed, of about equal numbers of targets: all then see as much as they can.
+                    left = len(items) - target
+                    start = target + math.ceil(left / math.ceil(left / self.targets_per_stretch)) - longest - 1

@@ -46,7 +46,7 @@ def build_title_rows(items: Dataset, tokenizer: TSRecTokenizer, max_text_tokens:
     ('The item titled: claw hammer is:', '<a_0><b_0><c_0>')
     ```
     """
-    check_columns(items, ("item_id", "title"), "items", "Pass the items of a `RecommendationDataset`.")
+    check_columns(items.column_names, ("item_id", "title"), "items", "Pass the items of a `RecommendationDataset`.")
     prompts = PromptBuilder(tokenizer)
     rows = []
     titles = shorten_texts(items["title"][:], tokenizer, max_text_tokens, "titles")
