@@ -118,6 +118,8 @@ def main(args: TrainOptions) -> Recommender:
     prior_print = fingerprint_of(model_print, args.num_valid_rows)
     _fit_prior(run, model, tokenizer, dataset, prior_print)
     comparison = _evaluate(run, model, tokenizer, dataset, fingerprint_of(prior_print, args.num_test_rows))
+    # With its figures, for whoever pushes the model.
+    model.model_card = (folder / "README.md").read_text(encoding="utf-8")
     if comparison is not None:
         print(comparison)
     run.clock.say("Done", f"{folder}; next: tsrec recommend --model_name_or_path {folder} --history ID ID")

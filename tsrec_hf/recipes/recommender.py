@@ -215,7 +215,7 @@ class Recommender:
         self, repo_id: str, private: bool = False, commit_message: str = "Recommender", token: str | None = None
     ) -> str:
         """
-        Sends the whole recommender to the Hub in one commit: model, card, tokenizer, index, prior, descriptions.
+        Sends the whole recommender to the Hub: model, card, tokenizer, index, prior and descriptions.
 
         Args:
             repo_id (`str`):
@@ -223,7 +223,7 @@ class Recommender:
             private (`bool`, *optional*, defaults to `False`):
                 Whether a new repository is private.
             commit_message (`str`, *optional*):
-                Message of the commit.
+                Message of the commits.
             token (`str`, *optional*):
                 Token of the Hub; the one of `hf auth login` by default.
 
@@ -232,9 +232,18 @@ class Recommender:
         """
         api = HfApi(token=token)
         address = str(api.create_repo(repo_id, private=private, exist_ok=True))
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        for part in (self.model, self.tokenizer):
+            part.push_to_hub(repo_id, commit_message=commit_message, token=token)
+        if self.semantics is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, SEMANTICS_FILE)
+                self.semantics.to_json(path)
+                api.upload_file(
+                    repo_id=repo_id,
+                    path_or_fileobj=path,
+                    path_in_repo=SEMANTICS_FILE,
+                    commit_message=commit_message,
+                )
         return address
 
 

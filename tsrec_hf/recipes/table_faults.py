@@ -231,9 +231,9 @@ def _check_interactions(
     targets = (pc.sum(several).as_py() or 0) - len(several)
     if len(several) < LEAST_USERS or targets < LEAST_ROWS:
         faults.errors.append(
-            f"{where}: {len(several):,} users have two interactions or more with known items, and {targets:,} next "
-            f"items to learn from; {LEAST_USERS} and {LEAST_ROWS} are needed. Is {len(per_user):,} the number of users? "
-            "If not, name their column: --interaction_columns user_id=..."
+            f"{where}: {len(several):,} users have two interactions or more with known items, and {targets:,} "
+            f"next items to learn from; {LEAST_USERS} and {LEAST_ROWS} are needed. Is {len(per_user):,} the number of "
+            "users? If not, name their column: --interaction_columns user_id=..."
         )
 
 
