@@ -20,7 +20,7 @@ from tsrec_hf.trainers import TSRecGRPOConfig, TSRecSFTConfig
 class Search:
     """How to search."""
 
-    folder: str = field(metadata={"help": "Where.", "alias": "dir"})
+    folder: str = field(metadata={"help": "Where.", "aliases": ["--dir"]})
     beams: int = field(default=50, metadata={"help": "How many."})
     ids: list[str] = field(default_factory=list, metadata={"help": "Which."})
     kind: Literal["beam", "exact"] = field(default="beam", metadata={"help": "How."})

@@ -31,7 +31,11 @@ FAULTS = {
         ["line 2 has '13/04/1997 15:00'", "All fit '%d/%m/%Y %H:%M'", "--timestamp_format"],
     ),
     "no dates": (ITEMS, [*LOG, "u1,i1,soon"], ["line 102 has 'soon'"]),
-    "unknown items": (ITEMS, changed(LOG, ",i", ",x"), ["not among the items, such as 'x0'", "100 of 100 rows"]),
+    "unknown items": (
+        ITEMS,
+        LOG[:1] + changed(LOG[1:], ",i", ",x"),
+        ["not among the items, such as 'x0'", "100 of 100 rows"],
+    ),
     "repeated items": (ITEMS + ITEMS[1:6], LOG, ["item ids that repeat, such as 'i0'", "5 of 25 rows"]),
     "empty titles": (
         [line.split(",")[0] + "," if n > 15 else line for n, line in enumerate(ITEMS)],

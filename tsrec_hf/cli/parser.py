@@ -57,7 +57,8 @@ def make_parser(
         prog (`str`):
             Name of the command.
         groups (`Sequence[type]`):
-            Dataclasses, whose fields have their help as metadata, and perhaps an `alias`.
+            Dataclasses, whose fields have their help as metadata, and perhaps `aliases`, as
+            `HfArgumentParser` has them.
         description, epilog (`str`, *optional*):
             What stands above and below the options.
         has_more (`bool`, *optional*, defaults to `False`):
@@ -131,8 +132,8 @@ def parse(parser: OptionParser, options: type[Options], argv: Sequence[str]) -> 
     if config is not None:
         known = {one.name for one in fields(options) if one.init}  # type: ignore[arg-type]
         settings = read_config(config)
-        aliases = {one.metadata.get("alias"): one.name for one in fields(options)}  # type: ignore[arg-type]
-        settings = {aliases.get(name, name): value for name, value in settings.items()}
+        names = {_shown(one)[2:]: one.name for one in fields(options)}  # type: ignore[arg-type]
+        settings = {names.get(name, name): value for name, value in settings.items()}
         unknown = sorted(set(settings) - known)
         if unknown:
             parser.error(f"Expected names of options in {config}, but found {unknown}. Correct them.")
@@ -147,10 +148,13 @@ def check_required(parser: OptionParser, groups: Sequence[type], given: Mapping[
     """Ends with an error that names every option that is required and absent."""
     missing = [one for options in groups for one in fields(options) if is_required(one) and one.name not in given]
     if missing:
-        told = "\n".join(
-            f"  --{one.metadata.get('alias', one.name)}: {one.metadata.get('help', '')}" for one in missing
-        )
+        told = "\n".join(f"  {_shown(one)}: {one.metadata.get('help', '')}" for one in missing)
         parser.error(f"Expected these options, which are not there:\n{told}\n{parser.epilog or ''}".rstrip())
+
+
+def _shown(one: Field) -> str:
+    """The name of an option as messages call it."""
+    return one.metadata.get("aliases", [f"--{one.name}"])[0]
 
 
 def is_required(one: Field) -> bool:
@@ -208,7 +212,7 @@ def _add_option(group: argparse._ArgumentGroup, one: Field, hint: Any) -> None:
         kinds = [kind for kind in get_args(hint) if kind is not types.NoneType]
     kind = str if str in kinds else kinds[0]
     settings: dict[str, Any] = {"help": one.metadata.get("help", "").replace("%", "%%")}
-    names = [f"--{name}" for name in (one.metadata.get("alias"), one.name) if name]
+    names = [*one.metadata.get("aliases", []), f"--{one.name}"]
     if kind is bool:
         settings |= {"nargs": "?", "const": True, "type": _truth, "metavar": "true|false"}
     elif get_origin(kind) is list:

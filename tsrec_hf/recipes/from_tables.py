@@ -256,7 +256,9 @@ def _train(
     write_text(run.work / "log_history.json", json.dumps(trainer.state.log_history))
     shutil.rmtree(folder, ignore_errors=True)
     run.stages.finish("training", fingerprint)
-    run.clock.say("Trained", f"{trainer.state.global_step} steps, {trainer.state.epoch:.1f} passes over the rows")
+    passes = float(trainer.state.epoch or 0)
+    less = "" if passes >= 1 else "; less than one pass, since the machine is slow or busy: raise --minutes"
+    run.clock.say("Trained", f"{trainer.state.global_step} steps, {passes:.1f} passes over the rows{less}")
     return model, tokenizer
 
 
@@ -282,7 +284,7 @@ def _device() -> str:
 
 
 def _seconds_for_training(run: Run, model, tokenizer, dataset: RecommendationDataset) -> float | None:
-    """What is left of the time when the later stages have theirs, and at least two thirds of all."""
+    """What is left of the time when the later stages have theirs, and at least a quarter of all."""
     if not run.args.minutes:
         return None
     num_valid, num_test = (
@@ -292,7 +294,7 @@ def _seconds_for_training(run: Run, model, tokenizer, dataset: RecommendationDat
     some = dataset.valid[:32]["history"]
     work = choose_num_threads(lambda: model.recommend(tokenizer, some, num_beams=NUM_BEAMS))
     later = work / len(some) * (3 * num_valid + 2 * num_test)
-    return max(run.clock.left - min(1.3 * later + 15, run.clock.total_seconds / 3), 20)
+    return max(run.clock.left - min(1.3 * later + 15, run.clock.total_seconds / 3), run.clock.total_seconds / 4)
 
 
 # Prior and evaluation

@@ -310,7 +310,7 @@ class TrainOptions(RawDataArguments):
     """What to make of the tables."""
 
     interactions_file: str = field(
-        metadata={"help": "Interactions: user_id, item_id and timestamp.", "alias": "interactions"}
+        metadata={"help": "Interactions: user_id, item_id and timestamp.", "aliases": ["--interactions"]}
     )
     output_dir: str = field(
         default="outputs/recommender", metadata={"help": "Folder of the recommender; a second call goes on there."}

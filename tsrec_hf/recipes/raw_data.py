@@ -76,14 +76,14 @@ class RawDataArguments:
     items_file: str = field(
         metadata={
             "help": "Items: a table or Amazon's metadata; or the folder of a data set that holds both.",
-            "alias": "items",
+            "aliases": ["--items"],
         }
     )
     interactions_file: str | None = field(
         default=None,
         metadata={
             "help": "Interactions: a table, Amazon's reviews, sequences, or LC-Rec's folder.",
-            "alias": "interactions",
+            "aliases": ["--interactions"],
         },
     )
     format: str = field(default="table", metadata={"help": f"What the files are, one of {', '.join(FORMATS)}."})
