@@ -26,4 +26,4 @@ from tsrec_hf.cli import run_command
 
 
 if __name__ == "__main__":
-    run_command("align")
+    run_command("sft")

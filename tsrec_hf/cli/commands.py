@@ -266,7 +266,7 @@ def _parse_with_trainer(
 
     config: type = getattr(import_module("tsrec_hf.trainers"), command.trainer or "")
     full = TrlParser(
-        (command.options, config, ModelConfig),
+        (command.options, config, ModelConfig),  # type: ignore[arg-type]
         prog=prog,
         usage=f"{prog} [options]",
         description=description,

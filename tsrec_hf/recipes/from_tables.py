@@ -202,7 +202,7 @@ def _train(
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
     if run.stages.is_done("training", fingerprint, ["config.json", "model.safetensors"]):
         model, tokenizer = load_recommender(run.folder, sid_index=dataset.sid_index)
-        model.to(_device())
+        model.to(_device())  # type: ignore[arg-type]
         run.clock.say("Training", "as before")
         return model, tokenizer
     run.stages.begin("training")
@@ -210,7 +210,7 @@ def _train(
     name = find_backbone(run.args, run.work / "backbone")
     tokenizer = TSRecTokenizer.from_backbone(name, dataset.sid_index, max_history=dataset.max_history)
     model = TSRecForCausalLM.from_backbone(name, tokenizer, semantics=semantics, dtype=torch.float32)
-    model.to(_device())
+    model.to(_device())  # type: ignore[arg-type]  # a decorator of transformers hides what it takes
     rows = build_sequence_rows(dataset.train, tokenizer, targets_per_stretch=max(1, dataset.max_history // 2))
     plan = plan_training(len(rows))
     seconds = _seconds_for_training(run, model, tokenizer, dataset)
@@ -349,7 +349,7 @@ def _evaluate(
     run.stages.begin("evaluation")
     repeats = np.mean([row["target"] in row["history"] for row in dataset.valid])
     rows = _drawn(run, dataset.test, run.args.num_test_rows, 2, 0.8, model, tokenizer)
-    search = {"num_beams": NUM_BEAMS, "exclude_history": bool(repeats < FEW_REPEATS)}
+    search: dict[str, Any] = {"num_beams": NUM_BEAMS, "exclude_history": bool(repeats < FEW_REPEATS)}
     comparison = compare_with_baselines(model, tokenizer, rows, dataset.train, progress=True, **search)
     settings = {
         "dataset": dataset.name,

@@ -233,7 +233,7 @@ class Recommender:
         api = HfApi(token=token)
         address = str(api.create_repo(repo_id, private=private, exist_ok=True))
         for part in (self.model, self.tokenizer):
-            part.push_to_hub(repo_id, commit_message=commit_message, token=token)
+            part.push_to_hub(repo_id, commit_message=commit_message, token=token)  # type: ignore[arg-type]
         if self.semantics is not None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, SEMANTICS_FILE)
