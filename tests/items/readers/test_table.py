@@ -239,7 +239,7 @@ def test_what_is_no_table(tmp_path):
         TypeError, match="`interactions` to be .* but found `DatasetDict`. Of a `DatasetDict` pass one"
     ):
         load_table(DatasetDict({"train": LOG}), ITEMS)
-    with pytest.raises(TypeError, match="`items` to be .* but found `list`"):
+    with pytest.raises(TypeError, match="`items` of `load_table` as `Dataset` or `DataFrame`"):
         load_table(LOG, ITEMS.to_list())
     with pytest.raises(FileNotFoundError, match="nowhere.csv, but there is none"):
         load_table(tmp_path / "nowhere.csv", ITEMS)
