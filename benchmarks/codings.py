@@ -49,7 +49,7 @@ from tsrec_hf import (
     sid_report,
     tidy,
 )
-from tsrec_hf.items.raw_data import as_pairs
+from tsrec_hf.recipes.raw_data import as_pairs
 from tsrec_hf.sids import propose_level_sizes
 
 

@@ -38,7 +38,7 @@ from tsrec_hf import (
     resolve_collisions,
     sid_report,
 )
-from tsrec_hf.items.raw_data import as_pairs
+from tsrec_hf.recipes.raw_data import as_pairs
 from tsrec_hf.sids import embed_interactions, join_collaborative
 
 

@@ -13,7 +13,7 @@ import tsrec_hf
 PACKAGE = Path(__file__).parents[1] / "tsrec_hf"
 
 # Room -> the rooms it may import:
-# {trainers, serving} -> {evaluation, rewards, hub} -> data -> semantics -> sids -> {items, models}.
+# cli -> recipes -> {trainers, serving} -> {evaluation, rewards, hub} -> data -> semantics -> sids -> {items, models}.
 GROUND = {"items", "models"}
 ARROWS = {
     "models": set(),
@@ -26,6 +26,8 @@ ARROWS = {
     "hub": GROUND | {"sids", "semantics", "data"},
     "trainers": GROUND | {"sids", "semantics", "data", "evaluation", "rewards", "hub"},
     "serving": GROUND | {"sids", "semantics", "data", "evaluation", "rewards", "hub"},
+    "recipes": GROUND | {"sids", "semantics", "data", "evaluation", "rewards", "hub", "trainers", "serving"},
+    "cli": GROUND | {"recipes"},
 }
 ROOM_FILES = sorted(path for path in PACKAGE.glob("*/**/*.py"))
 HUB_FILES = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.name != "__init__.py")

@@ -4,9 +4,10 @@ TS-Rec (arXiv 2602.22632) for the Hugging Face ecosystem: recommenders that writ
 
 import logging
 import sys
+from collections.abc import Callable, Collection
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,7 @@ _ROOM_OF = {
         "choose_num_threads",
         "lora_config",
     ],
+    "recipes": ["Recommender"],
 }
 _ROOM_OF_NAME = {name: room for room, names in _ROOM_OF.items() for name in names}
 
@@ -148,6 +150,7 @@ if TYPE_CHECKING:
     from .items import *
     from .models import *
     from .models.pipeline_tsrec import RecommendationPipeline
+    from .recipes import *
     from .rewards import *
     from .semantics import *
     from .serving import *
@@ -192,35 +195,45 @@ class _ModelOnFirstUse:
         return __getattr__("TSRecForCausalLM")._from_config(*args, **kwargs)
 
 
-class _WhenPipelinesAreImported(MetaPathFinder):
+class _WhenImported(MetaPathFinder):
     """
-    Imports our pipeline, which registers itself as `"recommendation"`, as soon as `transformers.pipelines` is
-    imported, and not before: that import takes three times as long as all else here.
+    Calls a function as soon as one of some modules has been imported, and none of them is still under way.
+
+    So our classes are registered where transformers looks for them, and `import tsrec_hf` imports neither transformers
+    nor torch, which take seconds that the help of a command does not need.
     """
 
-    THEIRS, OURS = "transformers.pipelines", f"{__name__}.models.pipeline_tsrec"
-
-    @classmethod
-    def install(cls) -> None:
-        if cls.THEIRS in sys.modules:
-            import_module(cls.OURS)
+    def __init__(self, names: Collection[str], function: Callable[[], object]) -> None:
+        self.names, self.function = frozenset(names), function
+        self._under_way, self._called = 0, False
+        if any(name in sys.modules for name in self.names):
+            self._call()
         else:
-            sys.meta_path.insert(0, cls())
+            sys.meta_path.insert(0, self)
+
+    def _call(self) -> None:
+        if not self._called:
+            self._called = True
+            self.function()
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.THEIRS:
+        if self._called or fullname not in self.names:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
-        assert spec is not None and spec.loader is not None  # transformers has the module
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is None or spec.loader is None:
+            return None
         execute = spec.loader.exec_module
 
-        def execute_and_go_on(module: ModuleType) -> None:
-            execute(module)
-            # Ours may be what imports theirs: then it is underway, and this does nothing.
-            import_module(self.OURS)
+        def execute_and_call(module: ModuleType) -> None:
+            self._under_way += 1
+            try:
+                execute(module)
+            finally:
+                self._under_way -= 1
+            if not self._under_way:
+                self._call()
 
-        spec.loader.exec_module = execute_and_go_on  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
         return spec
 
 
@@ -232,6 +245,13 @@ def _without_kernel_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
 
 
-_register_auto_classes()
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_without_kernel_news)
-_WhenPipelinesAreImported.install()
+
+_AUTO = "transformers.models.auto"
+# Our own room is among them: it imports theirs, and its classes are there only when it ends.
+_WhenImported(
+    [*(f"{_AUTO}.{kind}_auto" for kind in ("configuration", "tokenization", "modeling")), f"{__name__}.models"],
+    _register_auto_classes,
+)
+# The pipeline registers itself; it may be what imports transformers' pipelines, and then this does nothing.
+_WhenImported(["transformers.pipelines"], lambda: import_module(f"{__name__}.models.pipeline_tsrec"))

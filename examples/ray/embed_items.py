@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from tsrec_hf.items.raw_data import as_pairs
+from tsrec_hf.recipes.raw_data import as_pairs
 from tsrec_hf.serving import EmbedBatch, plan_shards, run_shards_on_ray
 
 

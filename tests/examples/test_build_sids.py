@@ -12,6 +12,8 @@ from trl import TrlParser
 
 from tsrec_hf.items import load_minionerec, open_dataset
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.recipes.build import weights_of
+from tsrec_hf.recipes.options import BuildOptions
 from tsrec_hf.sids import ResidualKMeans
 
 
@@ -186,11 +188,10 @@ def test_other_ways(shop, tmp_path: Path, monkeypatch, settings: dict, levels: i
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_read(config: Path) -> None:
-    script = runpy.run_path(str(EXAMPLES / "build_sids.py"))
     line = ["--config", str(config), "--items_file", "here", "--output_dir", "there"]
-    [args] = TrlParser(script["ScriptArguments"]).parse_args_and_config(line)
+    [args] = TrlParser(BuildOptions).parse_args_and_config(line)
     assert args.items_file == "here" and args.level_sizes == [256, 256, 256]
-    assert script["weights_of"](args)["brand"] == 0.2
+    assert weights_of(args)["brand"] == 0.2
 
 
 @pytest.mark.parametrize(

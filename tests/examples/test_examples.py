@@ -27,6 +27,7 @@ from tsrec_hf.evaluation import NextItemRecommender, PopularityRecommender, Reco
 from tsrec_hf.hub import export_backbone, load_recommender
 from tsrec_hf.items import load_minionerec
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.recipes.options import FineTuneOptions
 from tsrec_hf.semantics import TokenSemantics
 from tsrec_hf.trainers import TSRecGRPOTrainer, TSRecSFTConfig, TSRecSFTTrainer, lora_config
 
@@ -189,8 +190,7 @@ def check_tables(text, split="test"):
 
 @pytest.mark.parametrize("config", sorted((EXAMPLES / "configs").glob("sft_*.yaml")), ids=lambda path: path.stem)
 def test_configurations_are_read(config, tmp_path):
-    script = runpy.run_path(str(EXAMPLES / "sft.py"))
-    parser = TrlParser((script["ScriptArguments"], TSRecSFTConfig, ModelConfig))
+    parser = TrlParser((FineTuneOptions, TSRecSFTConfig, ModelConfig))
     line = [
         "--config",
         str(config),

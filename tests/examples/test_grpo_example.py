@@ -16,6 +16,7 @@ from trl import ModelConfig, TrlParser
 
 from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.recipes.options import TuneOptions
 from tsrec_hf.trainers import TSRecGRPOConfig, lora_config
 
 
@@ -82,8 +83,7 @@ def options(**settings) -> list[str]:
 
 @pytest.mark.parametrize("config", sorted((EXAMPLES / "configs").glob("grpo_*.yaml")), ids=lambda path: path.stem)
 def test_configurations_are_read(config, tmp_path):
-    script = runpy.run_path(str(EXAMPLES / "grpo.py"))
-    parser = TrlParser((script["ScriptArguments"], TSRecGRPOConfig, ModelConfig))
+    parser = TrlParser((TuneOptions, TSRecGRPOConfig, ModelConfig))
     line = ["--config", str(config), *options(data_dir="here", model_name_or_path="there", output_dir=tmp_path)]
     # The graphics card that some of them ask for is not here.
     script_args, training_args, _ = parser.parse_args_and_config(line + ["--tf32", "False"])

@@ -239,10 +239,15 @@ def test_what_is_no_table(tmp_path):
         TypeError, match="`interactions` to be .* but found `DatasetDict`. Of a `DatasetDict` pass one"
     ):
         load_table(DatasetDict({"train": LOG}), ITEMS)
-    with pytest.raises(TypeError, match="`items` to be .* but found `DataFrame`.*from_pandas"):
-        load_table(LOG, ITEMS.to_pandas())
+    with pytest.raises(TypeError, match="`items` of `load_table` as `Dataset` or `DataFrame`"):
+        load_table(LOG, ITEMS.to_list())
     with pytest.raises(FileNotFoundError, match="nowhere.csv, but there is none"):
         load_table(tmp_path / "nowhere.csv", ITEMS)
+
+
+def test_data_frames_are_tables():
+    log, framed = load_table(LOG, ITEMS), load_table(LOG.to_pandas(), ITEMS.to_pandas())
+    assert framed.items[:] == log.items[:] and framed.interactions[:] == log.interactions[:]
 
 
 def test_a_catalogue_alone(folder):

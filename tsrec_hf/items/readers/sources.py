@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 from datasets import Dataset
@@ -45,6 +47,19 @@ class Columns:
     advice: str = ""
 
 
+def as_source(source: Any, name: str) -> Any:
+    """A data frame as a `Dataset`, without its index; anything else as it is."""
+    if not isinstance(source, pd.DataFrame):
+        return source
+    try:
+        return Dataset(pa.Table.from_pandas(source, preserve_index=False))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(
+            f"Expected columns of one type each in the data frame `{name}`, but found {error}. Convert the column, "
+            "for example with `astype(str)`."
+        ) from error
+
+
 def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dict[str, str]) -> Columns:
     """
     Reads the requested columns of a `Dataset` or a file.
@@ -64,9 +79,8 @@ def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dic
         return Columns(table, names, f"`{name}`", _row)
     if not isinstance(source, (str, Path, TableFile)):
         raise TypeError(
-            f"Expected `{name}` to be a `datasets.Dataset` or the path of a file, but found "
-            f"`{type(source).__name__}`. Of a `DatasetDict` pass one split; make a data frame a `Dataset` with "
-            "`Dataset.from_pandas`."
+            f"Expected `{name}` to be a `datasets.Dataset`, a data frame or the path of a file, but found "
+            f"`{type(source).__name__}`. Of a `DatasetDict` pass one split."
         )
     file = source if isinstance(source, TableFile) else TableFile(source)
     path = Path(file.path)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
@@ -15,13 +16,13 @@ from ..columns import require_columns
 from ..log import InteractionLog, no_interactions
 from ..tidying import tidy
 from .dialects import TableFile
-from .sources import Columns, read_columns
-from .values import CONVERTERS, join_texts, plain
+from .sources import Columns, as_source, read_columns
+from .values import CONVERTERS, as_formatted_seconds, join_texts, plain
 
 
 logger = logging.getLogger(__name__)
 
-Source: TypeAlias = Dataset | str | Path | TableFile
+Source: TypeAlias = Dataset | pd.DataFrame | str | Path | TableFile
 Filters: TypeAlias = Mapping[str, str | list[str]]
 
 # Kinds as in `json_lines`. Other columns keep their type.
@@ -52,20 +53,22 @@ def load_table(
     quotes: bool | None = None,
     interaction_names: list[str] | None = None,
     item_names: list[str] | None = None,
+    timestamp_format: str | None = None,
 ) -> InteractionLog:
     r"""
     Reads interactions and items from two tables of any layout and cleans them with [`~items.tidy`].
 
-    Each table is a `datasets.Dataset` or a file: delimited text (`.csv`, `.tsv`, `.inter`, `.txt`, `.dat`), JSON lines
-    or one JSON document (`.jsonl`, `.json`), all of them also gzipped (`.csv.gz`), `.parquet`, or a folder of Parquet
-    files. Ids may be strings or integers; those of text files are taken as they are written, so `007` is not `7`.
-    Times may be numbers (any unit, kept as they are) or dates (which become seconds since 1970). One file with
-    everything can be passed as both tables: of the rows with one item id, the first that has a title becomes the item.
+    Each table is a `datasets.Dataset`, a data frame of pandas or a file: delimited text (`.csv`, `.tsv`, `.inter`,
+    `.txt`, `.dat`), JSON lines or one JSON document (`.jsonl`, `.json`), all of them also gzipped (`.csv.gz`),
+    `.parquet`, or a folder of Parquet files. Ids may be strings or integers; those of text files are taken as they are
+    written, so `007` is not `7`. Times may be numbers (any unit, kept as they are) or dates (which become seconds
+    since 1970). One file with everything can be passed as both tables: of the rows with one item id, the first that
+    has a title becomes the item.
 
     Args:
-        interactions (`datasets.Dataset`, `str`, `Path` or `TableFile`):
+        interactions (`datasets.Dataset`, `pandas.DataFrame`, `str`, `Path` or `TableFile`):
             One row per interaction; `None` to read only a catalogue. A [`~items.TableFile`] has options of its own.
-        items (`datasets.Dataset`, `str`, `Path` or `TableFile`):
+        items (`datasets.Dataset`, `pandas.DataFrame`, `str`, `Path` or `TableFile`):
             One row per item.
         interaction_columns (`Mapping[str, str | None]`, *optional*):
             Maps `user_id`, `item_id`, `timestamp` and `rating` to the table's column names. Columns that are not
@@ -92,6 +95,9 @@ def load_table(
             Names of the columns, in order, of interactions without a header.
         item_names (`list[str]`, *optional*):
             Likewise for the items.
+        timestamp_format (`str`, *optional*):
+            How dates are written, as `datetime.strptime` has it: `%d/%m/%Y %H:%M` for 12/04/1997 15:55. By default
+            they are numbers or ISO dates.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description`, `interactions` with
@@ -140,6 +146,7 @@ def load_table(
             ("rating",),
             filters,
             () if min_rating is None else ("rating",),
+            timestamp_format,
         )
         if not len(taken):
             raise ValueError(
@@ -176,6 +183,7 @@ def read_table(
     optional: tuple[str, ...],
     filters: Filters | None = None,
     asked: tuple[str, ...] = (),
+    timestamp_format: str | None = None,
 ) -> tuple[Dataset, pa.ChunkedArray]:
     """
     Reads our columns of a table and converts them to the types of an `InteractionLog`.
@@ -186,11 +194,13 @@ def read_table(
     columns = dict(columns or {})
     spare = [column for column in optional if column not in columns and column not in asked]
     try:
-        return _read_table(source, name, columns, required, optional, filters)
+        return _read_table(source, name, columns, required, optional, filters, timestamp_format)
     except (TypeError, ValueError) as error:
         if not spare:
             raise
-        table, kept = _read_table(source, name, columns, required, tuple({*optional} - {*spare}), filters)
+        table, kept = _read_table(
+            source, name, columns, required, tuple({*optional} - {*spare}), filters, timestamp_format
+        )
         logger.warning(f"{error} Left out, because nobody asked for it.")
         if "description" in spare:
             table = _with_descriptions(table)
@@ -204,7 +214,9 @@ def _read_table(
     required: tuple[str, ...],
     optional: tuple[str, ...],
     filters: Filters | None,
+    timestamp_format: str | None = None,
 ) -> tuple[Dataset, pa.ChunkedArray]:
+    source = as_source(source, name)
     named = {column: column for column in (*required, *optional)} | columns
     in_order = named.get("timestamp", "") is None
     names_of = {
@@ -231,7 +243,7 @@ def _read_table(
             require_columns(present, names, read.where, advice + read.advice)
     require_columns(present, list(allowed), read.where, f"Correct the `filters`.{read.advice}")
     given = {column: names for column, names in names_of.items() if set(names) <= set(read.table.column_names)}
-    converted = {column: _convert(read, names, KINDS.get(column)) for column, names in given.items()}
+    converted = {column: convert(read, names, KINDS.get(column), timestamp_format) for column, names in given.items()}
     if in_order:
         converted["timestamp"] = pa.array(range(len(read.table)), pa.float64())
     ours = pa.table(converted)
@@ -251,10 +263,13 @@ def _with_descriptions(items: Dataset) -> Dataset:
     return items.add_column("description", [""] * len(items))
 
 
-def _convert(read: Columns, names: list[str], kind: str | None) -> pa.ChunkedArray:
+def convert(read: Columns, names: list[str], kind: str | None, timestamp_format: str | None = None) -> pa.ChunkedArray:
     """Converts a column to our type, joining several columns of text; columns of unknown kind keep their type."""
     if kind is None:
         return read.table[names[0]]
+    if kind == "time" and timestamp_format is not None:
+        where = f"column {names[0]!r} of {read.where}"
+        return as_formatted_seconds(plain(read.table[names[0]]), where, read.locate, timestamp_format)
     columns = [
         CONVERTERS[kind](plain(read.table[name]), f"column {name!r} of {read.where}", read.locate, read.written)
         for name in names

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,21 @@ from .json_lines import seconds_of
 
 NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$|^[+-]?(?:inf|infinity)$"
 ISO_DATE = "2024-05-31T12:00:00"
+USUAL_FORMATS = tuple(
+    f"{day}{hour}"
+    for day in (
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d.%m.%Y",
+        "%d-%m-%Y",
+        "%m-%d-%Y",
+        "%Y/%m/%d",
+        "%d %b %Y",
+        "%b %d, %Y",
+        "%d/%m/%y",
+    )
+    for hour in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+)
 # Tells where in the file a row stands: "line 7".
 Locate = Callable[[int], str]
 
@@ -130,11 +146,50 @@ def as_seconds(column: pa.ChunkedArray, name: str, locate: Locate, written: bool
                 break
     if wrong is not None:
         row, date, cause = wrong
+        fitting = formats_of(texts)
+        advice = f" All fit {' and '.join(map(repr, fitting))}." if fitting else ""
         raise ValueError(
             f"Expected {name} to hold numbers or ISO dates such as {ISO_DATE}, but {locate(row)} has {date!r}. "
-            "Correct the value, or convert the column."
+            f"Correct the value, or say how dates are written by `timestamp_format` (`--timestamp_format`).{advice}"
         ) from cause
     return pa.chunked_array([seconds], pa.float64())
+
+
+def formats_of(texts: pa.ChunkedArray, most: int = 2000) -> list[str]:
+    """Usual patterns of dates that fit the first of some texts; two where days and months cannot be told apart."""
+    dates = pc.unique(texts).drop_null()[:most].to_pylist()
+    return [pattern for pattern in USUAL_FORMATS if dates and all(_fits(date, pattern) for date in dates)]
+
+
+def _fits(date: str, pattern: str) -> bool:
+    try:
+        datetime.strptime(date, pattern)
+    except ValueError:
+        return False
+    return True
+
+
+def as_formatted_seconds(column: pa.ChunkedArray, name: str, locate: Locate, pattern: str) -> pa.ChunkedArray:
+    """Converts dates that are written by a pattern of `strptime` to seconds since 1970; UTC by default."""
+    if not pa.types.is_string(column.type):
+        return as_seconds(column, name, locate, written=False)
+    texts = _without_missing(column)
+    distinct = pc.unique(texts).drop_null()
+    seconds = []
+    for date in distinct.to_pylist():
+        try:
+            moment = datetime.strptime(date, pattern)
+        except ValueError as error:
+            wrong = pc.index(texts, date).as_py()
+            raise ValueError(
+                f"Expected {name} to hold dates such as {datetime(2024, 5, 31, 12).strftime(pattern)!r}, as "
+                f"{pattern!r} (`--timestamp_format`) has them, but {locate(wrong)} has {date!r}. Correct the value or "
+                "the format."
+            ) from error
+        seconds.append((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())
+    return pa.chunked_array(
+        [pa.array(seconds, pa.float64()).take(pc.index_in(texts, value_set=distinct).combine_chunks())]
+    )
 
 
 def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -7,7 +7,7 @@ import pytest
 from trl import TrlParser
 
 from tsrec_hf.items import InteractionLog
-from tsrec_hf.items.raw_data import FORMATS, RawDataArguments
+from tsrec_hf.recipes.raw_data import FORMATS, RawDataArguments
 
 
 CSV = {"items.csv": "item_id,title\n1,Nut\n2,Saw\n3,Glue\n"}

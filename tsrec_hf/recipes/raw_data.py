@@ -1,28 +1,32 @@
-"""`RawDataArguments`: the options by which scripts open raw data of any form, and what they open."""
+"""`RawDataArguments`: the options by which commands open raw data of any form, and what they open."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from datasets import Dataset, DatasetDict, Features, List, Value
 
-from .dataset import RecommendationDataset
-from .kcore import k_core
-from .log import InteractionLog
-from .readers import PUBLISHED, load_amazon, load_published, load_recbole, load_sequences, load_table
-from .readers.lcrec import read_lcrec
-from .splits import chronological_split, has_positions_for_times, leave_one_out_split
-from .tidying import tidy
+# What reads the data is imported when data are read: the help of a command shows these options without it.
+if TYPE_CHECKING:
+    from tsrec_hf.items import InteractionLog, RecommendationDataset
 
 
 logger = logging.getLogger(__name__)
 
-SPLITTERS: dict[str, Callable[..., DatasetDict]] = {
-    "chronological": chronological_split,
-    "leave_one_out": leave_one_out_split,
-}
+SPLITTERS = ("chronological", "leave_one_out")
 AMAZON = ("amazon", "amazon2014", "amazon2018", "amazon2023")
+PUBLISHED = (
+    "movielens",
+    "steam",
+    "yelp",
+    "hm",
+    "retailrocket",
+    "taobao",
+    "mind",
+    "bookcrossing",
+    "lastfm",
+    "goodreads",
+)
 FORMATS = ("table", *AMAZON, "recbole", "lcrec", "sequences", *PUBLISHED)
 # Forms whose one folder holds items and interactions.
 FOLDERS = ("recbole", *PUBLISHED)
@@ -38,22 +42,22 @@ TEXT_OPTIONS = {
     "item_names": ("table",),
     "interaction_names": ("table",),
     "filters": ("table", *PUBLISHED),
+    "timestamp_format": ("table",),
     "item_offset": ("sequences",),
 }
-ROW_FEATURES = Features({"user_id": Value("string"), "history": List(Value("string")), "target": Value("string")})
 
 
 @dataclass(kw_only=True)
 class RawDataArguments:
     """
-    What to read and how to clean and split it, as fields for `TrlParser`; each has its help.
+    What to read, and how to clean and split it.
 
     Example:
 
     ```python
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from tsrec_hf.items.raw_data import RawDataArguments
+    >>> from tsrec_hf.recipes.raw_data import RawDataArguments
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "toys.txt").write_text("1 7 8 9\\n2 8 7 9 8\\n")
@@ -70,10 +74,17 @@ class RawDataArguments:
     """
 
     items_file: str = field(
-        metadata={"help": "Items: a table or Amazon's metadata; or the folder of a data set that holds both."}
+        metadata={
+            "help": "Items: a table or Amazon's metadata; or the folder of a data set that holds both.",
+            "aliases": ["--items"],
+        }
     )
     interactions_file: str | None = field(
-        default=None, metadata={"help": "Interactions: a table, Amazon's reviews, sequences, or LC-Rec's folder."}
+        default=None,
+        metadata={
+            "help": "Interactions: a table, Amazon's reviews, sequences, or LC-Rec's folder.",
+            "aliases": ["--interactions"],
+        },
     )
     format: str = field(default="table", metadata={"help": f"What the files are, one of {', '.join(FORMATS)}."})
     item_columns: list[str] = field(
@@ -101,6 +112,10 @@ class RawDataArguments:
         default=None, metadata={"help": "Names of the columns, in order, of a table of items without a header."}
     )
     interaction_names: list[str] | None = field(default=None, metadata={"help": "Likewise for the interactions."})
+    timestamp_format: str | None = field(
+        default=None,
+        metadata={"help": "How dates are written that are not ISO dates: '%d/%m/%Y %H:%M' for 12/04/1997 15:55."},
+    )
     item_offset: int = field(
         default=0,
         metadata={"help": "Added to the item ids of sequences, if they count from 1 and the table from 0: -1."},
@@ -154,16 +169,21 @@ class RawDataArguments:
     def _is_set(self, name: str) -> bool:
         return getattr(self, name) not in (None, 0, []) or getattr(self, name) is False
 
-    def read(self, further: Iterable[str] = ()) -> InteractionLog:
+    def read(self, further: Iterable[str] = ()) -> "InteractionLog":
         """
         Reads, cleans and filters the log; `further` names columns of items to read besides, where there are tables.
         """
+        from tsrec_hf.items import k_core
+
         log = self._load(further)
         if (self.user_k, self.item_k) != (1, 0):
             log = k_core(log, self.user_k, self.item_k)
         return log
 
-    def _load(self, further: Iterable[str]) -> InteractionLog:
+    def _load(self, further: Iterable[str]) -> "InteractionLog":
+        from tsrec_hf.items import load_amazon, load_published, load_recbole, load_sequences, load_table, tidy
+        from tsrec_hf.items.readers.lcrec import read_lcrec
+
         tidying: dict[str, Any] = {"untitled": self.untitled, "same_title": self.same_title, "repeats": self.repeats}
         tidying["min_rating"] = self.min_rating
         tidying = {name: value for name, value in tidying.items() if value is not None}
@@ -210,22 +230,31 @@ class RawDataArguments:
             quotes=self.quotes,
             interaction_names=self.interaction_names,
             item_names=self.item_names,
+            timestamp_format=self.timestamp_format,
             **tidying,
         )
 
     def _filters(self) -> dict[str, list[str]]:
         return {name: values.split(",") for name, values in as_pairs(self.filters, "filters").items()}
 
-    def split_log(self, log: InteractionLog, name: str) -> RecommendationDataset:
+    def split_log(self, log: "InteractionLog", name: str) -> "RecommendationDataset":
         """Splits a log, or makes a data set of items alone if there are no interactions."""
+        from datasets import Dataset, Features, List, Value
+
+        from tsrec_hf.items import RecommendationDataset, chronological_split, leave_one_out_split
+        from tsrec_hf.items.splits import has_positions_for_times
+
         if not len(log.interactions):
-            none = Dataset.from_dict({"user_id": [], "history": [], "target": []}, features=ROW_FEATURES)
+            text = Value("string")
+            features = Features({"user_id": text, "history": List(text), "target": text})
+            none = Dataset.from_dict({"user_id": [], "history": [], "target": []}, features=features)
             return RecommendationDataset(log.items, none, none, none, name=name)
         way = self.split or "chronological"
         if self.split is None and has_positions_for_times(log.interactions):
             way = "leave_one_out"
             logger.info("The log has an order and no times: split leave-one-out, the last item of each user for test.")
-        dataset = log.split(SPLITTERS[way], name=name, max_history=self.max_history)
+        splitter = chronological_split if way == "chronological" else leave_one_out_split
+        dataset = log.split(splitter, name=name, max_history=self.max_history)
         empty = [part for part in ("train", "valid", "test") if not len(getattr(dataset, part))]
         if empty:
             raise ValueError(

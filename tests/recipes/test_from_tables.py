@@ -1,0 +1,113 @@
+"""From two tables to a recommender, in one call, and what a second call does again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub import HfApi, ModelCard
+
+from tsrec_hf.cli import main
+from tsrec_hf.items import load_table, open_dataset
+from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf.recipes import Recommender
+
+
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
+pytest.importorskip("faiss", reason="needs the extra `sids`")
+pytest.importorskip("sklearn", reason="needs the extra `keywords`")
+from sentence_transformers.sentence_transformer.modules import BoW  # noqa: E402
+
+
+KINDS, THINGS = "red green hard sharp steel".split(), "hammer nail screw saw apple pear bread cheese".split()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, backbone_dir) -> dict:
+    """40 items and 30 users as data frames with integer ids and dates, and tiny models."""
+    titles = [f"{kind} {thing}" for kind in KINDS for thing in THINGS]
+    draw = np.random.default_rng(0)
+    rows = [
+        (user, item, f"{day + 1:02}/03/2024 {user % 24:02}:15")
+        for user in range(30)
+        for day, item in enumerate(draw.choice(len(titles), size=8, replace=False))
+    ]
+    sentence_transformers.SentenceTransformer(modules=[BoW([*KINDS, *THINGS])], device="cpu").save(
+        str(tmp_path / "encoder")
+    )
+    return {
+        "items": pd.DataFrame({"item_id": range(len(titles)), "title": titles}),
+        "interactions": pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]),
+        "output_dir": tmp_path / "shop",
+        "timestamp_format": "%d/%m/%Y %H:%M",
+        "encoder": str(tmp_path / "encoder"),
+        "model_name_or_path": backbone_dir,
+        "minutes": 0,
+        "num_test_rows": 10,
+    }
+
+
+def test_one_call_and_a_second_one(shop, datasets_cache, capsys, monkeypatch) -> None:
+    folder = shop["output_dir"]
+    recommender = Recommender.from_tables(**shop)
+    printed = capsys.readouterr().out
+    stages = ["Data", "Semantic IDs", "Training", "Trained", "Prior", "Evaluation", "Done"]
+    assert [line.split("] ")[1].split(":")[0] for line in printed.splitlines() if line.startswith("[")] == stages
+    assert "| popularity |" in printed and len(recommender.recommend([["1", "2"]], top_k=5)[0]) == 5
+    dataset = open_dataset(folder / "data")
+    # Twice as many SIDs as items; 30 rows of a user each are 48 steps, which a warm-up of 20 would waste.
+    assert len(dataset.sid_index) == 40 and dataset.sid_index.num_levels == 2 and dataset.max_history == 8
+    assert {path.name for path in folder.iterdir()} >= {
+        *("README.md", "config.json", "metrics.json", "model.safetensors", "description_keywords.json", "data"),
+        "stages.json",
+    }
+    card = ModelCard.load(folder / "README.md")
+    assert (
+        "test" in {result.dataset_split for result in card.data.eval_results} and "| warmup_steps | 3 |" in card.text
+    )
+    assert json.loads((folder / "metrics.json").read_text())["settings"]["rows"] == "10 of 21, drawn with seed 0"
+
+    weights = (folder / "model.safetensors").read_bytes()
+    Recommender.from_tables(**shop)
+    assert capsys.readouterr().out.count("as before") == 4 and (folder / "model.safetensors").read_bytes() == weights
+    # More rows to test on: only that is done again.
+    Recommender.from_tables(**{**shop, "num_test_rows": 12})
+    printed = capsys.readouterr().out
+    assert printed.count("as before") == 3 and "12 of 21 test rows" in printed
+    # Other tables: everything.
+    Recommender.from_tables(**{**shop, "interactions": shop["interactions"][:-8]})
+    assert "as before" not in capsys.readouterr().out
+
+    loaded = Recommender.from_pretrained(folder)
+    assert loaded.semantics is not None and list(loaded.evaluate(num_rows=5).results)[0] == "popularity"
+    assert main(["recommend", "--model_name_or_path", str(folder), "--history", "1", "2", "--top_k", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+
+    sent: list = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: f"https://hub/{repo_id}")
+    monkeypatch.setattr(HfApi, "upload_file", lambda self, **kwargs: sent.append(kwargs["path_in_repo"]))
+    for kind in (TSRecForCausalLM, TSRecTokenizer):
+        monkeypatch.setattr(kind, "push_to_hub", lambda self, repo_id, **kwargs: sent.append(type(self).__name__))
+    assert main(["push", "--model_name_or_path", str(folder), "--repo_id", "me/shop"]) == 0
+    assert capsys.readouterr().out.strip() == "https://hub/me/shop"
+    assert sent == ["TSRecForCausalLM", "TSRecTokenizer", "description_keywords.json"]
+
+
+def test_an_option_that_does_not_exist(shop) -> None:
+    with pytest.raises(ValueError, match=r"options of `tsrec train`, but found \['epochs'\]"):
+        Recommender.from_tables(**shop, epochs=3)
+
+
+def test_data_frames_are_tables(shop) -> None:
+    log = load_table(shop["interactions"], shop["items"], timestamp_format=shop["timestamp_format"])
+    assert log.items[0] == {"item_id": "0", "title": "red hammer", "description": ""}
+    assert log.interactions[0]["timestamp"] == pd.Timestamp("2024-03-01 00:15").timestamp()
+    dated = shop["interactions"].assign(
+        timestamp=pd.to_datetime(shop["interactions"]["timestamp"], format="%d/%m/%Y %H:%M")
+    )
+    assert load_table(dated, shop["items"]).interactions[:] == log.interactions[:]
+    with pytest.raises(
+        ValueError, match="'%Y.%m.%d' .`--timestamp_format`. has them, but row 1 has '01/03/2024 00:15'"
+    ):
+        load_table(shop["interactions"], shop["items"], timestamp_format="%Y.%m.%d")

@@ -1,0 +1,92 @@
+"""Reinforcement learning (GRPO) of a fine-tuned recommender on a prepared catalogue."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from transformers import set_seed
+from trl import ModelConfig
+
+from tsrec_hf.data import build_grpo_rows
+from tsrec_hf.hub import load_recommender
+from tsrec_hf.items import open_dataset
+from tsrec_hf.models.replacing_tsrec import write_text
+from tsrec_hf.rewards import rewards_by_name
+from tsrec_hf.semantics import TokenSemantics
+from tsrec_hf.sids import mean_pooled_embeddings
+from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
+
+from .options import SEMANTICS_FILE, TuneOptions
+
+
+def semantics_path(script_args: TuneOptions) -> Path:
+    return Path(script_args.semantics_file or Path(script_args.data_dir) / SEMANTICS_FILE)
+
+
+def print_settings(script_args: TuneOptions, args: TSRecGRPOConfig) -> None:
+    """What is on."""
+    weights = args.reward_weights or [1.0] * len(script_args.rewards)
+    settings = {
+        "rewards": ", ".join(f"{weight:g} {name}" for weight, name in zip(weights, script_args.rewards)),
+        "rollout": f"{args.rollout}, {args.num_generations} SIDs a prompt, temperature {args.temperature:g}",
+        "scoring": args.scoring,
+        "advantages": f"of a {args.advantage_level}, scaled by {args.scale_rewards}",
+        "one pass a group": "yes" if args.shared_prefix else "no",
+        "dynamic sampling": f"at most {args.dynamic_sampling_max_draws} draws" if args.dynamic_sampling else "off",
+        "KL to the reference": f"beta {args.beta:g}, reference {'synchronised' if args.sync_ref_model else 'fixed'}",
+        "seed": args.seed,
+    }
+    print("\n".join(f"{name}: {value}" for name, value in settings.items()), flush=True)
+
+
+def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
+    set_seed(training_args.seed)
+    dataset = open_dataset(script_args.data_dir)
+    model, tokenizer = load_recommender(
+        model_args.model_name_or_path,
+        model_args.model_revision,
+        dataset.sid_index,
+        dtype=model_args.dtype or "float32",
+        attn_implementation=model_args.attn_implementation,
+    )
+    if training_args.process_index == 0:
+        print(dataset)
+        print_settings(script_args, training_args)
+    semantics = None
+    if "semantic" in script_args.rewards:
+        semantics = TokenSemantics.from_json(semantics_path(script_args))
+        model.to(training_args.device)  # it embeds the descriptions
+    rewards = rewards_by_name(
+        script_args.rewards,
+        script_args.level_weights,
+        # Levels are told apart only where tokens have advantages of their own; else a completion gets their sum.
+        per_level=training_args.advantage_level == "token",
+        sid_index=tokenizer.sid_index,
+        semantics=semantics,
+        embed=partial(mean_pooled_embeddings, model, tokenizer),
+        train=dataset.train,
+    )
+    peft_config = lora_config(model, tokenizer, model_args)
+    trainer = TSRecGRPOTrainer(
+        model=quantize(model, tokenizer, model_args, training_args),
+        reward_funcs=rewards,
+        args=training_args,
+        train_dataset=build_grpo_rows(dataset.train, tokenizer),
+        eval_interactions=dataset.valid,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        card_facts={"dataset": dataset},
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
+        # What the tokens mean goes where the recommender goes.
+        TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(training_args.output_dir, SEMANTICS_FILE))
+    # First: whatever the evaluation does, what was trained stays.
+    trainer.save_model(training_args.output_dir)
+    metrics = trainer.evaluate()
+    trainer.create_model_card()  # with its figures
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
+        print(json.dumps(metrics, indent=1))
