@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from trl import TrlParser
 
 import tsrec_hf
+from tsrec_hf.cli import commands as commands_of_cli
 
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 NAME_OF = {page.relative_to(ROOT).as_posix(): page for page in PAGES}
-# `tests/test_migration.py` runs it in page order, commands and all.
-RUN_ELSEWHERE = {"docs/migration.md"}
+# `tests/test_migration.py` runs the one in page order, commands and all; `tests/serving` has the slow test of vLLM's.
+RUN_ELSEWHERE = {"docs/migration.md", "docs/serving.md"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -37,18 +39,29 @@ class Parsed(Exception):
 
 @pytest.fixture
 def check_options(monkeypatch):
-    """Runs a script of the repository until it has understood its arguments."""
+    """Runs a script of the repository, or a command, until it has understood its arguments."""
     parse = argparse.ArgumentParser.parse_known_args
 
     def parse_and_stop(self, args=None, namespace=None):
-        _, rest = parse(self, args, namespace)
+        known, rest = parse(self, args, namespace)
+        if rest and not isinstance(self, TrlParser):
+            return known, rest  # options of TRL, if of anybody: its parser comes next
         assert not rest, f"no such options: {rest}"
         raise Parsed
 
     def check(script: str, words: list[str]) -> None:
+        if script == "tsrec":
+            with monkeypatch.context() as patched:
+                patched.setattr(commands_of_cli, "check_paths", lambda parsed: None)
+                patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+                patched.chdir(ROOT)
+                with pytest.raises(Parsed):
+                    commands_of_cli.run_command(words[0], words[1:])
+            return
         path = ROOT / script
         assert path.is_file(), script
         with monkeypatch.context() as patched:
+            patched.setattr(commands_of_cli, "check_paths", lambda parsed: None)  # files of a reader
             patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
             patched.setattr(sys, "argv", [script, *words])
             patched.syspath_prepend(str(path.parent))
@@ -75,6 +88,8 @@ def check_command(words: list[str], variables: dict[str, list[str]], check_optio
             pass
         case ["python", script, *options]:
             check_options(script, options)
+        case ["tsrec", *options]:
+            check_options("tsrec", options)
         case ["accelerate", "launch", "--config_file", file, script, *options]:
             assert (ROOT / file).is_file(), file
             check_options(script, options)

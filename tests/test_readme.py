@@ -21,7 +21,7 @@ import tsrec_hf
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "get_started.md").read_text(encoding="utf-8")
-[OWN_DATA] = re.findall(r"## Your own data in five commands\n.*?```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+[OWN_DATA] = re.findall(r"## Stage by stage\n.*?```bash\n(.*?)```", PAGE, flags=re.DOTALL)
 WEEK = (ROOT / "docs" / "week_of_a_shop.md").read_text(encoding="utf-8")
 EVERY_DAY, EVERY_WEEK = re.findall(r"```bash\n(.*?)```", WEEK, flags=re.DOTALL)
 [IN_A_SERVICE] = re.findall(r"```python\n(.*?)```", WEEK, flags=re.DOTALL)
