@@ -31,7 +31,9 @@ class ScriptArguments:
     input: str = field(metadata={"help": "The log: Parquet, JSON lines, or a folder of them."})
     output_dir: str = field(metadata={"help": "Folder of the rows."})
     num_files: int = field(default=64, metadata={"help": "Files of the output; the users of one are held at once."})
-    targets_per_stretch: int = field(default=1, metadata={"help": "Targets of each further stretch of a long user."})
+    targets_per_stretch: int | None = field(
+        default=None, metadata={"help": "Targets of each further stretch of a long user."}
+    )
     num_workers: int = field(default=1, metadata={"help": "Processes that build rows."})
     rows_per_shard: int = field(default=200_000, metadata={"help": "Interactions that are read at once."})
     address: str | None = field(default=None, metadata={"help": "Address of a Ray cluster."})

@@ -168,6 +168,7 @@ def test_task_names_number_the_tasks(tokenizer):
         DataCollatorForTSAlign(tokenizer)(rows)
     with pytest.raises(ValueError, match=r"weights for the tasks \('brands',\), but found \['title'\]"):
         DataCollatorForTSAlign(tokenizer, task_weights={"title": 1}, task_names=["brands"])
-    for names in (["brands", "brands"], "brands"):
-        with pytest.raises(ValueError, match="`task_names` as a list of different names, but found"):
-            DataCollatorForTSAlign(tokenizer, task_names=names)
+    with pytest.raises(ValueError, match="`task_names` as a list of different names, but found"):
+        DataCollatorForTSAlign(tokenizer, task_names=["brands", "brands"])
+    with pytest.raises(TypeError, match="`task_names` of `DataCollatorForTSAlign` as a list .* found 'brands'"):
+        DataCollatorForTSAlign(tokenizer, task_names="brands")

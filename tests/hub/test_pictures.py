@@ -67,7 +67,7 @@ def test_results_that_cannot_be_drawn(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match='`plot_run` needs matplotlib.*pip install "tsrec_hf\\[plots\\]"'):
+    with pytest.raises(ImportError, match='`plot_run` needs matplotlib.*pip install "\\.\\[plots\\]"'):
         plot_run(LOG, RESULTS, tmp_path / "run.png")
-    with pytest.raises(ImportError, match='`plot_loss` needs matplotlib.*pip install "tsrec_hf\\[plots\\]"'):
+    with pytest.raises(ImportError, match='`plot_loss` needs matplotlib.*pip install "\\.\\[plots\\]"'):
         plot_loss(LOG, tmp_path / "loss.png")

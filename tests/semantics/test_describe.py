@@ -155,7 +155,7 @@ def test_settings_are_checked() -> None:
 
 def test_missing_scikit_learn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
-    with pytest.raises(ImportError, match=r'pip install "tsrec_hf\[keywords\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[keywords\]"'):
         KeywordTeacher().describe({"<a_0>": titled("Tape")})
 
 

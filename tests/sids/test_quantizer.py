@@ -147,5 +147,5 @@ def test_codebooks_of_a_subclass_are_checked(embeddings: np.ndarray) -> None:
 
 def test_without_faiss_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"need faiss.*tsrec_hf\[sids\]"):
+    with pytest.raises(ImportError, match=r"need faiss.*\.\[sids\]"):
         import_faiss()

@@ -199,7 +199,7 @@ def test_refusals(embeddings: np.ndarray, quantizer: RQVAE, tmp_path) -> None:
         quantizer.encode(embeddings[:, :3])
     with pytest.raises(ValueError, match="infinity in 1 of 400 rows, first in row 2"):
         quantizer.encode(np.where(np.arange(400)[:, None] == 2, np.nan, embeddings))
-    with pytest.raises(ValueError, match="positive `learning_rate`.* found nan"):
+    with pytest.raises(ValueError, match="`learning_rate` of `RQVAE` as a finite number, but found nan"):
         RQVAE([4, 4], learning_rate=float("nan"))
     with pytest.raises(ValueError, match=r"Lower `learning_rate` \(now 1e\+20\)"):
         RQVAE([4, 4], **{**SETTINGS, "learning_rate": 1e20}).fit(embeddings)

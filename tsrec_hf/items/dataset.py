@@ -23,7 +23,6 @@ SPLITS = ("train", "valid", "test")
 CARD_NAME = "README.md"
 
 
-@checks_types
 @dataclass(frozen=True, eq=False, repr=False)
 class RecommendationDataset:
     r"""

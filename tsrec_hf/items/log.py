@@ -10,8 +10,6 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from tsrec_hf.models.checking_tsrec import checks_types
-
 from .columns import arrow_table, is_text
 from .dataset import RecommendationDataset
 from .splits import chronological_split
@@ -22,7 +20,6 @@ ITEM_COLUMNS = ("item_id", "title", "description")
 LOG_COLUMNS = ("user_id", "item_id", "timestamp")
 
 
-@checks_types
 @dataclass(frozen=True, eq=False, repr=False)
 class InteractionLog:
     r"""

@@ -86,7 +86,6 @@ class TokenSemantics(Mapping[str, TokenDescription]):
     ```
     """
 
-    @checks_types
     def __init__(self, entries: Iterable[TokenDescription], fingerprint: str | None = None):
         self.fingerprint = fingerprint
         self._entries: dict[str, TokenDescription] = {}

@@ -33,7 +33,7 @@ def start_ray(address: str | None = None) -> Any:
     except ImportError as error:
         raise ImportError(
             "Jobs on several workers need Ray Data, which is not installed. Install it with `pip install "
-            '"tsrec_hf[ray]"`, or run the shards in this process by `run_shards`.'
+            '".[ray]"` in a clone, or run the shards in this process by `run_shards`.'
         ) from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -146,10 +146,15 @@ def resolve_collisions_on_ray(
         return pa.table({"row": table["row"], "codes": as_lists(own)})
 
     colliding = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(read, batch_size=1)
-    resolved = colliding.groupby("group").map_groups(resolve, batch_format="pyarrow")
+    resolved = colliding.groupby("group", num_partitions=_num_cpus(ray)).map_groups(resolve, batch_format="pyarrow")
     for batch in resolved.iter_batches(batch_format="pyarrow"):
         result[batch["row"].to_numpy()] = as_vectors(batch["codes"])
     return result
+
+
+def _num_cpus(ray: Any) -> int:
+    """Partitions of a group-by: Ray's own default, 200, would start more processes than a small machine runs."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _colliding(shard: Shard, codes: np.ndarray, groups: np.ndarray) -> pa.Table:
@@ -171,7 +176,7 @@ def build_rows_on_ray(
     output_dir: str | Path,
     tokenizer: TSRecTokenizer,
     num_files: int = 64,
-    targets_per_stretch: int = 1,
+    targets_per_stretch: int | None = None,
     num_workers: int = 1,
     rows_per_shard: int = 200_000,
     address: str | None = None,
@@ -191,7 +196,7 @@ def build_rows_on_ray(
             Tokenizer with the SID index.
         num_files (`int`, *optional*, defaults to `64`):
             Files; the users of one are held at once.
-        targets_per_stretch (`int`, *optional*, defaults to `1`):
+        targets_per_stretch (`int`, *optional*):
             As in [`build_sequence_rows`].
         num_workers (`int`, *optional*, defaults to `1`):
             Tasks at the same time.
@@ -234,7 +239,9 @@ def build_rows_on_ray(
     users = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
         read, batch_size=1, concurrency=num_workers
     )
-    made = users.groupby("file").map_groups(build, batch_format="pyarrow", concurrency=num_workers)
+    made = users.groupby("file", num_partitions=min(num_files, _num_cpus(ray))).map_groups(
+        build, batch_format="pyarrow", concurrency=num_workers
+    )
     found = {row["file"]: row["rows"] for row in made.iter_rows()}
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "task": pa.string()})
     for number in left - found.keys():  # no user's hash names it

@@ -363,9 +363,12 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         card_data["tags"] = [tags] if isinstance(tags, str) else list(tags or [])
         folder = Path(directory or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
+        card = self.model_card(model_name, **card_data)
         # The model itself has no picture beside it.
-        self.recommender.model_card = str(self.model_card(model_name, **card_data))
-        card = self.model_card(model_name, picture=self._plot(folder), **card_data)
+        self.recommender.model_card = str(card)
+        picture = self._plot(folder)
+        if picture is not None:
+            card = self.model_card(model_name, picture=picture, **card_data)
         with replaced(folder / CARD_FILE) as part:
             card.save(part)
 

@@ -7,7 +7,6 @@ import torch
 from tsrec_hf.models.checking_tsrec import checks_types
 
 
-@checks_types
 def target_ranks(recommended: Sequence[Sequence[str]], targets: Sequence[str]) -> torch.Tensor:
     r"""
     Position of each row's target in its list of recommendations.
