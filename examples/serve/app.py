@@ -33,7 +33,7 @@ from tsrec_hf.serving import RequestBatcher, ServerBusy
 logger = logging.getLogger(__name__)
 
 # Who may change the catalogue says this as `Authorization: Bearer ...`.
-TOKEN_VARIABLE = "TSREC_ITEMS_TOKEN"
+NEEDED_VARIABLE = "TSREC_ITEMS_TOKEN"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 REQUEST_BODY = {
     "requestBody": {
@@ -144,12 +144,12 @@ def create_app(
             raise HTTPException(400, f"Expected a request in JSON, but found something else: {error}.") from error
 
     def check_token(request: Request) -> None:
-        token = os.environ.get(TOKEN_VARIABLE, "")
+        token = os.environ.get(NEEDED_VARIABLE, "")
         if not token:
-            raise HTTPException(403, f"The catalogue cannot be changed: start the server with {TOKEN_VARIABLE} set.")
+            raise HTTPException(403, f"The catalogue cannot be changed: start the server with {NEEDED_VARIABLE} set.")
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, f"Expected `Authorization: Bearer` with the server's {TOKEN_VARIABLE}.")
+            raise HTTPException(401, f"Expected `Authorization: Bearer` with the server's {NEEDED_VARIABLE}.")
 
     async def change_items(change: Callable[[SIDIndex], SIDIndex]) -> dict[str, int]:
         def told() -> SIDIndex:
