@@ -6,12 +6,14 @@ How fast, how equal and how exact is constrained decoding?
 On the same prompts of the test split: `generate` with a `prefix_allowed_tokens_fn`, as others do; `generate` with a
 vectorised logits processor; and the tree search of `recommend` for the ten best, scored over the vocabulary, equal to
 `generate`, and over the catalogue, equal to `generate` with that function and `renormalize_logits=True`. Prompts are
-ours, and the same after an instruction of some 80 tokens, as other systems have it. All times are from one process;
-compare ratios, not machines.
+ours, and the same after an instruction of some 80 tokens, as other systems have it. Then users who come alone, one
+call of `recommend` each, with the weights in float32, in bfloat16 and in int8 (the linear layers under the head, by
+torch's dynamic quantisation). All times are from one process; compare ratios, not machines.
 """
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,7 @@ class ScriptArguments(DataArguments):
     )
     generate_users: int = field(default=8, metadata={"help": "Test users that `generate` is timed on, at most."})
     num_users: int = field(default=64, metadata={"help": "Test users that ours is timed on."})
+    single_users: int = field(default=64, metadata={"help": "Test users who come alone."})
     exact_users: int = field(default=64, metadata={"help": "Test users that the exact search is run for."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw of users."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights."})
@@ -70,7 +73,7 @@ class ScriptArguments(DataArguments):
     def __post_init__(self):
         if self.quick:
             self.beams, self.batch_sizes, self.generate_batch_sizes = [10], [1, 8], [1, 8]
-            self.num_users, self.exact_users = 16, 2
+            self.num_users, self.exact_users, self.single_users = 16, 2, 4
 
 
 class CatalogueProcessor(LogitsProcessor):
@@ -269,6 +272,41 @@ def exactness(model: TSRecForCausalLM, tokenizer: TSRecTokenizer, histories: lis
     }
 
 
+def alone(source: str, tokenizer: TSRecTokenizer, histories: list, generate_users: int) -> list[dict]:
+    """
+    Users who come one at a time, 50 beams for the ten best, on a CPU: seconds a user by the type of the weights, and
+    how many lists equal those of float32.
+    """
+    rows, expected = [], []
+    for name in ("float32", "bfloat16", "int8"):
+        model = TSRecForCausalLM.from_pretrained(source, dtype=torch.float32 if name == "int8" else name)
+        if name == "int8":
+            with warnings.catch_warnings():  # torch advises torchao, an installation more
+                warnings.simplefilter("ignore")
+                torch.ao.quantization.quantize_dynamic(
+                    model.base_model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+                )
+
+        def ask(history: list[str]) -> list[str]:
+            [items] = model.recommend(tokenizer, [history], top_k=TOP_K, num_beams=50, prior=None)
+            return [item.item_id for item in items]
+
+        ask(histories[0])  # warms up
+        lists, seconds = timed(lambda: [ask(history) for history in tqdm(histories, desc=f"alone, {name}")])
+        expected = expected or lists
+        row = {"weights": name, "seconds a user": seconds / len(histories), "users": len(histories)}
+        row["equal lists"] = sum(map(list.__eq__, lists, expected))
+        row["equal sets"] = sum(set(found) == set(other) for found, other in zip(lists, expected))
+        row["shared items"] = sum(len(set(found) & set(other)) for found, other in zip(lists, expected)) / TOP_K
+        if name == "float32":
+            prompts = [PromptBuilder(tokenizer).sequence_prompt_ids(history) for history in histories[:generate_users]]
+            _, seconds = timed(lambda: Decoders(model, tokenizer).generate(prompts, 50, 1, "function"))
+            row["seconds of generate"] = seconds / len(prompts)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
 def speed_table(rows: list[dict], scoring: str) -> str:
     """Ours with one scoring, beside the ways to `generate` that it equals."""
     ways = [way for way, other in GENERATES.items() if other == scoring]
@@ -302,7 +340,24 @@ def speed_table(rows: list[dict], scoring: str) -> str:
     return markdown_table(header, body)
 
 
-def report(rows: list[dict], exact: dict, settings: dict) -> str:
+def alone_table(rows: list[dict]) -> str:
+    """Users who come alone."""
+    header = ["weights", "s a user", "`generate` + function", "lists equal to float32's", "as sets", "items shared"]
+    body = [
+        [
+            row["weights"],
+            f"{row['seconds a user']:.3f}",
+            f"{row['seconds of generate']:.3f}" if "seconds of generate" in row else "–",
+            f"{row['equal lists']} of {row['users']}",
+            f"{row['equal sets']} of {row['users']}",
+            f"{row['shared items'] / row['users']:.1%}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(header, body)
+
+
+def report(rows: list[dict], exact: dict, singles: list[dict], settings: dict) -> str:
     """The results as Markdown."""
     seconds = exact["seconds per user"]
     parts = [
@@ -323,17 +378,24 @@ def report(rows: list[dict], exact: dict, settings: dict) -> str:
             ],
         ),
     ]
+    if singles:
+        parts += ["Users who come alone, 50 beams, one call of `recommend` each:", alone_table(singles)]
     return "\n\n".join(parts) + "\n"
 
 
 def main(args: ScriptArguments) -> None:
     dataset = load_minionerec(args.data_dir)
-    histories = dataset.test.shuffle(seed=args.seed)["history"][: max(args.num_users, args.exact_users)]
+    histories = dataset.test.shuffle(seed=args.seed)["history"][
+        : max(args.num_users, args.exact_users, args.single_users)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         source = args.model_name_or_path
         if source is None:
             source = save_untrained_recommender(Path(folder), dataset, load_semantics(args.data_dir))
         tokenizer = TSRecTokenizer.from_pretrained(source)
+        singles = []
+        if args.device == "cpu":
+            singles = alone(source, tokenizer, histories[: args.single_users], args.generate_users)
         model = TSRecForCausalLM.from_pretrained(source, dtype=args.dtype).to(args.device)
     timer = ForwardTimer([model.backbone, model.base_model])
     settings = environment(args.device) | {
@@ -344,10 +406,12 @@ def main(args: ScriptArguments) -> None:
     }
     rows = speed(Decoders(model, tokenizer), timer, args, histories[: args.num_users])
     exact = exactness(model, tokenizer, histories[: args.exact_users], args.beams)
-    text = report(rows, exact, settings)
+    text = report(rows, exact, singles, settings)
     print(text)
     if args.output_file:
-        write_report(args.output_file, text, {"settings": settings, "speed": rows, "exactness": exact})
+        write_report(
+            args.output_file, text, {"settings": settings, "speed": rows, "exactness": exact, "alone": singles}
+        )
 
 
 if __name__ == "__main__":

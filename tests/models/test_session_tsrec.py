@@ -22,6 +22,21 @@ def test_tokens_and_items_of_leaves(model, tokenizer) -> None:
         assert items and tokenizer.encode_sids(items) == [token_ids] * len(items)
 
 
+def test_a_user_alone_takes_no_pass_for_the_instruction(model, tokenizer) -> None:
+    passes: list[dict] = []
+    model.recommend(tokenizer, HISTORIES, top_k=8, num_beams=8)  # probes the backbone, once
+    model.base_model.register_forward_pre_hook(lambda module, args, kwargs: passes.append(kwargs), with_kwargs=True)
+    together = model.recommend(tokenizer, HISTORIES, top_k=8, num_beams=8)
+    num_levels = tokenizer.sid_index.num_levels
+    assert len(passes) == 1 + num_levels  # that of the instruction, which all share
+    for history, expected in zip(HISTORIES, together, strict=True):
+        passes.clear()
+        [found] = model.recommend(tokenizer, [history], top_k=8, num_beams=8)
+        assert len(passes) == num_levels
+        assert [item.item_id for item in found] == [item.item_id for item in expected]
+        assert [item.score for item in found] == pytest.approx([item.score for item in expected], abs=1e-5)
+
+
 def test_the_session_keeps_the_catalogue_it_began_with(model, tokenizer) -> None:
     session = SearchSession(model, tokenizer)
     tokenizer.sid_index = tokenizer.sid_index.with_items(["axe"], codes=[[0, 0, 1]]).without_items(["hammer"])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from operator import length_hint
 from pathlib import Path
 from typing import Any, cast
 
@@ -435,7 +436,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         ```
         """
         return recommend_items(
-            SearchSession(self, tokenizer, scoring),
+            # What has no length is refused behind this door.
+            SearchSession(self, tokenizer, scoring, share_prefix=length_hint(histories, 2) > 1),
             tokenizer,
             histories,
             top_k=top_k,

@@ -34,6 +34,9 @@ class SearchSession:
         prefix_ids (`Sequence[int]`, *optional*):
             Tokens that all prompts begin with, and that are left out of them. Defaults to the instruction of sequence
             prompts.
+        share_prefix (`bool`, *optional*, defaults to `True`):
+            Whether the prefix goes through the model once for all prompts. For a single prompt that is a forward pass
+            too many, each of which reads all weights: `pad` then puts the prefix before the prompt.
 
     Attributes:
         index ([`SIDIndex`]): The catalogue.
@@ -63,6 +66,7 @@ class SearchSession:
         tokenizer: "TSRecTokenizer",
         scoring: str = "catalogue",
         prefix_ids: Sequence[int] | None = None,
+        share_prefix: bool = True,
     ):
         model.check_tokenizer(tokenizer)
         # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
@@ -70,16 +74,17 @@ class SearchSession:
         self.index = self.prompts.sid_index
         self.device, self.dtype = input_device(model.backbone), model.dtype
         self.trie = self.index.trie_on(self.device)
-        prefix = self.prompts.instruction_ids if prefix_ids is None else prefix_ids
-        self.search = SIDSearch(
-            model.backbone, self.trie, tokenizer.sid_token_ids, scoring, torch.tensor(prefix, dtype=torch.long)
-        )
+        prefix = list(self.prompts.instruction_ids if prefix_ids is None else prefix_ids)
+        self._own_prefix = [] if share_prefix else prefix
+        shared = torch.tensor(prefix if share_prefix else [], dtype=torch.long)
+        self.search = SIDSearch(model.backbone, self.trie, tokenizer.sid_token_ids, scoring, shared)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as `input_ids` and `attention_mask`, both of shape `(batch, longest)`, padded on the left."""
+        rows = [[*self._own_prefix, *row] for row in rows]
         width = max(map(len, rows))
         # Padding is masked: any token id serves.
-        input_ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self.device)
+        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
         attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return input_ids, attention_mask
 
