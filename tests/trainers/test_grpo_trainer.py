@@ -470,6 +470,30 @@ class TestRewards:
         with pytest.raises(ValueError, match="reward models and asynchronous functions.*`dynamic_sampling=False`"):
             make_trainer(reward_funcs=judged, dynamic_sampling=True)
 
+    @pytest.mark.parametrize("dynamic_sampling", [False, True])
+    def test_the_target_may_always_be_in_its_group(self, make_trainer, tokenizer, rows, dynamic_sampling):
+        """A search that never finds it."""
+        rows = rows.select(range(2))
+        items = tokenizer.sid_index.item_ids
+
+        def graded(codes):
+            return [float(place) for place in range(len(codes))]
+
+        def share_of_groups(**settings):
+            trainer = make_trainer(
+                reward_funcs=graded, train_dataset=rows, dynamic_sampling=dynamic_sampling, max_steps=1, **settings
+            )
+            targets = tokenizer.encode_sids(rows["target"])
+            others = [sid for sid in tokenizer.encode_sids(items) if sid not in targets][:4]
+            trainer._roll_out = lambda prompts, *args: [list(others) for _ in prompts]
+            batch = first_batch(trainer)
+            trainer.train()
+            groups = batch["completion_ids"].view(2, 4, -1).tolist()
+            assert all(len({tuple(sid) for sid in group}) == 4 for group in groups)
+            return logs_of(trainer)[0]["hits/share_of_groups"]
+
+        assert (share_of_groups(), share_of_groups(include_target=True)) == (0, 1)
+
     @pytest.mark.parametrize("missing", [None, math.nan])
     def test_rewards_that_do_not_apply_are_no_signal(self, make_trainer, missing):
         def sparse(codes):

@@ -23,6 +23,9 @@ class TSRecGRPOConfig(RecommenderArguments, GRPOConfig):
             `"vocabulary"` takes log-probabilities over the whole vocabulary, as TRL does; `"catalogue"` renormalises
             them over the tokens that continue a SID that exists, so that the policy that is trained is the one that
             is sampled.
+        include_target (`bool`, *optional*, defaults to `False`):
+            Whether a training group always holds its prompt's target: where the search did not find it, it takes the
+            place of the least probable SID, so that no group is without a hit.
         dynamic_sampling (`bool`, *optional*, defaults to `False`):
             Whether groups whose rewards are all equal, which teach nothing, are replaced by other prompts. With
             advantages of tokens, rewards that differ at one level are a signal.
@@ -72,6 +75,9 @@ class TSRecGRPOConfig(RecommenderArguments, GRPOConfig):
     )
     scoring: Literal["vocabulary", "catalogue"] = field(
         default="vocabulary", metadata={"help": "What log-probabilities are normalised over."}
+    )
+    include_target: bool = field(
+        default=False, metadata={"help": "Put the target of a prompt into its group where the search did not find it."}
     )
     dynamic_sampling: bool = field(
         default=False, metadata={"help": "Replace groups whose rewards are all equal by other prompts."}

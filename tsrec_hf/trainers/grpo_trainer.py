@@ -158,6 +158,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         self._legal_tokens = LegalTokens(trie, tokenizer.sid_token_ids)
         self._reader = CompletionReader(tokenizer)
         self._drawn: list[list[int]] | None = None  # completions that dynamic sampling has found already
+        self._targets: list[str] | None = None  # of the prompts that are rolled out
         self.add_callback(StepCounter(self))
 
     def train(self, *args, **kwargs):
@@ -204,7 +205,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
                 f"Expected each prompt {num_generations} times in a row, but found a group that is split. The data "
                 "loader's batches must hold whole groups: do not change the sampler."
             )
-        rolled = self._roll_out([group[0] for group in groups], num_generations)
+        rolled = self._with_targets(self._roll_out([group[0] for group in groups], num_generations), self._targets)
         return [completion for group in rolled for completion in group], None
 
     def _roll_out(
@@ -225,12 +226,26 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
             raise self._not_finite(str(error)) from error
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        self._targets = self._targets_of(inputs[:: self._group])
         if self.args.dynamic_sampling and self.model.training:
             inputs = self._draw_groups(inputs)
         output = super()._generate_and_score_completions(inputs)
         if self.args.advantage_level == "token":
             output["advantages"] = self._token_advantages(self._level_rewards)
         return output
+
+    def _targets_of(self, rows: list[Row]) -> list[str] | None:
+        """The targets that groups must hold; groups of an evaluation are the policy's own."""
+        return [row["target"] for row in rows] if self.args.include_target and self.model.training else None
+
+    def _with_targets(self, groups: list[list[list[int]]], targets: list[str] | None) -> list[list[list[int]]]:
+        """Groups with the SIDs of their targets, if given: in the last place where the search did not find them."""
+        if targets is None:
+            return groups
+        return [
+            group if target in group else [*group[:-1], target]
+            for group, target in zip(groups, self.processing_class.encode_sids(targets), strict=True)
+        ]
 
     def _draw_groups(self, inputs: list[Row]) -> list[Row]:
         """Replaces groups without signal. Each process draws for itself."""
@@ -244,7 +259,7 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
 
         def score(rows: list[Row]) -> list[ScoredGroup]:
             prompt_ids, *_ = self._tokenize_prompts([row["prompt"] for row in rows])
-            completions = self._roll_out(prompt_ids, group, recommender)
+            completions = self._with_targets(self._roll_out(prompt_ids, group, recommender), self._targets_of(rows))
             try:
                 return [self._scored(row, completion_ids) for row, completion_ids in zip(rows, completions)]
             except FloatingPointError as error:
