@@ -10,8 +10,15 @@ is the expected one over its group: the completions' rewards, weighted by their 
 plain mean over beams hardly moves for exact matches: a beam search finds the same target whether it comes first or
 tenth.)
 
+`listwise` among the mixes is no reward but another loss over the same groups: softmax DPO (S-DPO, arXiv 2406.09215),
+the target against the policy's own beams, by how much each has gained on the start. For a fair chance, take as many
+`--train_prompts` as the steps need, `--include_target true` and `--average_from .5`: no prompt comes twice, every
+group has a hit, and weights are averaged over the second half of the run.
+
 Runs are written to `runs/<mix>-seed<seed>.json` and not repeated, so that the study can be stopped and resumed; the
-table (`summary.md`), the plot (`curves.png`) and its figures (`curves.csv`) show all finished runs.
+table (`summary.md`), the plot (`curves.png`) and its figures (`curves.csv`) show all finished runs. `ranks/` keeps
+the places of the validation targets at the end of a run, from which the table has its intervals: 95 % of a paired
+bootstrap over users against the start.
 """
 
 import json
@@ -37,6 +44,7 @@ from common import (
     write_csv,
     write_text,
 )
+from reproduce import AverageCallback
 from small_models import load_semantics, save_backbone
 from transformers import TrainerCallback, set_seed
 
@@ -51,6 +59,7 @@ from tsrec_hf import (
     description_similarities,
     exact_match_reward,
     load_minionerec,
+    paired_bootstrap,
     prefix_reward,
     ranking_reward,
     semantic_reward,
@@ -61,6 +70,7 @@ from tsrec_hf.sids import mean_pooled_embeddings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REWARDS = ("exact", "ranking", "prefix", "semantic")
+LISTWISE = "listwise"
 QUICK = {
     "num_layers": 2,
     "sft_steps": 2,
@@ -71,6 +81,7 @@ QUICK = {
     "eval_users": 4,
     "num_beams": 10,
 }
+METRICS = ("hr@10", "ndcg@10", "sid_hr@10", "sid_ndcg@10")
 # Arguments that a finished run does not depend on.
 FREE = ("data_dir", "quick", "mixes", "seeds", "output_dir")
 
@@ -87,7 +98,7 @@ class LearningArguments(DataArguments):
     sft_learning_rate: float = field(default=5e-4, metadata={"help": "Its peak learning rate."})
     mixes: list[str] = field(
         default_factory=lambda: ["exact", "exact+ranking", "exact+prefix"],
-        metadata={"help": f"Sums of {REWARDS} with equal weights."},
+        metadata={"help": f"Sums of {REWARDS} with equal weights, or {LISTWISE!r}."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per mix and seed."})
     steps: int = field(default=60, metadata={"help": "Optimisation steps of a run."})
@@ -97,8 +108,15 @@ class LearningArguments(DataArguments):
     scoring: str = field(default="vocabulary", metadata={"help": "'vocabulary' or 'catalogue'."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Constant, after 5 steps of warm-up."})
     beta: float = field(default=1e-3, metadata={"help": "Weight of the KL to the start."})
+    listwise_beta: float = field(default=0.5, metadata={"help": "Scale of the gains on the start in `listwise`."})
+    include_target: bool = field(default=False, metadata={"help": "Put the target into every group."})
+    advantage_level: str = field(default="sequence", metadata={"help": "'sequence' or 'token'."})
+    average_from: float | None = field(
+        default=None, metadata={"help": "Part of the steps after which weights are averaged; default: the last ones."}
+    )
     max_grad_norm: float = field(default=0.3, metadata={"help": "Gradients are clipped to this norm."})
-    train_prompts: int = field(default=128, metadata={"help": "Prompts that a run trains on, again and again."})
+    train_prompts: int = field(default=128, metadata={"help": "Prompts that a run trains on, in as many passes."})
+    measured_prompts: int = field(default=128, metadata={"help": "Of these, those whose rewards are measured."})
     eval_users: int = field(default=512, metadata={"help": "Validation rows to recommend for."})
     num_beams: int = field(default=20, metadata={"help": "Beams of their search."})
     output_dir: str = field(default="outputs/grpo_learning", metadata={"help": "Folder of the results."})
@@ -109,7 +127,7 @@ class LearningArguments(DataArguments):
             for name, value in QUICK.items():
                 setattr(self, name, value)
             self.seeds = self.seeds[:1]
-        unknown = [mix for mix in self.mixes if not set(mix.split("+")) <= set(REWARDS)]
+        unknown = [mix for mix in self.mixes if mix != LISTWISE and not set(mix.split("+")) <= set(REWARDS)]
         if unknown:
             raise ValueError(f"Expected `mixes` of {REWARDS} with '+' between them, but found {unknown}.")
 
@@ -155,13 +173,21 @@ class Measurement:
     def __init__(self, args: LearningArguments, dataset, tokenizer: TSRecTokenizer, rewards: dict[str, Callable]):
         self.args, self.tokenizer = args, tokenizer
         self.rows = build_grpo_rows(draw_rows(dataset.train, args.train_prompts), tokenizer)
-        self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in self.rows["prompt"]]
-        self.targets = [target for target in self.rows["target"] for _ in range(args.num_generations)]
+        measured = self.rows.select(range(min(args.measured_prompts, len(self.rows))))
+        self.prompt_ids = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in measured["prompt"]]
+        self.targets = [target for target in measured["target"] for _ in range(args.num_generations)]
         self.rewards = {
             name: RewardOnCodes(function, tokenizer, args.num_generations) for name, function in rewards.items()
         }
-        users = draw_rows(dataset.valid, args.eval_users)
-        self.evaluator = RecommendationEvaluator(users, dataset.sid_index, dataset.train, ks=(10,))
+        self.users = draw_rows(dataset.valid, args.eval_users)
+        self.evaluator = RecommendationEvaluator(self.users, dataset.sid_index, dataset.train, ks=(10,))
+        self.ranks = np.zeros(0)  # of the targets by SID, at the last measurement
+
+    def keep_ranks(self, file: Path) -> None:
+        """Writes the ranks of the last measurement, with the users that they are of."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        users = np.unique(self.users["user_id"][:], return_inverse=True)[1].astype(np.int32)
+        np.savez_compressed(file, ranks=self.ranks, users=users)
 
     def __call__(self, model: TSRecForCausalLM, step: int) -> dict[str, Any]:
         args = self.args
@@ -177,8 +203,18 @@ class Measurement:
                 hits = values > 0
         point["groups with target"] = float(hits.any(axis=1).mean())
         point["MRR of target"] = float(np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0).mean())
-        metrics = self.evaluator.evaluate_model(model, self.tokenizer, num_beams=args.num_beams, batch_size=32)["all"]
-        return point | {name: metrics[name] for name in ("hr@10", "ndcg@10")}
+        found = model.recommend(
+            self.tokenizer,
+            self.users["history"][:],
+            top_k=min(self.evaluator.top_k, args.num_beams),
+            num_beams=args.num_beams,
+            batch_size=32,
+            prior=None,
+        )
+        lists = [[item.item_id for item in items] for items in found]
+        self.ranks = self.evaluator.ranks(lists, "sid").numpy().astype(np.int16)
+        metrics = self.evaluator.evaluate(lists)["all"]
+        return point | {name: metrics[name] for name in METRICS}
 
     def groups(self, model: TSRecForCausalLM) -> tuple[list[list[int]], np.ndarray]:
         """All prompts' completions, in one list, and their probabilities within the group: `(prompts, G)`."""
@@ -192,14 +228,38 @@ class Measurement:
         return completion_ids, torch.cat(scores).softmax(-1).numpy()
 
 
+class ListwiseTrainer(TSRecGRPOTrainer):
+    """
+    Softmax DPO (S-DPO, arXiv 2406.09215, equation 8) over the groups of GRPO: the target is preferred to every other
+    SID of its group, all in one softmax over what each has gained on the reference. Needs the exact reward, which
+    tells the target by its advantage, and `include_target`.
+    """
+
+    scale: float
+
+    def _compute_loss(self, model, inputs):
+        completion_ids = inputs["completion_ids"]
+        log_probs, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], completion_ids], dim=1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+            completion_ids.shape[1],
+        )
+        gains = (log_probs - inputs["ref_per_token_logps"]).sum(-1).view(-1, self._group)
+        targets = inputs["advantages"].view(gains.shape).argmax(-1)
+        loss = torch.nn.functional.cross_entropy(self.scale * gains, targets)
+        return loss / self.current_gradient_accumulation_steps
+
+
 class MeasureCallback(TrainerCallback):
-    """Measures halfway and after the last step."""
+    """Measures halfway."""
 
     def __init__(self, measure: Measurement):
         self.measure, self.points = measure, []
 
     def on_step_end(self, args, state, control, model, **kwargs):
-        if state.global_step in (state.max_steps // 2, state.max_steps):
+        # The last measurement is that of the weights that training ends with, perhaps an average.
+        if state.global_step == state.max_steps // 2:
             self.points.append(self.measure(model, state.global_step))
             print(self.points[-1], flush=True)
 
@@ -225,19 +285,24 @@ def run(
     tokenizer: TSRecTokenizer,
     measure: Measurement,
     rewards: dict[str, Callable],
+    folder: Path,
 ) -> dict[str, Any]:
-    """Trains on one mix with one seed."""
+    """Trains on one mix with one seed, and keeps the ranks of the validation targets in `folder`."""
     set_seed(seed)
     model = TSRecForCausalLM.from_pretrained(start, dtype="float32")
     callback = MeasureCallback(measure)
-    with tempfile.TemporaryDirectory() as folder:
+    callbacks = [callback] if args.average_from is None else [callback, AverageCallback(args.average_from)]
+    listwise = mix == LISTWISE
+    with tempfile.TemporaryDirectory() as work:
         training_args = TSRecGRPOConfig(
-            folder,
+            work,
             max_steps=args.steps,
             num_generations=args.num_generations,
             per_device_train_batch_size=args.prompts_per_step * args.num_generations,
             rollout=args.rollout,
             scoring=args.scoring,
+            include_target=args.include_target or listwise,
+            advantage_level="sequence" if listwise else args.advantage_level,
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=5,
@@ -250,15 +315,19 @@ def run(
             disable_tqdm=True,
             seed=seed,
         )
-        trainer = TSRecGRPOTrainer(
+        kind = ListwiseTrainer if listwise else TSRecGRPOTrainer
+        trainer = kind(
             model,
-            [rewards[name] for name in mix.split("+")],
+            [rewards[name] for name in (("exact",) if listwise else mix.split("+"))],
             training_args,
             train_dataset=measure.rows,
             processing_class=tokenizer,
-            callbacks=[callback],
+            callbacks=callbacks,
         )
+        trainer.scale = args.listwise_beta
         trainer.train()
+        callback.points.append(measure(model, trainer.state.max_steps))
+        measure.keep_ranks(folder / f"{mix}-seed{seed}.npz")
     return {
         "mix": mix,
         "seed": seed,
@@ -269,19 +338,32 @@ def run(
 
 def reward_of(point: dict[str, Any], mix: str) -> float:
     """The sum of a mix's rewards at one measurement."""
-    return sum(point[name] for name in mix.split("+"))
+    return sum(point[name] for name in (("exact",) if mix == LISTWISE else mix.split("+")))
+
+
+def difference(folder: Path, results: list[dict[str, Any]]) -> str:
+    """NDCG@10 by SID of a mix's runs less that of the start, with its interval."""
+    files = [np.load(folder / "ranks" / f"{result['mix']}-seed{result['seed']}.npz") for result in results]
+    start = torch.from_numpy(np.load(folder / "ranks" / "start.npz")["ranks"]).long()
+    ranks = torch.cat([torch.from_numpy(file["ranks"]).long() for file in files])
+    users = np.concatenate([file["users"] for file in files]).tolist()
+    found = paired_bootstrap(ranks, start.repeat(len(files)), users=users)
+    return f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def summarize(start: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> str:
     """Writes a table of the runs' last measurements and returns it as Markdown."""
-    header = ["mix", "seeds", "its reward: start", "after", "groups with target", "MRR of target", "HR@10", "NDCG@10"]
-    names = ("groups with target", "MRR of target", "hr@10", "ndcg@10")
-    rows = [["start (SFT)", "", "", "", *(f"{start[name]:.4f}" for name in names)]]
+    header = ["mix", "seeds", "its reward: start", "after", "groups with target", "MRR of target"]
+    header += ["HR@10", "NDCG@10", "HR@10 by SID", "NDCG@10 by SID", "less the start's"]
+    names = ("groups with target", "MRR of target", *METRICS)
+    rows = [["start (SFT)", "", "", "", *(f"{start[name]:.4f}" for name in names), ""]]
     for mix in dict.fromkeys(result["mix"] for result in results):
-        ends = [result["points"][-1] for result in results if result["mix"] == mix]
+        own = [result for result in results if result["mix"] == mix]
+        ends = [result["points"][-1] for result in own]
         rewards = [f"{reward_of(start, mix):.4f}", spread([reward_of(point, mix) for point in ends])]
-        seeds = ", ".join(str(result["seed"]) for result in results if result["mix"] == mix)
-        rows.append([mix, seeds, *rewards, *(spread([point[name] for point in ends]) for name in names)])
+        seeds = ", ".join(str(result["seed"]) for result in own)
+        figures = [spread([point[name] for point in ends]) for name in names]
+        rows.append([mix, seeds, *rewards, *figures, difference(folder, own)])
     table = markdown_table(header, rows)
     write_text(folder / "summary.md", table + "\n")
     return table
@@ -331,15 +413,20 @@ def main(args: LearningArguments) -> None:
     rewards = make_rewards(args, start_path, tokenizer)
     measure = Measurement(args, dataset, tokenizer, rewards)
     settings = {name: value for name, value in asdict(args).items() if name not in FREE}
-    start = Runs(folder, settings).get(
-        "start", lambda: {"point": measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)}
-    )["point"]
+
+    def measure_start() -> dict[str, Any]:
+        point = measure(TSRecForCausalLM.from_pretrained(start_path, dtype="float32"), 0)
+        measure.keep_ranks(folder / "ranks" / "start.npz")
+        return {"point": point}
+
+    start = Runs(folder, settings).get("start", measure_start)["point"]
     print(start, flush=True)
     runs = Runs(folder / "runs", settings)
     # Seed by seed, so that every mix has its first result early.
     for seed in args.seeds:
         for mix in args.mixes:
-            runs.get(f"{mix}-seed{seed}", lambda: run(args, mix, seed, start_path, tokenizer, measure, rewards))
+            make = partial(run, args, mix, seed, start_path, tokenizer, measure, rewards, folder / "ranks")
+            runs.get(f"{mix}-seed{seed}", make)
     results = runs.finished()
     write_curves(start, results, folder / "curves.csv")
     plot(start, results, folder / "curves.png")

@@ -41,7 +41,7 @@ def paired_bootstrap(
     ranks_a: torch.Tensor,
     ranks_b: torch.Tensor,
     metric: str = "ndcg@10",
-    users: Sequence[str] | None = None,
+    users: Sequence[str | int] | None = None,
     num_resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -60,7 +60,7 @@ def paired_bootstrap(
             The same of the second recommender, for the same rows in the same order.
         metric (`str`, *optional*, defaults to `"ndcg@10"`):
             `"ndcg@k"` or `"hr@k"`.
-        users (`Sequence[str]`, *optional*):
+        users (`Sequence[str | int]`, *optional*):
             User of every row, for instance `dataset.test["user_id"]`: rows of one user are not independent, so they
             are drawn together. By default every row is a user of its own.
         num_resamples (`int`, *optional*, defaults to `10_000`):
@@ -124,7 +124,7 @@ def _differences(ranks_a: torch.Tensor, ranks_b: torch.Tensor, metric: str) -> n
     return (gains(ranks_a, k).double() - gains(ranks_b, k).double()).cpu().numpy()
 
 
-def _per_user(differences: np.ndarray, users: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+def _per_user(differences: np.ndarray, users: Sequence[str | int] | None) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the differences and number of rows of every user; both of shape `(num_users,)`."""
     if users is None:
         return differences, np.ones_like(differences)
