@@ -72,6 +72,7 @@ _ROOM_OF = {
         "TSRecForCausalLM",
         "TSRecTokenizer",
         "initialize_sid_embeddings",
+        "trace_search",
         "tsrec_generate",
     ],
     # Not by way of its room: it pulls in transformers' pipelines, a second and a half.

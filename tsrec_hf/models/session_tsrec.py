@@ -34,6 +34,8 @@ class SearchSession:
         prefix_ids (`Sequence[int]`, *optional*):
             Tokens that all prompts begin with, and that are left out of them. Defaults to the instruction of sequence
             prompts.
+        search_class (`type`, *optional*, defaults to [`SIDSearch`]):
+            The search, or a subclass of it.
 
     Attributes:
         index ([`SIDIndex`]): The catalogue.
@@ -63,6 +65,7 @@ class SearchSession:
         tokenizer: "TSRecTokenizer",
         scoring: str = "catalogue",
         prefix_ids: Sequence[int] | None = None,
+        search_class: type[SIDSearch] = SIDSearch,
     ):
         model.check_tokenizer(tokenizer)
         # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
@@ -71,7 +74,7 @@ class SearchSession:
         self.device, self.dtype = input_device(model.backbone), model.dtype
         self.trie = self.index.trie_on(self.device)
         prefix = self.prompts.instruction_ids if prefix_ids is None else prefix_ids
-        self.search = SIDSearch(
+        self.search = search_class(
             model.backbone, self.trie, tokenizer.sid_token_ids, scoring, torch.tensor(prefix, dtype=torch.long)
         )
 
