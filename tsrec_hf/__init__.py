@@ -20,6 +20,7 @@ _ROOM_OF = {
         "InteractionLog",
         "LogSummary",
         "RecommendationDataset",
+        "Showcase",
         "TableFile",
         "chronological_split",
         "clean_text",
