@@ -15,12 +15,18 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from tsrec_hf import NextItemPrior, SIDIndex, TokenSemantics
+from tsrec_hf import NextItemPrior, Showcase, SIDIndex, TokenSemantics, trace_search
 
 
+pytest.importorskip("rapidfuzz", reason='needs RapidFuzz: pip install "tsrec_hf[space]"')
 SPACE = Path(__file__).parents[2] / "examples" / "space"
-recommender = SimpleNamespace(**runpy.run_path(str(SPACE / "recommender.py")))
-cards = SimpleNamespace(**runpy.run_path(str(SPACE / "cards.py")))
+with pytest.MonkeyPatch.context() as patch:
+    # Its modules import each other by their short names.
+    patch.syspath_prepend(str(SPACE))
+    cards, catalogue, link, lists, recommender, source, titles, walk = (
+        SimpleNamespace(**runpy.run_path(str(SPACE / f"{name}.py")))
+        for name in ("cards", "catalogue", "link", "lists", "recommender", "source", "titles", "walk")
+    )
 
 
 @pytest.fixture
