@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
     parser.add_argument("--port", type=int, help="by default 7860, or the first free one after it")
     parser.add_argument(
-        "--share", action="store_true", help="make a public link, good for a week, by a tunnel through Gradio's servers"
+        "--share",
+        action="store_true",
+        help="make a public link, good for a week, by a tunnel through Gradio's servers",
     )
     args = parser.parse_args()
 

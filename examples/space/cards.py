@@ -51,7 +51,9 @@ def results_html(found: dict, query: str, history: list[str]) -> str:
 
 def story_html(items: list[dict], taken_next: dict | None, place: int | None, num_found: int) -> str:
     """One line on whose history it is, and where what they took next stands among `num_found` items, from 1."""
-    last = ", ".join(f"<em>{escape(shorten(item['title'], TITLE_WIDTH, placeholder=' …'))}</em>" for item in items[-3:])
+    last = ", ".join(
+        f"<em>{escape(shorten(item['title'], TITLE_WIDTH, placeholder=' …'))}</em>" for item in items[-3:]
+    )
     after = f"{'… ' if len(items) > 3 else ''}{last}"
     if taken_next is None:
         return f'<p class="story">After {after}: {JUMP}</p>'
@@ -102,7 +104,8 @@ def recommendations_html(
 def _card(place: int, item: dict, best: float, history_tokens: set[str], is_taken: bool) -> str:
     title, item_id = escape(item["title"]), escape(item["item_id"])
     tokens = "".join(
-        token_html(level, meaning["token"], _hint(meaning), meaning["token"] in history_tokens) for level, meaning in enumerate(item["tokens"])
+        token_html(level, meaning["token"], _hint(meaning), meaning["token"] in history_tokens)
+        for level, meaning in enumerate(item["tokens"])
     )
     meanings = "".join(_meaning(level, meaning) for level, meaning in enumerate(item["tokens"]))
     others = f"{item['sharing']} other item{'' if item['sharing'] == 1 else 's'}"

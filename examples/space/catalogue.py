@@ -39,9 +39,7 @@ class Catalogue:
             self.titles.append(title or item_id)
             self.details.append([own[name] for name in ("year", "genre", "brand") if own.get(name)])
         self._folded = [f" {fold(title)}" for title in self.titles]
-        self._searched = [
-            f"{title} {fold(' '.join(details))}" for title, details in zip(self._folded, self.details)
-        ]
+        self._searched = [f"{title} {fold(' '.join(details))}" for title, details in zip(self._folded, self.details)]
 
     def item(self, row: int) -> dict:
         """What is shown of an item: `item_id`, `title` and `details`."""

@@ -22,7 +22,7 @@ element.addEventListener("click", (event) => {
 """
 TOP_K = 10
 # Only the view that is looked at is computed.
-VIEWS = {"cards": "Recommended", "lists": "Side by side", "walk": "Down the tree"}
+VIEWS = {"cards": "Recommended", "lists": "Compare", "walk": "Search tree"}
 
 
 def build_page(ask: Callable, name: str) -> gr.Blocks:
@@ -59,7 +59,10 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
         linked = history_of(address, facts["max_items"])
         history = answer("known", linked)
         if len(history) < len(linked):
-            gr.Warning(f"{len(linked) - len(history)} items of the link are not in this catalogue and were left out.")
+            left_out = len(linked) - len(history)
+            gr.Warning(
+                f"{left_out} of {len(linked)} items of the link are left out: this catalogue does not hold them."
+            )
         history = history or answer("example")
         has_prior = gr.update(visible=facts["has_prior"])
         return history, *show_lists(history, query), message_html(text, "about"), has_prior

@@ -32,7 +32,7 @@ def check_source(checkpoint: str, revision: str | None = None) -> None:
         )
     faults = [] if revision is not None else checkpoint_faults(checkpoint)
     owner, _, name = checkpoint.partition("/")
-    if faults and Path(owner).is_dir() and name and "/" not in name:
+    if faults and owner.strip(".~") and Path(owner).is_dir() and name and "/" not in name:
         faults.append(f"If a Hub id is meant, add `--revision main`: here {owner!r} is a folder.")
     elif faults:
         faults.append("A recommender is made by `make demo`.")

@@ -36,8 +36,8 @@ def _level(depth: int, step: dict) -> str:
         cut = step["best_cut"]
         tokens = "".join(token_html(level, token) for level, token in enumerate(cut["tokens"]))
         parts.append(
-            f'<span class="cut">✂ {step["num_cut"]:,} cut</span>, {percentage_of(step["cut_prob"])} together; the best '
-            f'of them {tokens} {percentage(cut["log_prob"])}, {_titles(cut)}'
+            f'<span class="cut">✂ {step["num_cut"]:,} cut</span>, {percentage_of(step["cut_prob"])} together; '
+            f'the best of them {tokens} {percentage(cut["log_prob"])}, {_titles(cut)}'
         )
     else:
         parts.append("nothing cut")
@@ -50,10 +50,11 @@ def _level(depth: int, step: dict) -> str:
 def _prefix(prefix: dict, best: float) -> str:
     tokens = "".join(token_html(level, token) for level, token in enumerate(prefix["tokens"]))
     kinds = " ".join(kind for kind in ("found", "taken") if prefix[kind])
+    width = 100 * math.exp(prefix["score"] - best)
     return (
         f'<li class="{kinds}"><div class="head">{tokens}<span class="figure">{percentage(prefix["log_prob"])}</span>'
         f"{TAKEN if prefix['taken'] else ''}</div>"
-        f'<span class="bar"><span style="width: {100 * math.exp(min(prefix["score"] - best, 0)):.1f}%"></span></span>'
+        f'<span class="bar"><span style="width: {width:.1f}%"></span></span>'
         f"<p>{_titles(prefix)}</p></li>"
     )
 
