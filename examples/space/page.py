@@ -45,11 +45,8 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
         except (KeyError, ValueError) as error:
             raise gr.Error(str(error.args[0]), print_exception=False) from error
 
-    def items_of(history: list[str]) -> list[dict]:
-        return [answer("item", item) for item in history]
-
     def show_lists(history: list[str], query: str) -> tuple[str, str]:
-        chosen = history_html(items_of(history), answer("about")["max_history"])
+        chosen = history_html(answer("items", history), answer("about")["max_history"])
         return results_html(answer("search", query), query, history), chosen
 
     def begin(query: str, address: str) -> tuple[list[str], str, str, str, dict]:
@@ -83,7 +80,7 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
     def show_view(history: list[str], use_prior: bool, view: str) -> tuple:
         """The line on the user, and the view that is looked at; the others stay as they are."""
         if not history:
-            nothing = "Nothing yet: the model needs a history of one item or more. “Another user” brings one."
+            nothing = "Nothing yet: the model needs a history of one item or more. “Another example” brings one."
             return "", *_only(view, message_html(nothing))
         try:
             return _answer_view(ask, history, use_prior, view)
@@ -104,8 +101,8 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
     with gr.Blocks(title=f"{name}: what next?", analytics_enabled=False) as page:
         history, view = gr.State([]), gr.State("cards")
         gr.Markdown(
-            f"# What next?\nThe model **{name}** answers a history in semantic IDs, token by token. Begin with a real "
-            "user, or click a history together.",
+            f"# What next?\nThe model **{name}** answers a history in semantic IDs, token by token. Begin with this "
+            "one, or click another together.",
             elem_id="heading",
         )
         about = gr.HTML(message_html("", "about"), apply_default_css=False)
@@ -114,7 +111,7 @@ def build_page(ask: Callable, name: str) -> gr.Blocks:
                 gr.Markdown("### The history")
                 chosen = gr.HTML(message_html("Loading the recommender …", "busy"), **plain)
                 with gr.Row():
-                    example = gr.Button("Another user", size="sm", min_width=100, elem_id="example")
+                    example = gr.Button("Another example", size="sm", min_width=100, elem_id="example")
                     empty = gr.Button("Clear", size="sm", min_width=100, elem_id="clear")
                 link = gr.Textbox(
                     label="Link to this history", max_lines=1, buttons=["copy"], interactive=False, elem_id="link"
@@ -183,12 +180,10 @@ def _answer_view(ask: Callable, history: list[str], use_prior: bool, view: str) 
     if view == "walk":
         html = walk_html(ask("walk", history, TOP_K, use_prior), target and target["title"])
     elif view == "cards":
-        tokens = {meaning["token"] for item in history for meaning in ask("explain", item)}
-        html = recommendations_html(found, tokens, ask("about")["described"], target_id)
+        html = recommendations_html(found, ask("tokens_in", history), ask("about")["described"], target_id)
     ids = [item["item_id"] for item in found]
     place = ids.index(target_id) + 1 if target_id in ids else None
-    items = [ask("item", item) for item in history[-4:]]
-    return story_html(items, target, place, len(found)), *_only(view, html)
+    return story_html(ask("items", history), target, place, len(found)), *_only(view, html)
 
 
 def _only(view: str, html: str) -> list:

@@ -65,9 +65,13 @@ class Recommender:
             "max_items": MOST["history"],
         }
 
-    def item(self, item_id: str) -> dict:
-        """What is shown of an item, as [`Catalogue.item`]."""
-        return self.catalogue.item(self.index.position_of(item_id))
+    def items(self, item_ids: list[str]) -> list[dict]:
+        """What is shown of some items, as [`Catalogue.item`]; raises `KeyError` for one that is not there."""
+        return [self.catalogue.item(row) for row in self.index.positions_of(item_ids)]
+
+    def tokens_in(self, history: list[str]) -> set[str]:
+        """The tokens of the SIDs of some items."""
+        return {token for item in history for token in self._tokens(item)}
 
     def search(self, query: str, limit: int = 12) -> dict:
         """As [`Catalogue.search`], in bounds."""
@@ -97,7 +101,7 @@ class Recommender:
     def taken_next(self, history: list[str]) -> dict | None:
         """What the real user of this history took next; `None` for a history that was clicked together."""
         target = self.users.get(tuple(history))
-        return None if target is None else self.item(target)
+        return None if target is None else self.items([target])[0]
 
     def recommend(
         self, history: list[str], top_k: int = 10, use_prior: bool = True, unknown_items: str = "error"
@@ -128,7 +132,7 @@ class Recommender:
         [found] = self.model.recommend(self.tokenizer, [history], **options)
         return [
             {
-                **self.item(item.item_id),
+                **shown,
                 "sid": item.sid,
                 "score": item.score,
                 "log_prob": item.score if item.log_prob is None else item.log_prob,
@@ -136,7 +140,7 @@ class Recommender:
                 "sharing": len(self.index.items_of(item.sid)) - 1,
                 "tokens": self.explain(item.item_id),
             }
-            for item in found
+            for item, shown in zip(found, self.items([item.item_id for item in found]))
         ]
 
     def compare(self, history: list[str], top_k: int = 10) -> dict[str, list[dict] | None]:
@@ -152,11 +156,11 @@ class Recommender:
         for name, use_prior in (("model", False), ("fused", True)):
             if name == "model" or self.tokenizer.prior is not None:
                 [found] = self.model.recommend(self.tokenizer, [history], **self._options(top_k, use_prior))
-                lists[name] = [self.item(item.item_id) for item in found]
+                lists[name] = self.items([item.item_id for item in found])
         if self.index.counts is not None:
             rows = np.argsort(-self.index.counts, kind="stable")[: top_k + len(history)].tolist()
             items = [self.index.item_ids[row] for row in rows]
-            lists["popularity"] = [self.item(item) for item in items if item not in history][:top_k]
+            lists["popularity"] = self.items([item for item in items if item not in history][:top_k])
         return lists
 
     def walk(self, history: list[str], top_k: int = 10, use_prior: bool = True) -> list[dict]:

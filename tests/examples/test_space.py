@@ -123,7 +123,7 @@ def test_an_id_comes_first_and_stands_for_a_missing_title(make_recommender, tmp_
     tokenizer.save_pretrained(tmp_path / "checkpoint")
     guide = recommender.Recommender(str(tmp_path / "checkpoint"))
     assert ids_of(guide.search("8")) == ["8", "7"]
-    assert guide.item("8")["title"] == "8"
+    assert guide.items(["8"])[0]["title"] == "8"
 
 
 ################
@@ -163,7 +163,7 @@ def test_unknown_items_and_empty_histories_are_errors(guide):
     with pytest.raises(KeyError, match="Item 'spanner' is not among the 8 items"):
         guide.recommend(["hammer", "spanner"])
     with pytest.raises(KeyError, match="spanner"):
-        guide.item("spanner")
+        guide.items(["saw", "spanner"])
     with pytest.raises(ValueError, match="at least one item"):
         guide.recommend([])
 
@@ -189,7 +189,7 @@ def test_examples_are_real_users_and_what_they_took_next_is_known(shown, dataset
     history = shown.example()
     assert shown.taken_next(history)["item_id"] == real[tuple(history)]
     assert shown.taken_next(history[:-1]) is None and shown.taken_next(["hammer"]) is None
-    assert shown.item("pear")["details"] == ["1994"]
+    assert [item["details"] for item in shown.items(["saw", "pear"])] == [[], ["1994"]]
 
 
 def test_another_user_is_another(shown):
@@ -221,6 +221,7 @@ def test_a_link_carries_a_history(guide):
     assert link.history_of(link.link_of(history), most=2) == history[-2:]
     assert link.history_of("", 5) == link.history_of("?item", 5) == []
     assert guide.known(["hammer", "<a_0><b_0>", "saw"]) == ["hammer", "saw"]
+    assert guide.tokens_in(["hammer", "saw"]) == {"<a_0>", "<b_0>", "<c_0>", "<c_1>"}
     assert len(guide.known(["saw"] * 5000)) == guide.about()["max_items"] == 1000
 
 
