@@ -50,14 +50,14 @@ def results_html(found: dict, query: str, history: list[str]) -> str:
 
 
 def story_html(items: list[dict], taken_next: dict | None, place: int | None, num_found: int) -> str:
-    """One line on whose history it is, and where what they took next stands among `num_found` items, from 1."""
+    """Whose history it is, and where, from 1, what they took next stands among `num_found` recommended items."""
     last = ", ".join(
         f"<em>{escape(shorten(item['title'], TITLE_WIDTH, placeholder=' …'))}</em>" for item in items[-3:]
     )
     after = f"{'… ' if len(items) > 3 else ''}{last}"
     if taken_next is None:
         return f'<p class="story">After {after}: {JUMP}</p>'
-    where = f"number {place} below" if place else f"not among the first {num_found}"
+    where = f"number {place} of {num_found}" if place else f"not among {num_found}"
     return (
         f'<p class="story">A real user took {after}, and next <strong>{escape(taken_next["title"])}</strong>: '
         f'<span class="badge{"" if place else " missed"}">{where}</span> {JUMP}</p>'

@@ -370,8 +370,8 @@ def test_the_story_says_what_a_real_user_took_next():
     items = [make_item(title=title) for title in ("one", "two", "three", "four")]
     story = cards.story_html(items[:2], make_item(title="five"), place=3, num_found=10)
     assert "A real user took <em>one</em>, <em>two</em>, and next <strong>five</strong>" in story
-    assert "number 3 below" in story and "missed" not in story
-    assert "not among the first 10" in cards.story_html(items, make_item(), None, 10)
+    assert "number 3 of 10" in story and "missed" not in story
+    assert "not among 10" in cards.story_html(items, make_item(), None, 10)
     assert "After … <em>two</em>, <em>three</em>, <em>four</em>:" in cards.story_html(items, None, None, 10)
 
 

@@ -39,7 +39,7 @@ def test_popular_histories_are_drawn() -> None:
 
 def test_fields_are_those_that_the_table_has() -> None:
     years = ["1994", None, "unknown", "Oct 3, 2001", "", "30"]
-    genres = [["Comedy", "Drama"], [], [], [], [], ["x" * 100]]
+    genres = [["Comedy", None, "Drama"], [], [], [], [], ["x" * 100]]
     found = Showcase.draw(make_dataset([("1", ["a", "b", "c"], "d")], release_year=years, genres=genres, plot=years))
     assert found.fields == {
         "a": {"year": "1994", "genre": "Comedy, Drama"},

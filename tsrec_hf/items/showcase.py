@@ -25,6 +25,7 @@ FIELDS = {
     "genre": ("genre", "genres", "class", "categories", "category"),
     "brand": ("brand", "store"),
 }
+YEAR = re.compile(r"\b(?:18|19|20)\d\d\b")
 # Characters of a field: some tables have a path of categories for each.
 MOST_CHARACTERS = 80
 # Less than this is no history that a list could be judged by.
@@ -124,7 +125,7 @@ class Showcase:
             }
             users = [ShownUser(list(user["history"]), user["target"]) for user in document["users"]]
         except (AttributeError, KeyError, TypeError):
-            texts = [None]
+            texts: list[Any] = [None]
         else:
             texts = [text for own in fields.values() for text in own.values()]
             texts += [item for user in users for item in (*user.history, user.target)]
@@ -138,14 +139,14 @@ class Showcase:
 
 def _fields_of(items: Any) -> dict[str, dict[str, str]]:
     """The fields of the items that have any, by item id."""
-    columns = {name: [one for one in names if one in items.column_names][:1] for name, names in FIELDS.items()}
     fields: dict[str, dict[str, str]] = {item: {} for item in items["item_id"][:]}
-    for name, found in columns.items():
-        for column in found:
-            for item, value in zip(items["item_id"][:], items[column][:]):
-                text = " ".join(", ".join(value).split() if isinstance(value, list) else str(value or "").split())
+    for name, columns in FIELDS.items():
+        for column in [one for one in columns if one in items.column_names][:1]:
+            for own, value in zip(fields.values(), items[column][:]):
+                parts = value if isinstance(value, list) else [value]
+                text = " ".join(", ".join(str(part) for part in parts if part is not None).split())
                 if name == "year":
-                    text = "".join(re.findall(r"\b(?:18|19|20)\d\d\b", text)[:1])
+                    text = "".join(YEAR.findall(text)[:1])
                 if text:
-                    fields[item][name] = text[:MOST_CHARACTERS]
+                    own[name] = text[:MOST_CHARACTERS]
     return {item: own for item, own in fields.items() if own}
