@@ -11,6 +11,7 @@ TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 CHECKPOINT ?= outputs/demo/checkpoint
+SPACE_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -29,8 +30,8 @@ setup: $(STAMPS)/dev ## Make .venv and install the package with its development 
 demo: $(STAMPS)/demo ## Train a recommender of movies within 10 minutes, and test it beside counts (DEMO_ARGS=)
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
-space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (CHECKPOINT=, a folder or a Hub id)
-	$(BIN)/python examples/space/app.py $(CHECKPOINT)
+space: $(STAMPS)/space ## Open a page to try a recommender, after `make demo` (CHECKPOINT=, a folder or a Hub id; SPACE_ARGS=)
+	$(BIN)/python examples/space/app.py $(CHECKPOINT) $(SPACE_ARGS)
 
 test: $(STAMPS)/dev ## Run the quick tests and the docstring examples (PYTEST_ARGS=, TEST_PROCESSES=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)

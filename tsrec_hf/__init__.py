@@ -20,6 +20,7 @@ _ROOM_OF = {
         "InteractionLog",
         "LogSummary",
         "RecommendationDataset",
+        "Showcase",
         "TableFile",
         "chronological_split",
         "clean_text",
@@ -72,6 +73,7 @@ _ROOM_OF = {
         "TSRecForCausalLM",
         "TSRecTokenizer",
         "initialize_sid_embeddings",
+        "trace_search",
         "tsrec_generate",
     ],
     # Not by way of its room: it pulls in transformers' pipelines, a second and a half.

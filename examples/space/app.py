@@ -2,7 +2,7 @@
 A page to try a recommender in the browser:
 
     pip install ".[space]"      # in a clone of the repository
-    python examples/space/app.py outputs/demo/checkpoint     # a folder or a Hub id
+    python examples/space/app.py outputs/demo/checkpoint     # a folder or a Hub id; --share for a public link
 
 As a Space it reads the Hub id from the variable `TSREC_CHECKPOINT`.
 """
@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 
+from source import check_source
 from worker import MOST_WAITING, Worker
 
 
@@ -27,8 +28,17 @@ def main() -> None:
     )
     parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
     parser.add_argument("--port", type=int, help="by default 7860, or the first free one after it")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="make a public link, good for a week, by a tunnel through Gradio's servers",
+    )
     args = parser.parse_args()
 
+    try:
+        check_source(args.checkpoint, args.revision)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
     worker = Worker(args.checkpoint, args.revision)
     try:
         try:
@@ -38,7 +48,9 @@ def main() -> None:
 
         page = build_page(worker.ask, name=args.checkpoint.rstrip("/").removesuffix("/checkpoint").split("/")[-1])
         page.queue(max_size=MOST_WAITING)
-        page.launch(server_port=args.port, css=CSS, theme=THEME, prevent_thread_lock=True, ssr_mode=False)
+        page.launch(
+            server_port=args.port, share=args.share, css=CSS, theme=THEME, prevent_thread_lock=True, ssr_mode=False
+        )
         try:
             worker.loading.result()
         except (OSError, ValueError) as error:

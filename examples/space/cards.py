@@ -12,6 +12,10 @@ from textwrap import shorten
 NUM_COLOURS = 4
 # Characters of a title that stands as an example.
 TITLE_WIDTH = 60
+# On narrow screens the history stands below the cards.
+JUMP = '<a class="jump" href="#choose">change the history ↓</a>'
+# Marks what a real user took next.
+TAKEN = '<span class="badge">taken next</span>'
 
 
 def message_html(text: str, kind: str = "empty") -> str:
@@ -30,11 +34,13 @@ def results_html(found: dict, query: str, history: list[str]) -> str:
         rows.append(
             f'<li><button class="result" data-action="add" data-item="{escape(item["item_id"])}"'
             f'{" disabled" if taken else ""} title="{escape(item["title"])}">'
-            f'<span class="title">{escape(item["title"])}</span>'
+            f'<span class="item"><span class="title">{escape(item["title"])}</span>{details_html(item)}</span>'
             f'<span class="sign" aria-hidden="true">{"✓" if taken else "+"}</span></button></li>'
         )
     shown, total = len(found["items"]), found["total"]
-    if not query.strip():
+    if found["is_close"]:
+        note = f"No item has these words; {'this one is' if shown == 1 else f'these {shown} are'} close."
+    elif not query.strip():
         note = f"{shown} of {total:,} items. Type to find others."
     elif shown < total:
         note = f"{shown} of {total:,} matches. Type more to narrow them down."
@@ -43,10 +49,25 @@ def results_html(found: dict, query: str, history: list[str]) -> str:
     return f'<ul class="results">{"".join(rows)}</ul><p class="note" role="status">{note}</p>'
 
 
+def story_html(items: list[dict], taken_next: dict | None, place: int | None, num_found: int) -> str:
+    """Whose history it is, and where, from 1, what they took next stands among `num_found` recommended items."""
+    last = ", ".join(
+        f"<em>{escape(shorten(item['title'], TITLE_WIDTH, placeholder=' …'))}</em>" for item in items[-3:]
+    )
+    after = f"{'… ' if len(items) > 3 else ''}{last}"
+    if taken_next is None:
+        return f'<p class="story">After {after}: {JUMP}</p>'
+    where = f"number {place} of {num_found}" if place else f"not among {num_found}"
+    return (
+        f'<p class="story">A real user took {after}, and next <strong>{escape(taken_next["title"])}</strong>: '
+        f'<span class="badge{"" if place else " missed"}">{where}</span> {JUMP}</p>'
+    )
+
+
 def history_html(items: list[dict], max_history: int) -> str:
     """The items that were clicked, oldest first; pale where the model no longer reads them."""
     if not items:
-        return message_html("Empty. Click titles above, in the order in which they were taken.")
+        return message_html("Empty. Search for titles and click them, in the order in which they were taken.")
     unread = max(0, len(items) - max_history)
     rows = [
         f'<li class="{"unread" if place < unread else ""}"><span class="title">{escape(item["title"])}</span>'
@@ -58,10 +79,20 @@ def history_html(items: list[dict], max_history: int) -> str:
     return f'<ol class="history">{"".join(rows)}</ol>{note}'
 
 
-def recommendations_html(found: list[dict], history_tokens: set[str], described: bool) -> str:
-    """The recommended items, best first, with their scores and the meaning of their tokens."""
+def details_html(item: dict) -> str:
+    """Year, genre and brand, where they are known."""
+    return f'<span class="details">{escape(" · ".join(item["details"]))}</span>' if item["details"] else ""
+
+
+def recommendations_html(
+    found: list[dict], history_tokens: set[str], described: bool, taken_next: str | None = None
+) -> str:
+    """The recommended items, best first, with their scores and the meaning of their tokens; one may be marked."""
     best = max(item["score"] for item in found)
-    cards = [_card(place, item, best, history_tokens) for place, item in enumerate(found, start=1)]
+    cards = [
+        _card(place, item, best, history_tokens, item["item_id"] == taken_next)
+        for place, item in enumerate(found, start=1)
+    ]
     meaning = "" if described else " This checkpoint has no descriptions, so tokens are explained by their items."
     return (
         f'<ol class="cards">{"".join(cards)}</ol>'
@@ -70,10 +101,11 @@ def recommendations_html(found: list[dict], history_tokens: set[str], described:
     )
 
 
-def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
+def _card(place: int, item: dict, best: float, history_tokens: set[str], is_taken: bool) -> str:
     title, item_id = escape(item["title"]), escape(item["item_id"])
     tokens = "".join(
-        _token(level, meaning, meaning["token"] in history_tokens) for level, meaning in enumerate(item["tokens"])
+        token_html(level, meaning["token"], _hint(meaning), meaning["token"] in history_tokens)
+        for level, meaning in enumerate(item["tokens"])
     )
     meanings = "".join(_meaning(level, meaning) for level, meaning in enumerate(item["tokens"]))
     others = f"{item['sharing']} other item{'' if item['sharing'] == 1 else 's'}"
@@ -82,10 +114,10 @@ def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
     if item["log_prior"] is not None:
         parts += f", prior&nbsp;{item['log_prior']:.2f}"
     return f"""
-<li class="card">
+<li class="card{" taken" if is_taken else ""}">
   <div class="head">
     <span class="place">{place}</span>
-    <span class="title">{title}</span>
+    <span class="item"><span class="title">{title}</span>{TAKEN if is_taken else ""}{details_html(item)}</span>
     <button data-action="add" data-item="{item_id}" aria-label="Add {title} to the history">+ add</button>
   </div>
   <div class="score" title="score {item['score']:.2f}">
@@ -100,16 +132,20 @@ def _card(place: int, item: dict, best: float, history_tokens: set[str]) -> str:
 </li>"""
 
 
-def _token(level: int, meaning: dict, known: bool) -> str:
-    hint = meaning["description"] or ", ".join(meaning["examples"])
+def token_html(level: int, token: str, hint: str = "", is_known: bool = False) -> str:
+    """A token in the colour of its level, with a hint for those who point at it; framed where it is known."""
     return (
-        f'<code class="token level-{level % NUM_COLOURS}{" known" if known else ""}" title="{escape(hint)}">'
-        f'{escape(meaning["token"])}</code>'
+        f'<code class="token level-{level % NUM_COLOURS}{" known" if is_known else ""}" title="{escape(hint)}">'
+        f"{escape(token)}</code>"
     )
 
 
+def _hint(meaning: dict) -> str:
+    return meaning["description"] or ", ".join(meaning["examples"])
+
+
 def _meaning(level: int, meaning: dict) -> str:
-    token = f'<code class="token level-{level % NUM_COLOURS}">{escape(meaning["token"])}</code>'
+    token = token_html(level, meaning["token"])
     parts = []
     if meaning["description"]:
         parts.append(f"<p>{escape(meaning['description'])}</p>")

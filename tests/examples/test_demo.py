@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, HfArgumentParser
 
+from tsrec_hf.items import Showcase
 from tsrec_hf.models import TSRecTokenizer
 from tsrec_hf.recipes.demo import find_backbone
 from tsrec_hf.recipes.options import DemoOptions
@@ -77,7 +78,12 @@ def test_the_path_from_catalogue_to_recommendations(tmp_path: Path, datasets_cac
     index = tokenizer.sid_index
     described = TokenSemantics.from_json(tmp_path / "checkpoint" / "description_keywords.json")
     assert set(described) == {token for level in index.tokens for token in level}
-    assert len(index) == 1682 and not index.collisions()
+    assert len(index) == 1682 and not index.collisions() and index.counts.sum() > 0
+    showcase = Showcase.load(tmp_path / "checkpoint" / "showcase.json")
+    assert len(showcase.users) == 24 and showcase.fields["1"] == {
+        "year": "1995",
+        "genre": "Animation, Children's, Comedy",
+    }
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     fused = [] if tokenizer.prior is None else ["prior", "model", "model and prior"]
     assert list(metrics) == ["popularity", "next-item counts", *(fused or ["model"])]

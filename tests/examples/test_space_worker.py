@@ -73,6 +73,7 @@ def test_a_checkpoint_that_is_not_there(worker_module) -> None:
 
 
 def test_twenty_users_at_once_get_what_one_gets(model, tokenizer, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("rapidfuzz", reason='needs RapidFuzz: pip install "tsrec_hf[space]"')
     model.save_pretrained(tmp_path / "checkpoint")
     tokenizer.save_pretrained(tmp_path / "checkpoint")
     monkeypatch.setattr(sys, "path", [str(SPACE), *sys.path])

@@ -43,9 +43,10 @@ def check_paths(options: Iterable[Any]) -> None:
         raise FileNotFoundError("\n".join(faults))
 
 
-def checkpoint_faults(value: str, name: str) -> list[str]:
+def checkpoint_faults(value: str, name: str | None = None) -> list[str]:
     """
-    What is wrong with the name of a checkpoint: nothing for a folder that exists and for what can be a Hub id.
+    What is wrong with the name of a checkpoint: nothing for a folder that exists and for what can be a Hub id. The
+    option of this name, if there is one, is told.
 
     Example:
 
@@ -61,6 +62,7 @@ def checkpoint_faults(value: str, name: str) -> list[str]:
     path = Path(value).expanduser()
     if path.exists():
         return []
+    expected = f"Expected a folder at {value!r}{f' (`--{name}`)' if name else ''}, but there is none."
     first = path.parts[0] if path.parts else ""
     is_local = value.startswith((".", "/", "~")) or not HUB_ID.fullmatch(value) or Path(first).is_dir()
     if not is_local and len(path.parts) > 1:
@@ -69,10 +71,10 @@ def checkpoint_faults(value: str, name: str) -> list[str]:
         is_local = bool(close) and Path(close[0], *path.parts[1:]).exists()
         if is_local:
             meant = Path(close[0], *path.parts[1:])
-            return [f"Expected a folder at {value!r} (`--{name}`), but there is none. Did you mean {str(meant)!r}?"]
+            return [f"{expected} Did you mean {str(meant)!r}?"]
     if not is_local:
         return []
-    return [f"Expected a folder at {value!r} (`--{name}`), but there is none.{_meant(value)}"]
+    return [f"{expected}{_meant(value)}"]
 
 
 def _meant(value: str) -> str:

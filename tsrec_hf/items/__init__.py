@@ -17,6 +17,7 @@ from .readers import (
     load_table,
     save_minionerec,
 )
+from .showcase import Showcase, ShownUser
 from .splits import chronological_split, leave_one_out_split
 from .summary import LogSummary
 from .tidying import tidy
@@ -26,6 +27,8 @@ __all__ = [
     "InteractionLog",
     "LogSummary",
     "RecommendationDataset",
+    "Showcase",
+    "ShownUser",
     "TableFile",
     "build_dataset_card",
     "chronological_split",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .sa_init import PUBLISHED_SA_INIT, SAInitReport, initialize_sid_embeddings
     from .search_tsrec import SIDSearch, TreeBeams
     from .session_tsrec import SearchSession
+    from .tracing_tsrec import Prefix, SearchStep, SearchTrace, trace_search
 
 # On first use: they pull in transformers' modeling code, a second and a half that reading a tokenizer does not need.
 _MODULE_OF = {
@@ -31,6 +32,10 @@ _MODULE_OF = {
     "TreeBeams": "search_tsrec",
     "tsrec_generate": "generate_tsrec",
     "PUBLISHED_SA_INIT": "sa_init",
+    "Prefix": "tracing_tsrec",
+    "SearchStep": "tracing_tsrec",
+    "SearchTrace": "tracing_tsrec",
+    "trace_search": "tracing_tsrec",
     "SAInitReport": "sa_init",
     "initialize_sid_embeddings": "sa_init",
 }
@@ -43,6 +48,7 @@ __all__ = [
     "NextItemPrior",
     "PlainText",
     "PopularityPrior",
+    "Prefix",
     "PriorWeights",
     "PromptBuilder",
     "Recommendation",
@@ -51,12 +57,15 @@ __all__ = [
     "SIDSearch",
     "SIDTrie",
     "SearchSession",
+    "SearchStep",
+    "SearchTrace",
     "SimilarityPrior",
     "TSRecConfig",
     "TSRecForCausalLM",
     "TSRecTokenizer",
     "TreeBeams",
     "initialize_sid_embeddings",
+    "trace_search",
     "tsrec_generate",
 ]
 

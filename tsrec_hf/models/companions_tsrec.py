@@ -11,8 +11,16 @@ from .prior_files_tsrec import PRIOR_FILE
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", SID_INDEX_FILE, PRIOR_FILE)
-# What the SID tokens mean, what was measured, and the code of the endpoint and of the pipeline.
-FURTHER_FILES = ("description_keywords.json", "metrics.json", "handler.py", "requirements.txt", "pipeline_tsrec.py")
+SHOWCASE_FILE = "showcase.json"
+# What the SID tokens mean, what a page shows, what was measured, and the code of the endpoint and of the pipeline.
+FURTHER_FILES = (
+    "description_keywords.json",
+    SHOWCASE_FILE,
+    "metrics.json",
+    "handler.py",
+    "requirements.txt",
+    "pipeline_tsrec.py",
+)
 FOLDER_PATTERNS = ("*.png", ".eval_results/*.yaml")
 
 

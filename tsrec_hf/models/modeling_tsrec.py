@@ -20,6 +20,7 @@ from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
 from .session_tsrec import SearchSession
 from .tokenization_tsrec import TSRecTokenizer
+from .tracing_tsrec import SearchTrace, trace_search
 
 
 # `handler.py` serves a checkpoint as an Inference Endpoint, which installs `requirements.txt`; the other file is what
@@ -454,6 +455,32 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
             prior_weight=prior_weight,
             unknown_items=unknown_items,
         )
+
+    def trace_search(self, tokenizer: TSRecTokenizer, history: Sequence[str], **options: Any) -> SearchTrace:
+        """
+        Recommends items to one user and tells how the search went, as the function [`trace_search`], for those who
+        have the checkpoint and not the package.
+
+        Args:
+            tokenizer ([`TSRecTokenizer`]):
+                The checkpoint's tokenizer.
+            history (`Sequence[str]`):
+                Item ids of the user, oldest first.
+            options (*optional*):
+                As the function's.
+
+        Returns:
+            [`SearchTrace`]: The levels of the search, and the items.
+
+        Example:
+
+        ```python
+        >>> trace = model.trace_search(tokenizer, ["hammer"], top_k=1, num_beams=4)
+        >>> [len(step.kept) for step in trace.steps]
+        [2, 4, 4]
+        ```
+        """
+        return trace_search(self, tokenizer, history, **options)
 
 
 def _vocabulary_rows(backbone: PreTrainedModel) -> list[int]:

@@ -295,6 +295,7 @@ class SIDSearch:
             chosen = (
                 flat.topk(beams).indices if sample else best_of(flat, trie.first_items[children].flatten(1), beams)
             )
+            self._note(nodes, children, candidates, child_keys, chosen)
             keys = flat.gather(1, chosen)
             scores = candidates.flatten(1).gather(1, chosen)
             # A beam without a legal continuation may hold padding, which is no node of this level: it goes on from
@@ -308,6 +309,12 @@ class SIDSearch:
             first, num_expanded = num_expanded, num_expanded + beams
         expanded = torch.full((batch_size,), num_expanded, device=input_ids.device)
         return TreeBeams(trie.leaves_of(nodes), scores if prior is None else keys, scores, expanded)
+
+    def _note(self, nodes, children, candidates, keys, chosen) -> None:
+        """
+        Called at every level with the prefixes, their children, the children's log-probabilities and keys, and which
+        of them go on; does nothing here. For searches that tell how they went.
+        """
 
     def _pruned(self, input_ids, attention_mask, num_beams, top_k, node_filter, temperature, prior) -> TreeBeams:
         """The best `top_k` beams, a few users at a time."""

@@ -37,6 +37,8 @@ class SearchSession:
         share_prefix (`bool`, *optional*, defaults to `True`):
             Whether the prefix goes through the model once for all prompts. For a single prompt that is a forward pass
             too many, each of which reads all weights: `pad` then puts the prefix before the prompt.
+        search_class (`type`, *optional*, defaults to [`SIDSearch`]):
+            The search, or a subclass of it.
 
     Attributes:
         index ([`SIDIndex`]): The catalogue.
@@ -67,6 +69,7 @@ class SearchSession:
         scoring: str = "catalogue",
         prefix_ids: Sequence[int] | None = None,
         share_prefix: bool = True,
+        search_class: type[SIDSearch] = SIDSearch,
     ):
         model.check_tokenizer(tokenizer)
         # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
@@ -77,7 +80,7 @@ class SearchSession:
         prefix = list(self.prompts.instruction_ids if prefix_ids is None else prefix_ids)
         self._own_prefix = [] if share_prefix else prefix
         shared = torch.tensor(prefix if share_prefix else [], dtype=torch.long)
-        self.search = SIDSearch(model.backbone, self.trie, tokenizer.sid_token_ids, scoring, shared)
+        self.search = search_class(model.backbone, self.trie, tokenizer.sid_token_ids, scoring, shared)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as `input_ids` and `attention_mask`, both of shape `(batch, longest)`, padded on the left."""

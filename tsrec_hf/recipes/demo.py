@@ -114,7 +114,9 @@ def main(args: DemoOptions) -> None:
     tastes = ts.embed_interactions(dataset.train, dataset.items["item_id"][:])
     embeddings = ts.join_collaborative(texts, tastes, weight=1.0)
     quantizer = ts.ResidualKMeans([64, 64], seed=args.seed)
-    index = build_index(dataset.items, embeddings, quantizer)
+    # A data set gives its index the training counts.
+    dataset = replace(dataset, sid_index=build_index(dataset.items, embeddings, quantizer))
+    index = dataset.sid_index
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
     ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")
     clock.say("Semantic IDs", f"{index}, from texts and from what is watched together")
@@ -153,6 +155,7 @@ def main(args: DemoOptions) -> None:
     model.save_pretrained(output / "checkpoint")
     tokenizer.save_pretrained(output / "checkpoint")
     semantics.to_json(output / "checkpoint" / "description_keywords.json")
+    ts.Showcase.draw(dataset).save(output / "checkpoint")
 
     num_rows = clock.affordable(args.num_test_rows, 2 * row_seconds(), share=0.8)
     rows = test_rows.select(range(num_rows)).flatten_indices()
