@@ -26,6 +26,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "ray"
 def ray():
     ray = pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's workers give way to every other process, and would starve on a machine that is busy.
+    os.environ["RAY_worker_niceness"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     yield ray
     ray.shutdown()

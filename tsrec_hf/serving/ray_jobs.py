@@ -38,7 +38,10 @@ def start_ray(address: str | None = None) -> Any:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # An actor that dies while it starts is replaced, like one that dies at work.
+    context.max_consecutive_actor_init_deaths = 2
     return ray
 
 
