@@ -174,7 +174,12 @@ def test_a_row_that_a_quote_swallowed_is_an_error(tmp_path):
         ("log.json", '[{"user_id": "a", "item_id": "007"}]', {}, "one JSON document in .*log.json. Write an object a"),
         ("log.csv", "user_id,item_id,timestamp\n", {}, "it is empty"),
         ("log.csv", "user,item_id,timestamp\na,007,1\n", {}, "'user_id' by `interaction_columns="),
-        ("log.csv", "user_id,item_id,timestamp\na,404,1\n", {}, "interactions to be left of .*log.csv, but found none"),
+        (
+            "log.csv",
+            "user_id,item_id,timestamp\na,404,1\n",
+            {},
+            "interactions to be left of .*log.csv, but found none",
+        ),
         ("log.jsonl", '{"user_id": "a", "item_id": "007"}\n', {}, r"\['timestamp'\] are missing"),
         ("log.csv", "user_id,item_id,timestamp\na,007,1\n", {"min_rating": 3.0}, "our column 'rating' by"),
     ],

@@ -86,7 +86,9 @@ class CleanedBatches:
 def _run_begins(rows: pa.Table) -> np.ndarray:
     """Positions at which another user begins."""
     users = rows["user_id"].combine_chunks()
-    return np.concatenate([[0], 1 + np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False))])
+    return np.concatenate(
+        [[0], 1 + np.flatnonzero(pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False))]
+    )
 
 
 def stream_interactions(
