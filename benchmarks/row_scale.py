@@ -4,9 +4,10 @@ Are training rows made at flat memory?
     python benchmarks/row_scale.py
 
 Writes synthetic logs, sorted by user, to Parquet, of a fifth of the interactions and of all, and makes their session
-rows: read as a stream by `load_table(streaming=True)` (`stream`), and as a memory-mapped data set (`mapped`). Each case
-is a process of its own, with an empty cache; what it holds is read from `/proc` (Linux): the most in all (`VmHWM`),
-which counts pages of mapped files as well, and the most without them (`RssAnon`, looked up 20 times a second).
+rows: read as a stream by `load_table(streaming=True)` (`stream`), and as a memory-mapped data set (`mapped`). Each
+case is a process of its own, with an empty cache; what it holds is read from `/proc` (Linux): the most in all
+(`VmHWM`), which counts pages of mapped files as well, and the most without them (`RssAnon`, looked up 20 times a
+second).
 """
 
 import json
