@@ -20,8 +20,8 @@ from sentence_transformers.sentence_transformer.modules import BoW
 
 from tsrec_hf import ResidualKMeans, build_sequence_rows, embed_items, resolve_collisions
 from tsrec_hf.serving import RecommendBatch, plan_shards, read_results, run_shards, run_shards_on_ray
-from tsrec_hf.serving.batch_callables import as_lists
 from tsrec_hf.serving.ray_rows import file_of_user
+from tsrec_hf.serving.vectors import as_lists
 
 
 pytestmark = pytest.mark.slow

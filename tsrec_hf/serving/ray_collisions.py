@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from tsrec_hf.sids import Quantizer, collision_groups, resolve_collisions
 
-from .batch_callables import as_lists, as_vectors
 from .ray_jobs import num_partitions, start_ray
 from .shards import Shard
+from .vectors import as_lists, as_vectors
 
 
 def resolve_collisions_on_ray(

@@ -170,7 +170,6 @@ def load_table(
     {'item_id': '007', 'title': 'Glue', 'description': 'Strong Dries fast'}
     >>> log.interactions[0]
     {'user_id': '1', 'item_id': '007', 'timestamp': 1717027200.0}
-
     ```
 
     A log that memory does not hold, with items that were read before:
