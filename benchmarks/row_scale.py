@@ -4,9 +4,10 @@ Are training rows made at flat memory?
     python benchmarks/row_scale.py
 
 Writes synthetic logs, sorted by user, to Parquet, of a fifth of the interactions and of all, and makes their session
-rows: read as a stream of Parquet (`stream`), and as a memory-mapped data set (`mapped`). Each case is a process of
-its own, with an empty cache; what it holds is read from `/proc` (Linux): the most in all (`VmHWM`), which counts pages
-of mapped files as well, and the most without them (`RssAnon`, looked up 20 times a second).
+rows: read as a stream by `load_table(streaming=True)` (`stream`), and as a memory-mapped data set (`mapped`). Each
+case is a process of its own, with an empty cache; what it holds is read from `/proc` (Linux): the most in all
+(`VmHWM`), which counts pages of mapped files as well, and the most without them (`RssAnon`, looked up 20 times a
+second).
 """
 
 import json
@@ -27,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 NUM_ITEMS, MEAN_ITEMS, USERS_A_BLOCK = 100_000, 20, 10_000
 WAYS = ("stream", "mapped")
+ITEM_COLUMNS = ("item_id", "title")
 
 
 @dataclass
@@ -94,7 +96,7 @@ class MostAnonymous(threading.Thread):
 
 def measure(args: ScriptArguments) -> dict[str, Any]:
     """Rows of one log, read in one way."""
-    from tsrec_hf import build_sequence_rows
+    from tsrec_hf import build_sequence_rows, load_table
 
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder)
@@ -104,7 +106,10 @@ def measure(args: ScriptArguments) -> dict[str, Any]:
         anonymous.start()
         started, cpu = time.perf_counter(), time.process_time()
         if args.case == "stream":
-            log = datasets.load_dataset("parquet", data_files=args.log, split="train", streaming=True)
+            items = datasets.Dataset.from_dict(
+                {name: [f"i{n:08d}" for n in range(NUM_ITEMS)] for name in ITEM_COLUMNS}
+            )
+            log = load_table(args.log, items, streaming=True)
         else:
             log = datasets.Dataset.from_parquet(args.log, cache_dir=folder)
         rows = build_sequence_rows(log, tokenizer, targets_per_stretch=args.max_history)

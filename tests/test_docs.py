@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from trl import TrlParser
 
 import tsrec_hf
@@ -149,6 +150,15 @@ def write_orders() -> None:
     Path("orders.txt").write_text("\n".join(["customer::sku::day::event", *orders]) + "\n", "latin-1")
 
 
+def write_log(item_ids) -> None:
+    """The tables of the pages that stream a log: a catalogue, and a folder of Parquet parts sorted by user."""
+    Dataset.from_dict({"item_id": item_ids, "title": item_ids}).to_parquet("shop.parquet")
+    Path("log").mkdir()
+    for number, user in enumerate("ab"):
+        log = {"user_id": [user] * 3, "item_id": item_ids[number : number + 3], "timestamp": [1, 2, 3]}
+        Dataset.from_dict(log).to_parquet(f"log/part-{number}.parquet")
+
+
 @pytest.mark.parametrize(
     "name", [name for name, page in NAME_OF.items() if blocks(page, "python") and name not in RUN_ELSEWHERE]
 )
@@ -156,6 +166,7 @@ def test_python_runs_as_pasted(name, names):
     """All blocks of a page, one after the other, with the names of those before."""
     names["load_table"] = tsrec_hf.load_table
     write_orders()
+    write_log(names["sid_index"].item_ids)
     for number, block in enumerate(blocks(NAME_OF[name], "python"), start=1):
         exec(compile(block, f"{name}, block {number}", "exec", dont_inherit=True), names)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from tsrec_hf import TSRecTokenizer
-from tsrec_hf.serving.ray_jobs import build_rows_on_ray
+from tsrec_hf.serving.ray_rows import build_rows_on_ray
 
 
 @dataclass

@@ -22,8 +22,8 @@ from transformers import HfArgumentParser
 from tsrec_hf import ResidualKMeans
 from tsrec_hf.models.replacing_tsrec import replaced
 from tsrec_hf.serving import EncodeBatch, Shard, plan_shards, read_results, run_shards_on_ray
-from tsrec_hf.serving.batch_callables import as_lists, as_vectors
-from tsrec_hf.serving.ray_jobs import resolve_collisions_on_ray
+from tsrec_hf.serving.ray_collisions import resolve_collisions_on_ray
+from tsrec_hf.serving.vectors import as_lists, as_vectors
 
 
 @dataclass

@@ -1,8 +1,12 @@
 """Jobs on Ray: equal to one process, row for row, also when an actor is killed. Needs the extra `ray`."""
 
 import os
+import re
 import runpy
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,21 +15,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import BoW
 
-from tsrec_hf import ResidualKMeans, build_sequence_rows, resolve_collisions
+from tsrec_hf import ResidualKMeans, build_sequence_rows, embed_items, resolve_collisions
 from tsrec_hf.serving import RecommendBatch, plan_shards, read_results, run_shards, run_shards_on_ray
-from tsrec_hf.serving.batch_callables import as_lists
-from tsrec_hf.serving.ray_jobs import build_rows_on_ray, file_of_user
+from tsrec_hf.serving.ray_rows import file_of_user
+from tsrec_hf.serving.vectors import as_lists
 
 
 pytestmark = pytest.mark.slow
-EXAMPLES = Path(__file__).parents[2] / "examples" / "ray"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "ray"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray():
     ray = pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's workers give way to every other process, and would starve on a machine that is busy.
+    os.environ["RAY_worker_niceness"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     yield ray
     ray.shutdown()
@@ -107,6 +116,44 @@ def test_recommend_example(checkpoint, users, tmp_path, model, tokenizer):
     assert table["items"].to_pylist() == [[item.item_id for item in one] for one in lists]
 
 
+def test_the_line_of_the_readme(model, tokenizer, users, tmp_path):
+    """As it is pasted: Ray starts by itself, and the checkpoint is where `make demo` leaves it."""
+    [command] = re.findall(r"^python (examples/ray/recommend.py .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    script, *options = shlex.split(command)
+    model.save_pretrained(tmp_path / "outputs" / "demo" / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "outputs" / "demo" / "checkpoint")
+    run = subprocess.run(
+        [sys.executable, str(ROOT / script), *options], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert "40 users in this run; 1 files in outputs/lists" in run.stdout
+    table = pq.read_table(tmp_path / "outputs" / "lists")
+    assert table.column_names == ["user_id", "items", "scores"]
+    lists = model.recommend(tokenizer, pq.read_table(users)["history"].to_pylist(), exclude_history=True)
+    assert table["items"].to_pylist() == [[item.item_id for item in one] for one in lists]
+
+
+def test_embed_example_gives_the_vectors_of_one_process(tmp_path):
+    encoder = SentenceTransformer(modules=[BoW(["hammer", "steel", "nail", "saw"])], device="cpu")
+    encoder.save(str(tmp_path / "encoder"))
+    titles = ["hammer steel", "nail", "saw nail", "steel saw"] * 10
+    items = {"item_id": [f"i{number}" for number in range(40)], "title": titles}
+    Dataset.from_dict(items).to_json(tmp_path / "items.jsonl")
+    script = runpy.run_path(str(EXAMPLES / "embed_items.py"))
+    args = script["ScriptArguments"](
+        str(tmp_path / "items.jsonl"),
+        str(tmp_path / "out"),
+        str(tmp_path / "encoder"),
+        num_workers=2,
+        rows_per_shard=9,
+    )
+    script["main"](args)
+    table = pq.read_table(tmp_path / "out")
+    assert table["item_id"].to_pylist() == items["item_id"]
+    expected = embed_items(Dataset.from_dict(items), encoder, fields={"title": 1.0})
+    assert np.array(table["embedding"].to_pylist()) == pytest.approx(expected)
+
+
 def test_encode_example_gives_the_codes_of_one_process(tmp_path):
     drawn = np.random.default_rng(0)
     embeddings = drawn.normal(size=(20, 6))[drawn.integers(20, size=400)] + 0.1 * drawn.normal(size=(400, 6))
@@ -125,7 +172,7 @@ def test_encode_example_gives_the_codes_of_one_process(tmp_path):
     assert table["item_id"].to_pylist() == ids and table["codes"].to_pylist() == together.tolist()
 
 
-def test_rows_of_a_shuffled_log(tokenizer, sid_index, tmp_path):
+def test_rows_of_a_shuffled_log(checkpoint, tokenizer, sid_index, tmp_path):
     drawn = np.random.default_rng(0)
     log = {
         "user_id": [f"u{n}" for n in drawn.integers(30, size=300)],
@@ -134,14 +181,23 @@ def test_rows_of_a_shuffled_log(tokenizer, sid_index, tmp_path):
     }
     pq.write_table(pa.table(log), tmp_path / "log.parquet")
     out = tmp_path / "rows"
-    made = build_rows_on_ray(tmp_path / "log.parquet", out, tokenizer, num_files=4, num_workers=2, rows_per_shard=70)
+    script = runpy.run_path(str(EXAMPLES / "build_rows.py"))
+    args = script["ScriptArguments"](
+        str(checkpoint), str(tmp_path / "log.parquet"), str(out), num_files=4, num_workers=2, rows_per_shard=70
+    )
+    script["main"](args)
     order = sorted(range(300), key=lambda n: (log["user_id"][n], log["timestamp"][n]))
     in_order = Dataset.from_dict(log).select(order)
     for number in range(4):
         own = in_order.filter(lambda row: file_of_user(row["user_id"], 4) == number)
         rows = pq.read_table(out / f"rows-{number:05d}.parquet")
         assert rows.to_pydict() == build_sequence_rows(own, tokenizer).to_dict()
-        made -= len(rows)
-    assert made == 0
-    (out / "rows-00002.parquet").unlink()
-    assert build_rows_on_ray(tmp_path / "log.parquet", out, tokenizer, num_files=4, rows_per_shard=70) > 0
+    # A run that was stopped: files that are there stay as they are.
+    before = {path: path.stat().st_mtime_ns for path in out.glob("rows-*")}
+    removed = out / "rows-00002.parquet"
+    rows = pq.read_table(removed)
+    removed.unlink()
+    script["main"](args)
+    after = {path: path.stat().st_mtime_ns for path in out.glob("rows-*")}
+    assert pq.read_table(removed).equals(rows)
+    assert {path for path in after if after[path] != before[path]} == {removed}

@@ -118,12 +118,12 @@ def tidy(
     items = items.filter(_is_given(items["item_id"]))
     summary = summary.add("items without an id dropped", items, interactions)
     untitled_last = pc.equal(items["title"], "").to_numpy()
-    items = items.filter(_first_of_each(_codes(items["item_id"]), untitled_last))
+    items = items.filter(first_of_each(codes_of(items["item_id"]), untitled_last))
     summary = summary.add("repeated item ids dropped", items, interactions)
     if untitled == "drop":
         items = items.filter(pc.not_equal(items["title"], ""))
         summary = summary.add("items without a title dropped", items, interactions)
-    first = _first_titled(items["title"])
+    first = first_titled(items["title"])
     if same_title == "merge":
         items, interactions = _merge(items, interactions, first)
         summary = summary.add("items of one title merged", items, interactions)
@@ -131,18 +131,18 @@ def tidy(
         later = np.count_nonzero(first != np.arange(len(items)))
         summary = summary.add(f"{later:,} items with the title of another kept", items, interactions)
 
-    interactions = interactions.filter(_is_complete(interactions))
+    interactions = interactions.filter(is_complete(interactions))
     summary = summary.add("interactions without user, item or time dropped", items, interactions)
     if min_rating is not None:
-        interactions = interactions.filter(_is_rated(interactions, min_rating))
+        interactions = interactions.filter(is_rated(interactions, min_rating))
         summary = summary.add(f"interactions rated below {min_rating:g} dropped", items, interactions)
     known = pc.is_in(interactions["item_id"], value_set=items["item_id"].combine_chunks())
     interactions = interactions.filter(known)
     summary = summary.add("interactions with unknown items dropped", items, interactions)
-    interactions = interactions.filter(_first_of_each(_pairs(interactions), _times(interactions), each_rank=True))
+    interactions = interactions.filter(first_of_each(_pairs(interactions), times_of(interactions), each_rank=True))
     summary = summary.add("repeated user, item and time dropped", items, interactions)
     if repeats == "first":
-        interactions = interactions.filter(_first_of_each(_pairs(interactions), _times(interactions)))
+        interactions = interactions.filter(first_of_each(_pairs(interactions), times_of(interactions)))
         summary = summary.add("later interactions of user and item dropped", items, interactions)
     check_something_left(items, interactions, summary)
     return InteractionLog(Dataset(items), Dataset(interactions), summary)
@@ -161,22 +161,23 @@ def _is_given(ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.not_equal(ids, ""), False)
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
+def codes_of(column: pa.ChunkedArray) -> np.ndarray:
     """Encodes values as integers from 0 on, equal values as equal integers."""
     return column.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
 
 
 def _pairs(interactions: pa.Table) -> np.ndarray:
     """Encodes each pair of user and item as an integer."""
-    items = _codes(interactions["item_id"])
-    return _codes(interactions["user_id"]) * (items.max(initial=0) + 1) + items
+    items = codes_of(interactions["item_id"])
+    return codes_of(interactions["user_id"]) * (items.max(initial=0) + 1) + items
 
 
-def _times(interactions: pa.Table) -> np.ndarray:
+def times_of(interactions: pa.Table) -> np.ndarray:
+    """The times of interactions."""
     return interactions["timestamp"].to_numpy()
 
 
-def _first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False) -> pa.Array:
+def first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False) -> pa.Array:
     """
     Returns a mask that selects the row of lowest rank of each code; the first one of ties.
 
@@ -193,35 +194,41 @@ def _first_of_each(codes: np.ndarray, ranks: np.ndarray, each_rank: bool = False
     return pa.array(mask)
 
 
-def _first_titled(titles: pa.ChunkedArray) -> np.ndarray:
+def first_titled(titles: pa.ChunkedArray) -> np.ndarray:
     """
     Returns for each item the position of the first item with its title, ignoring case.
 
     An item without a title gets its own position: empty titles say nothing about equality.
     """
-    codes = _codes(pc.utf8_lower(titles))
+    codes = codes_of(pc.utf8_lower(titles))
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return np.where(pc.equal(titles, "").to_numpy(), np.arange(len(codes)), first[group])
 
 
 def _merge(items: pa.Table, interactions: pa.Table, first: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Keeps the first item of each title and assigns it the interactions of the others."""
-    ids, taken = items["item_id"].combine_chunks(), interactions["item_id"].combine_chunks()
+    stays = pa.array(first == np.arange(len(items)))
+    return items.filter(stays), merge_items(interactions, items["item_id"].combine_chunks(), first)
+
+
+def merge_items(interactions: pa.Table, ids: pa.Array, first: np.ndarray) -> pa.Table:
+    """Assigns interactions with an item to the first one of its title."""
+    taken = interactions["item_id"].combine_chunks()
     # Interactions with unknown items stay as they are, for the stage that counts them.
     merged = pc.coalesce(ids.take(pa.array(first).take(pc.index_in(taken, value_set=ids))), taken)
-    stays = pa.array(first == np.arange(len(items)))
-    column = interactions.column_names.index("item_id")
-    return items.filter(stays), interactions.set_column(column, "item_id", merged)
+    return interactions.set_column(interactions.column_names.index("item_id"), "item_id", merged)
 
 
-def _is_complete(interactions: pa.Table) -> pa.ChunkedArray:
+def is_complete(interactions: pa.Table) -> pa.ChunkedArray:
+    """Tells which interactions have a user, an item and a time."""
     time = interactions["timestamp"]
     timed = pc.is_finite(time) if pa.types.is_floating(time.type) else pc.is_valid(time)
     complete = pc.and_(_is_given(interactions["user_id"]), _is_given(interactions["item_id"]))
     return pc.and_(complete, pc.fill_null(timed, False))
 
 
-def _is_rated(interactions: pa.Table, min_rating: float) -> pa.ChunkedArray:
+def is_rated(interactions: pa.Table, min_rating: float) -> pa.ChunkedArray:
+    """Tells which interactions are rated at least so."""
     advice = f"`min_rating={min_rating:g}` needs it: rename the column of ratings, or leave `min_rating` out."
     require_columns(interactions.column_names, ["rating"], "`interactions`", advice)
     kind = interactions["rating"].type

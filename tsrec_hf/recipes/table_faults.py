@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from tsrec_hf.items.missing import is_missing
 from tsrec_hf.items.readers import TableFile
 from tsrec_hf.items.readers.sources import Columns, read_columns
-from tsrec_hf.items.readers.table import KINDS, convert
 from tsrec_hf.items.readers.values import plain
+from tsrec_hf.items.readers.wanted import KINDS, convert
 
 from .raw_data import RawDataArguments, as_pairs
 

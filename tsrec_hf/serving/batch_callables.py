@@ -18,6 +18,8 @@ from tsrec_hf.hub import load_recommender
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.sids import Quantizer, ResidualKMeans, embed_items
 
+from .vectors import as_lists, as_vectors
+
 
 # Columns by name: lists, NumPy arrays or Arrow's.
 Batch: TypeAlias = Mapping[str, Any] | pa.Table
@@ -274,23 +276,6 @@ def default_device() -> str:
     """The accelerator, where there is one."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "cpu" if found is None else found.type
-
-
-def as_lists(matrix: np.ndarray) -> pa.Array:
-    """A matrix as lists, one a row."""
-    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)))
-
-
-def as_vectors(lists: pa.ChunkedArray) -> np.ndarray:
-    """Lists of one length as a matrix, one row each."""
-    flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(lists) == 0 or len(flat) % len(lists):
-        raise ValueError(
-            f"Expected vectors of one width, but found {len(lists)} of {len(flat)} numbers together. Embed these "
-            "items again, all with one model."
-        )
-    return flat.reshape(len(lists), -1)
 
 
 def _as_arrow(column: Any) -> pa.Array | pa.ChunkedArray:

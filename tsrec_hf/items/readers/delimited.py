@@ -7,6 +7,8 @@ lines; where they differ, or Arrow gives up, the strict parser of Python reads t
 
 import csv
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pyarrow as pa
@@ -40,6 +42,38 @@ def read_delimited(file: TableFile, wanted: list[str]) -> tuple[pa.Table, Dialec
         `ValueError`: the file is damaged, in another encoding or of rows of different lengths; the message names the
         line.
     """
+    dialect, wanted = _begin(file, wanted)
+    if not wanted:
+        return pa.table({}), dialect
+    if dialect.quotes is None:
+        return _read_and_find_quotes(dialect, wanted)
+    return _read(dialect, wanted), dialect
+
+
+def delimited_tables(file: TableFile, wanted: list[str]) -> Iterator[tuple[pa.Table, Dialect]]:
+    """
+    Yields what [`read_delimited`] returns, a block of lines at a time.
+
+    Rows are counted against lines behind the last block: a row that was lost is an error there. Where quotes are to be
+    found, the file is gone through once before the first block.
+    """
+    dialect, wanted = _begin(file, wanted)
+    if not wanted:
+        yield pa.table({}), dialect
+        return
+    if dialect.quotes is None:
+        dialect = replace(dialect, quotes=_quotes_balance(dialect))
+    blocks = BlockStream(dialect.blocks())
+    rows = 0
+    with _errors_that_name_lines(dialect, blocks):
+        for batch in pyarrow.csv.open_csv(blocks, *_options(dialect, wanted)):
+            rows += len(batch)
+            yield pa.Table.from_batches([batch]), dialect
+    _check_number(dialect, rows, blocks.lines)
+
+
+def _begin(file: TableFile, wanted: list[str]) -> tuple[Dialect, list[str]]:
+    """How a file is spelled as far as its first lines tell, and the wanted columns that it has."""
     try:
         dialect = find_dialect(file)
     except UNPACKING_ERRORS as error:
@@ -53,12 +87,7 @@ def read_delimited(file: TableFile, wanted: list[str]) -> tuple[pa.Table, Dialec
         raise ValueError(
             f"Expected each column once in {file.path}, but {repeated} repeat in {dialect.names}. Rename them."
         )
-    wanted = [one for one in wanted if one in dialect.names]
-    if not wanted:
-        return pa.table({}), dialect
-    if dialect.quotes is None:
-        return _read_and_find_quotes(dialect, wanted)
-    return _read(dialect, wanted), dialect
+    return dialect, [one for one in wanted if one in dialect.names]
 
 
 def _read_and_find_quotes(dialect: Dialect, wanted: list[str]) -> tuple[pa.Table, Dialect]:
@@ -102,29 +131,44 @@ def line_of(dialect: Dialect, row: int) -> int:
 
 def _read(dialect: Dialect, wanted: list[str], count: QuoteCount | None = None) -> pa.Table:
     blocks = BlockStream(dialect.blocks(), count)
+    with _errors_that_name_lines(dialect, blocks):
+        table = pyarrow.csv.read_csv(blocks, *_options(dialect, wanted))
+    _check_number(dialect, len(table), blocks.lines)
+    return table
+
+
+def _options(
+    dialect: Dialect, wanted: list[str]
+) -> tuple[pyarrow.csv.ReadOptions, pyarrow.csv.ParseOptions, pyarrow.csv.ConvertOptions]:
+    """How Arrow reads the columns as strings."""
     # Arrow wants each name once; of those that nobody asks for it does not matter which is which.
     names = [name if name in wanted else f"{number}" for number, name in enumerate(dialect.names)]
+    return (
+        pyarrow.csv.ReadOptions(
+            use_threads=False,
+            block_size=BLOCK_BYTES,
+            column_names=_unique(names, wanted),
+            skip_rows_after_names=int(dialect.has_header),
+        ),
+        pyarrow.csv.ParseOptions(
+            delimiter=dialect.separator,
+            quote_char='"' if dialect.quotes else False,
+            escape_char=dialect.escape or False,
+            newlines_in_values=bool(dialect.quotes),
+        ),
+        pyarrow.csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted, pa.string()),
+            strings_can_be_null=False,
+        ),
+    )
+
+
+@contextmanager
+def _errors_that_name_lines(dialect: Dialect, blocks: BlockStream) -> Iterator[None]:
+    """Raises the errors of Arrow's reader as those of a file and a line."""
     try:
-        table = pyarrow.csv.read_csv(
-            blocks,
-            pyarrow.csv.ReadOptions(
-                use_threads=False,
-                block_size=BLOCK_BYTES,
-                column_names=_unique(names, wanted),
-                skip_rows_after_names=int(dialect.has_header),
-            ),
-            pyarrow.csv.ParseOptions(
-                delimiter=dialect.separator,
-                quote_char='"' if dialect.quotes else False,
-                escape_char=dialect.escape or False,
-                newlines_in_values=bool(dialect.quotes),
-            ),
-            pyarrow.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(wanted, pa.string()),
-                strings_can_be_null=False,
-            ),
-        )
+        yield
     except UNPACKING_ERRORS as error:
         raise ValueError(
             f"{dialect.path} is not whole: after line {blocks.lines} it cannot be unpacked ({error}). It is truncated "
@@ -135,15 +179,19 @@ def _read(dialect: Dialect, wanted: list[str], count: QuoteCount | None = None) 
         raise ValueError(
             f"{dialect.path} is not a table of columns separated by {dialect.delimiter!r}: {error}. Correct the file."
         ) from error
-    if len(table) + dialect.has_header != blocks.lines:
-        # Lines without a row: they are empty, or belong to cells in quotes, or such cells swallowed rows.
-        rows = _raise_for_line(dialect)
-        if rows != len(table) + dialect.has_header:
-            raise ValueError(
-                f"Expected {rows:,} rows in {dialect.path}, but read {len(table) + dialect.has_header:,}. "
-                f"{_advice_on_quotes(dialect)}"
-            )
-    return table
+
+
+def _check_number(dialect: Dialect, read: int, lines: int) -> None:
+    """Raises `ValueError` where Arrow read fewer rows than the file has."""
+    if read + dialect.has_header == lines:
+        return
+    # Lines without a row: they are empty, or belong to cells in quotes, or such cells swallowed rows.
+    rows = _raise_for_line(dialect)
+    if rows != read + dialect.has_header:
+        raise ValueError(
+            f"Expected {rows:,} rows in {dialect.path}, but read {read + dialect.has_header:,}. "
+            f"{_advice_on_quotes(dialect)}"
+        )
 
 
 def _unique(names: list[str], wanted: list[str]) -> list[str]:

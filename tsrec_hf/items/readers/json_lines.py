@@ -70,12 +70,17 @@ def read_json_lines(path: str | Path, fields: Mapping[str, str]) -> pa.Table:
     [{'sku': '7', 'about': ['Strong', 'green']}, {'sku': '8', 'about': ['A tape']}]
     ```
     """
-    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in fields.items()])
-    tables = [_read_block(block, line, path, fields, schema) for block, line in _blocks(path)]
-    table = pa.concat_tables(tables) if tables else schema.empty_table()
-    if len(table) == 0:
+    tables = list(json_line_tables(path, fields))
+    if not sum(map(len, tables)):
         raise ValueError(f"Expected {path} to hold a JSON object in each line, but it is empty. Fetch it again.")
-    return table
+    return pa.concat_tables(tables)
+
+
+def json_line_tables(path: str | Path, fields: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yields what [`read_json_lines`] returns, a block of lines at a time."""
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in fields.items()])
+    for block, line in _blocks(path):
+        yield _read_block(block, line, path, fields, schema)
 
 
 def first_json_line(path: str | Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Read columns of a `Dataset` or a file: delimited text, JSON (both plain or gzipped), or Parquet."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow.parquet
 from datasets import Dataset
 
 from .delimited import line_of, read_delimited
-from .dialects import CANDIDATES, DELIMITERS, UNDECLARED, TableFile
+from .dialects import CANDIDATES, DELIMITERS, UNDECLARED, Dialect, TableFile
 from .json_documents import is_document, read_document
 from .json_lines import first_json_line, read_json_lines
 
@@ -37,6 +37,10 @@ class Columns:
             Whether the strings are cells of a text file, which has no types.
         advice (`str`, *optional*, defaults to `""`):
             What to look at if a column is missing.
+        first_row (`int`, *optional*, defaults to `0`):
+            How many rows of the source stand before these.
+        features (`Mapping[str, Any]`, *optional*):
+            Types that `datasets` knows and Arrow does not, such as images, by the names of columns.
     """
 
     table: pa.Table
@@ -45,6 +49,8 @@ class Columns:
     locate: Callable[[int], str]
     written: bool = False
     advice: str = ""
+    first_row: int = 0
+    features: Mapping[str, Any] = field(default_factory=dict)
 
 
 def as_source(source: Any, name: str) -> Any:
@@ -74,9 +80,18 @@ def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dic
             tables have types of their own.
     """
     if isinstance(source, Dataset):
-        names = source.column_names
-        table = source.select_columns([one for one in kinds if one in names]).with_format("arrow")[:]
-        return Columns(table, names, f"`{name}`", _row)
+        return dataset_columns(source, name, kinds, 0, len(source))
+    file, form = file_of(source, name)
+    path = Path(file.path)
+    if form == "json":
+        return _read_json(path, kinds)
+    if form == "delimited":
+        return delimited_columns(file, *read_delimited(file, list(kinds)))
+    return _read_parquet(parquet_parts(path), str(path), kinds)
+
+
+def file_of(source: str | Path | TableFile, name: str) -> tuple[TableFile, Literal["parquet", "json", "delimited"]]:
+    """A file or a folder as a `TableFile`, and its format, by its suffix."""
     if not isinstance(source, (str, Path, TableFile)):
         raise TypeError(
             f"Expected `{name}` to be a `datasets.Dataset`, a data frame or the path of a file, but found "
@@ -85,15 +100,15 @@ def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dic
     file = source if isinstance(source, TableFile) else TableFile(source)
     path = Path(file.path)
     if path.is_dir():
-        return _read_parquet(_parts(path), str(path), kinds)
+        return file, "parquet"
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file at {path}, but there is none. Check the path.")
     if file.suffix in JSON and file.delimiter is None:
-        return _read_json(path, kinds)
+        return file, "json"
     if file.suffix in (".parquet", ".pq"):
-        return _read_parquet([path], str(path), kinds)
+        return file, "parquet"
     if file.delimiter is not None or file.suffix in DELIMITERS or file.suffix in UNDECLARED:
-        return _read_delimited(file, kinds)
+        return file, "delimited"
     raise ValueError(
         f"Expected {path} to end in one of {[*DELIMITERS, *UNDECLARED, *JSON, '.parquet']}, text files optionally "
         f"with `.gz` after that, but found {file.suffix!r}. Pass the `delimiter` of a text file (`--delimiter`), "
@@ -101,12 +116,20 @@ def read_columns(source: Dataset | str | Path | TableFile, name: str, kinds: dic
     )
 
 
-def _row(row: int) -> str:
-    return f"row {row + 1}"
+def row_namer(first_row: int = 0) -> Callable[[int], str]:
+    """Says which row of a source one is, when so many stand before."""
+    return lambda row: f"row {first_row + row + 1}"
 
 
-def _read_delimited(file: TableFile, kinds: dict[str, str]) -> Columns:
-    table, dialect = read_delimited(file, list(kinds))
+def dataset_columns(source: Dataset, name: str, kinds: dict[str, str], start: int, stop: int) -> Columns:
+    """The requested columns of some rows of a `Dataset`."""
+    names = source.column_names
+    table = source.select_columns([one for one in kinds if one in names]).with_format("arrow")[start:stop]
+    return Columns(table, names, f"`{name}`", row_namer(start), first_row=start, features=source.features)
+
+
+def delimited_columns(file: TableFile, table: pa.Table, dialect: Dialect, first_row: int = 0) -> Columns:
+    """The columns of a delimited file, or of a part of it."""
     # A line of text that has no column of ours may be read by another delimiter, or may be a row.
     only = dialect.names[0] if len(dialect.names) == 1 else ""
     other = [one for one in (*CANDIDATES, " ") if one in only]
@@ -119,22 +142,30 @@ def _read_delimited(file: TableFile, kinds: dict[str, str]) -> Columns:
             "(`interaction_names` or `item_names`)."
         )
     return Columns(
-        table, dialect.names, str(file.path), lambda row: f"line {line_of(dialect, row)}", written=True, advice=advice
+        table,
+        dialect.names,
+        str(file.path),
+        lambda row: f"line {line_of(dialect, first_row + row)}",
+        written=True,
+        advice=advice,
+        first_row=first_row,
     )
 
 
 def _read_json(path: Path, kinds: dict[str, str]) -> Columns:
     if is_document(path):
         table, names = read_document(path, kinds)
-        return Columns(table, names, str(path), _row)
+        return Columns(table, names, str(path), row_namer())
     table = read_json_lines(path, kinds)
     # An object may lack a field. One that all lack does not exist.
     table = table.select([one for one in kinds if table[one].null_count < len(table)])
-    return Columns(table, list(first_json_line(path)), str(path), _row)
+    return Columns(table, list(first_json_line(path)), str(path), row_namer())
 
 
-def _parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, as Spark and `to_parquet` write them; names with `_` or `.` are not data."""
+def parquet_parts(folder: Path) -> list[Path]:
+    """A file, or those of a folder, as Spark and `to_parquet` write them; names with `_` or `.` are not data."""
+    if folder.is_file():
+        return [folder]
     parts = [path for path in sorted(folder.rglob("*.parquet")) if not path.name.startswith(("_", "."))]
     if not parts:
         raise FileNotFoundError(
@@ -160,6 +191,6 @@ def _read_parquet(paths: list[Path], where: str, kinds: dict[str, str]) -> Colum
                 f"{tables[-1].column_names} of them. Write the parts again, or read them with `datasets`."
             )
     try:
-        return Columns(pa.concat_tables(tables, promote_options="permissive"), names, where, _row)
+        return Columns(pa.concat_tables(tables, promote_options="permissive"), names, where, row_namer())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"The Parquet files of {where} are of different types: {error}. Write them again.") from error

@@ -3,37 +3,71 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Features
+from datasets import Dataset, IterableDataset
 
 from tsrec_hf.models.checking_tsrec import checks_types
 
-from ..columns import require_columns
-from ..log import InteractionLog, no_interactions
+from ..log import LOG_COLUMNS, InteractionLog, no_interactions
 from ..tidying import tidy
+from .column_streams import stream_columns
 from .dialects import TableFile
-from .sources import Columns, as_source, read_columns
-from .values import CONVERTERS, as_formatted_seconds, join_texts, plain
+from .sources import as_source, read_columns
+from .table_stream import stream_interactions
+from .wanted import Filters, WantedColumns
 
 
 logger = logging.getLogger(__name__)
 
 Source: TypeAlias = Dataset | pd.DataFrame | str | Path | TableFile
-Filters: TypeAlias = Mapping[str, str | list[str]]
 
-# Kinds as in `json_lines`. Other columns keep their type.
-KINDS = {
-    "user_id": "id",
-    "item_id": "id",
-    "timestamp": "time",
-    "rating": "number",
-    "title": "text",
-    "description": "text",
-}
+
+@overload
+def load_table(
+    interactions: Source | None,
+    items: Source,
+    interaction_columns: Mapping[str, str | None] | None = None,
+    item_columns: Mapping[str, str | list[str]] | None = None,
+    untitled: Literal["drop", "keep"] = "drop",
+    same_title: Literal["keep", "merge"] = "keep",
+    repeats: Literal["keep", "first"] = "keep",
+    min_rating: float | None = None,
+    filters: Filters | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    quotes: bool | None = None,
+    interaction_names: list[str] | None = None,
+    item_names: list[str] | None = None,
+    timestamp_format: str | None = None,
+    streaming: Literal[False] = False,
+) -> InteractionLog: ...
+
+
+@overload
+def load_table(
+    interactions: Source,
+    items: Source,
+    interaction_columns: Mapping[str, str | None] | None = None,
+    item_columns: Mapping[str, str | list[str]] | None = None,
+    untitled: Literal["drop", "keep"] = "drop",
+    same_title: Literal["keep", "merge"] = "keep",
+    repeats: Literal["keep", "first"] = "keep",
+    min_rating: float | None = None,
+    filters: Filters | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    quotes: bool | None = None,
+    interaction_names: list[str] | None = None,
+    item_names: list[str] | None = None,
+    timestamp_format: str | None = None,
+    *,
+    streaming: Literal[True],
+) -> IterableDataset: ...
 
 
 @checks_types
@@ -54,7 +88,8 @@ def load_table(
     interaction_names: list[str] | None = None,
     item_names: list[str] | None = None,
     timestamp_format: str | None = None,
-) -> InteractionLog:
+    streaming: bool = False,
+) -> InteractionLog | IterableDataset:
     r"""
     Reads interactions and items from two tables of any layout and cleans them with [`~items.tidy`].
 
@@ -98,16 +133,22 @@ def load_table(
         timestamp_format (`str`, *optional*):
             How dates are written, as `datetime.strptime` has it: `%d/%m/%Y %H:%M` for 12/04/1997 15:55. By default
             they are numbers or ISO dates.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether interactions are read a batch of rows at a time, whatever their number, and never held together.
+            The rows are the same, but for four things: repeats are found among rows of a user that stand together;
+            `rating` is read only where it is mapped or `min_rating` asks for it; a value of a filter that no row has
+            is no error as long as another one has rows; and nothing is counted. Items are read into memory.
 
     Returns:
         [`InteractionLog`]: `items` with the string columns `item_id`, `title` and `description`, `interactions` with
         `user_id`, `item_id` and `timestamp`, both with the added columns; and the `summary` of the rows kept
-        and dropped.
+        and dropped. With `streaming=True` a `datasets.IterableDataset` of the interactions alone.
 
     Raises:
         `FileNotFoundError`: a file is missing.
         `TypeError`: a column is not of the type of its ids, texts, times or numbers.
-        `ValueError`: a column is missing, or a file is malformed.
+        `ValueError`: a column is missing, or a file is malformed; with `streaming=True` also one JSON document, and
+        no interactions. What is wrong behind the first rows of a stream is found when it gets there.
 
     Example:
 
@@ -130,10 +171,39 @@ def load_table(
     >>> log.interactions[0]
     {'user_id': '1', 'item_id': '007', 'timestamp': 1717027200.0}
     ```
+
+    A log that memory does not hold, with items that were read before:
+
+    ```python
+    >>> columns = {"user_id": "customer", "item_id": "sku", "timestamp": "day"}
+    >>> stream = load_table(folder / "orders.csv", log.items, columns, streaming=True)
+    >>> next(iter(stream))
+    {'user_id': '1', 'item_id': '007', 'timestamp': 1717027200.0}
+    ```
     """
     options = {"delimiter": delimiter, "encoding": encoding, "header": header, "quotes": quotes}
     items = _as_file(items, names=item_names, **options)
     catalogue, _ = read_table(items, "items", item_columns, ("item_id", "title"), ("description",))
+    if streaming:
+        if interactions is None:
+            raise ValueError(
+                "Expected interactions with `streaming=True`, but found `None`. Only interactions are streamed: read "
+                "the items alone without `streaming`."
+            )
+        return _stream(
+            _as_file(interactions, names=interaction_names, **options),
+            tidy(InteractionLog(catalogue, no_interactions()), untitled=untitled).items,
+            WantedColumns.of(
+                "interactions",
+                interaction_columns or {},
+                LOG_COLUMNS if min_rating is None else (*LOG_COLUMNS, "rating"),
+                filters=filters,
+                timestamp_format=timestamp_format,
+            ),
+            same_title=same_title,
+            repeats=repeats,
+            min_rating=min_rating,
+        )
     if interactions is None:
         log = InteractionLog(catalogue, no_interactions())
     else:
@@ -142,7 +212,7 @@ def load_table(
             interactions,
             "interactions",
             interaction_columns,
-            ("user_id", "item_id", "timestamp"),
+            LOG_COLUMNS,
             ("rating",),
             filters,
             () if min_rating is None else ("rating",),
@@ -157,6 +227,11 @@ def load_table(
         if filters:
             log = filtered(log, kept, filters)
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats, min_rating=min_rating)
+
+
+def _stream(interactions: Source, catalogue: Dataset, wanted: WantedColumns, **cleaning: Any) -> IterableDataset:
+    read = stream_columns(as_source(interactions, wanted.name), wanted.name, wanted.kinds)
+    return stream_interactions(read, wanted, catalogue, **cleaning)
 
 
 def _as_file(source: Source, **options: Any) -> Source:
@@ -194,66 +269,25 @@ def read_table(
     columns = dict(columns or {})
     spare = [column for column in optional if column not in columns and column not in asked]
     try:
-        return _read_table(source, name, columns, required, optional, filters, timestamp_format)
+        table, kept = _read_table(
+            source, WantedColumns.of(name, columns, required, optional, filters, timestamp_format)
+        )
     except (TypeError, ValueError) as error:
         if not spare:
             raise
-        table, kept = _read_table(
-            source, name, columns, required, tuple({*optional} - {*spare}), filters, timestamp_format
-        )
+        few = tuple({*optional} - {*spare})
+        table, kept = _read_table(source, WantedColumns.of(name, columns, required, few, filters, timestamp_format))
         logger.warning(f"{error} Left out, because nobody asked for it.")
-        if "description" in spare:
-            table = _with_descriptions(table)
-        return table, kept
+    return (_with_descriptions(table) if "description" in optional else table), kept
 
 
-def _read_table(
-    source: Source,
-    name: str,
-    columns: dict[str, str | list[str] | None],
-    required: tuple[str, ...],
-    optional: tuple[str, ...],
-    filters: Filters | None,
-    timestamp_format: str | None = None,
-) -> tuple[Dataset, pa.ChunkedArray]:
-    source = as_source(source, name)
-    named = {column: column for column in (*required, *optional)} | columns
-    in_order = named.get("timestamp", "") is None
-    names_of = {
-        column: [names] if isinstance(names, str) else list(names)
-        for column, names in named.items()
-        if names is not None
-    }
-    allowed = {column: [value] if isinstance(value, str) else value for column, value in (filters or {}).items()}
-    several = [column for column, names in names_of.items() if len(names) != 1 and KINDS.get(column, "text") != "text"]
-    kinds = {one: KINDS.get(column, "text") for column, names in names_of.items() for one in names}
-    read = read_columns(source, name, dict.fromkeys(allowed, "text") | kinds)
-    if several:
-        raise ValueError(
-            f"Expected one column of {read.where} for each of {several}, but found "
-            f"{[named[column] for column in several]}. Only texts can be joined from several columns."
-        )
-    # A field that all JSON lines lack is among the names found, but not in the table.
-    present = [one for one in read.names if one in read.table.column_names or one not in kinds]
-    for column, names in names_of.items():
-        if column in required or column in columns:
-            advice = f"Name our column {column!r} by `{name.removesuffix('s')}_columns={{{column!r}: ...}}`."
-            if column == "timestamp":
-                advice += " `None` in its place says that the rows are in order (`timestamp=none`)."
-            require_columns(present, names, read.where, advice + read.advice)
-    require_columns(present, list(allowed), read.where, f"Correct the `filters`.{read.advice}")
-    given = {column: names for column, names in names_of.items() if set(names) <= set(read.table.column_names)}
-    converted = {column: convert(read, names, KINDS.get(column), timestamp_format) for column, names in given.items()}
-    if in_order:
-        converted["timestamp"] = pa.array(range(len(read.table)), pa.float64())
-    ours = pa.table(converted)
-    if isinstance(source, Dataset):
-        # Arrow's types do not say that a column holds images.
-        further = {column: source.features[names[0]] for column, names in given.items() if column not in KINDS}
-        features = Features(Features.from_arrow_schema(ours.schema) | further)
-        ours = ours.replace_schema_metadata(features.arrow_schema.metadata)
-    table = Dataset(ours)
-    return (_with_descriptions(table) if "description" in optional else table), _kept(read, allowed)
+def _read_table(source: Source, wanted: WantedColumns) -> tuple[Dataset, pa.ChunkedArray]:
+    source = as_source(source, wanted.name)
+    read = read_columns(source, wanted.name, wanted.kinds)
+    wanted.check(read)
+    ours = Dataset(wanted.converted(read))
+    wanted.check_values(read)
+    return ours, wanted.kept(read)
 
 
 def _with_descriptions(items: Dataset) -> Dataset:
@@ -261,35 +295,3 @@ def _with_descriptions(items: Dataset) -> Dataset:
     if "description" in items.column_names:
         return items
     return items.add_column("description", [""] * len(items))
-
-
-def convert(read: Columns, names: list[str], kind: str | None, timestamp_format: str | None = None) -> pa.ChunkedArray:
-    """Converts a column to our type, joining several columns of text; columns of unknown kind keep their type."""
-    if kind is None:
-        return read.table[names[0]]
-    if kind == "time" and timestamp_format is not None:
-        where = f"column {names[0]!r} of {read.where}"
-        return as_formatted_seconds(plain(read.table[names[0]]), where, read.locate, timestamp_format)
-    columns = [
-        CONVERTERS[kind](plain(read.table[name]), f"column {name!r} of {read.where}", read.locate, read.written)
-        for name in names
-    ]
-    return columns[0] if len(columns) == 1 else join_texts(columns)
-
-
-def _kept(read: Columns, filters: Mapping[str, list[str]]) -> pa.ChunkedArray:
-    """Tells which rows have one of the values of every filter."""
-    kept = pa.chunked_array([pa.repeat(True, len(read.table))])
-    for column, values in filters.items():
-        texts = plain(read.table[column]).cast(pa.string())
-        found = pc.value_counts(texts)
-        found = found.take(pc.sort_indices(found.field("counts"), sort_keys=[("", "descending")]))
-        known = found.field("values").to_pylist()
-        unknown = [value for value in values if value not in known]
-        if unknown:
-            raise ValueError(
-                f"Expected rows with {unknown} in column {column!r} of {read.where}, but found none. Its most "
-                f"frequent values are {known[:10]}: correct the `filters`."
-            )
-        kept = pc.and_(kept, pc.fill_null(pc.is_in(texts, value_set=pa.array(values, pa.string())), False))
-    return kept
