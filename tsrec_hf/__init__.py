@@ -111,6 +111,7 @@ _ROOM_OF = {
     "hub": [
         "build_model_card",
         "export_backbone",
+        "export_custom_generate",
         "load_recommender",
         "minilm_from_wheel",
         "movielens_from_wheel",
