@@ -97,6 +97,7 @@ _ROOM_OF = {
         "ndcg_at_k",
         "paired_bootstrap",
         "recommend_distributed",
+        "results_table",
         "target_ranks",
     ],
     "rewards": [

@@ -20,6 +20,9 @@ def main(args: PriorOptions) -> None:
     )
     model.to(state.device)
     index = tokenizer.sid_index
+    if state.is_main_process:
+        num_rows = min(args.num_rows, len(dataset.valid))
+        print(f"{dataset}\n{num_rows} rows of valid, for {args.model_name_or_path}", flush=True)
     priors: list[ItemPrior] = [NextItemPrior.fit(dataset.train, index), PopularityPrior.fit(dataset.train, index)]
     if args.similarity:
         priors.append(SimilarityPrior(index, load_embeddings(args.data_dir, dataset.sid_index)))

@@ -27,6 +27,7 @@ from tsrec_hf.hub import add_evaluation
 from tsrec_hf.models.replacing_tsrec import write_text
 
 from .options import DemoOptions
+from .screen import quiet
 
 
 # Passes over the training rows beyond which the model learns them by heart, and what a quiet machine makes.
@@ -89,16 +90,12 @@ def train(model, tokenizer, dataset: ts.RecommendationDataset, args: DemoOptions
     return trainer.state
 
 
-def _prepare_screen() -> None:
-    """One line a stage and one bar are enough."""
-    for library in (datasets, transformers.utils.logging):
-        library.disable_progress_bar()
-    for noisy in ("bitsandbytes", "faiss.loader", "sentence_transformers", "tsrec_hf"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-
-
 def main(args: DemoOptions) -> None:
-    _prepare_screen()
+    with quiet(logging.ERROR):  # a stage is one line and one bar
+        _run(args)
+
+
+def _run(args: DemoOptions) -> None:
     # Where a processor has units for bfloat16, searches use them too.
     torch.set_float32_matmul_precision("medium")
     clock = ts.RunClock(args.total_seconds, since=psutil.Process().create_time())  # imports count

@@ -1,6 +1,7 @@
 """What the tokens of semantic IDs mean: from a catalogue and its index to `description_keywords.json`."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tsrec_hf.semantics import (
 from tsrec_hf.sids.catalogue import load_embeddings
 
 from .options import DescribeOptions
+from .screen import quiet
 
 
 def read_items(path: str) -> list[dict] | Dataset:
@@ -70,7 +72,7 @@ def main(args: DescribeOptions) -> None:
         items = read_items(args.items_file)
         is_json = args.sid_index.endswith(".json")
         sid_index = SIDIndex.from_json(args.sid_index) if is_json else SIDIndex.load(args.sid_index)
-    print(sid_index)
+    print(f"{sid_index}, described by {args.teacher}", flush=True)
     embeddings = None
     if args.embeddings_file is not None:
         path = Path(args.embeddings_file)
@@ -80,7 +82,8 @@ def main(args: DescribeOptions) -> None:
             embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     teacher = make_teacher(args)
     earlier = None if args.earlier_file is None else TokenSemantics.from_json(args.earlier_file)
-    semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
+    with quiet(logging.WARNING):  # bars tell of the levels, and the report of bad answers
+        semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
 
     output = Path(args.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,15 @@ from tsrec_hf.hub.results import results_text
 from tsrec_hf.items import open_dataset
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.semantics import TokenSemantics
-from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer, ground_sid_rows, lora_config, quantize, save_base
+from tsrec_hf.trainers import (
+    ProgressBarCallback,
+    TSRecSFTConfig,
+    TSRecSFTTrainer,
+    ground_sid_rows,
+    lora_config,
+    quantize,
+    save_base,
+)
 
 from .options import SEMANTICS_FILE, FineTuneOptions
 
@@ -75,6 +83,8 @@ def main(script_args: FineTuneOptions, training_args: TSRecSFTConfig, model_args
         peft_config=peft_config,
         card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )
+    if not training_args.disable_tqdm:
+        ProgressBarCallback().replace_in(trainer)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if semantics is not None and trainer.is_world_process_zero():
         # What the tokens mean goes where the recommender goes.

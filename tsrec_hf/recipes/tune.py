@@ -9,12 +9,13 @@ from trl import ModelConfig
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.hub import load_recommender
+from tsrec_hf.hub.results import results_text
 from tsrec_hf.items import open_dataset
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.rewards import rewards_by_name
 from tsrec_hf.semantics import TokenSemantics
 from tsrec_hf.sids import mean_pooled_embeddings
-from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
+from tsrec_hf.trainers import ProgressBarCallback, TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
 
 from .options import SEMANTICS_FILE, TuneOptions
 
@@ -77,6 +78,8 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
         peft_config=peft_config,
         card_facts={"dataset": dataset},
     )
+    if not training_args.disable_tqdm:
+        ProgressBarCallback().replace_in(trainer)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
         # What the tokens mean goes where the recommender goes.
@@ -89,4 +92,6 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
-        print(json.dumps(metrics, indent=1))
+        print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
+        folder = training_args.output_dir
+        print(f"eval_reward {metrics['eval_reward']:.4f}. Recommender, card, plots and metrics: {folder}")
