@@ -4,12 +4,12 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from tsrec_hf.items import open_dataset
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.semantics import (
     InferenceClientTeacher,
@@ -20,6 +20,7 @@ from tsrec_hf.semantics import (
 )
 from tsrec_hf.sids.catalogue import load_embeddings
 
+from .indexed import open_indexed
 from .options import DescribeOptions
 from .screen import quiet
 
@@ -35,7 +36,8 @@ def read_items(path: str) -> list[dict] | Dataset:
 def make_teacher(args: DescribeOptions):
     if args.teacher == "keywords":
         return KeywordTeacher()
-    shared = {
+    assert args.model_name_or_path is not None  # by the options' own check
+    shared: dict[str, Any] = {
         "temperature": args.temperature,
         "sample_tokens": args.sample_tokens,
         "sample_items": args.sample_items,
@@ -53,7 +55,7 @@ def make_teacher(args: DescribeOptions):
             timeout=args.timeout,
             **shared,
         )
-    loading = {"dtype": args.dtype, "device_map": args.device_map, "gguf_file": args.gguf_file}
+    loading: dict[str, Any] = {"dtype": args.dtype, "device_map": args.device_map, "gguf_file": args.gguf_file}
     return TransformersTeacher(
         args.model_name_or_path,
         batch_size=args.batch_size,
@@ -65,10 +67,12 @@ def make_teacher(args: DescribeOptions):
 
 
 def main(args: DescribeOptions) -> None:
+    items: list[dict] | Dataset
     if args.data_dir is not None:
-        dataset = open_dataset(args.data_dir)
-        items, sid_index = dataset.items, dataset.sid_index
+        dataset, sid_index = open_indexed(args.data_dir)
+        items = dataset.items
     else:
+        assert args.items_file is not None and args.sid_index is not None  # by the options' own check
         items = read_items(args.items_file)
         is_json = args.sid_index.endswith(".json")
         sid_index = SIDIndex.from_json(args.sid_index) if is_json else SIDIndex.load(args.sid_index)

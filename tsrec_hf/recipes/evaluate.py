@@ -8,9 +8,9 @@ from accelerate import PartialState
 
 from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results, results_table
 from tsrec_hf.hub import add_evaluation, load_recommender
-from tsrec_hf.items import open_dataset
 from tsrec_hf.models.replacing_tsrec import write_text
 
+from .indexed import open_indexed
 from .options import EvaluateOptions
 
 
@@ -22,7 +22,7 @@ def main(args: EvaluateOptions) -> None:
         )
     # Without an accelerator, processes find each other only where the state is told that they run on CPUs.
     state = PartialState(cpu=not torch.accelerator.is_available())
-    dataset = open_dataset(args.data_dir)
+    dataset, index = open_indexed(args.data_dir)
     rows = getattr(dataset, args.split)
     if args.num_rows is not None and args.num_rows < len(rows):
         rows = rows.shuffle(seed=args.seed).select(range(args.num_rows)).flatten_indices()
@@ -31,15 +31,15 @@ def main(args: EvaluateOptions) -> None:
     trained_on, lineage = tokenizer.sid_index, ""
     if args.transfer:
         lineage = f", transferred from {trained_on}"
-        tokenizer = tokenizer.with_sid_index(dataset.sid_index)
-    elif not dataset.sid_index.fits(trained_on.fingerprint):
+        tokenizer = tokenizer.with_sid_index(index)
+    elif not index.fits(trained_on.fingerprint):
         raise ValueError(
             f"Expected the catalogue of the checkpoint ({trained_on}), or one that grew out of it, but "
-            f"{args.data_dir!r} has another ({dataset.sid_index}). Pass its own data, or `--transfer true` to "
+            f"{args.data_dir!r} has another ({index}). Pass its own data, or `--transfer true` to "
             "evaluate on another catalogue."
         )
-    elif dataset.sid_index.fingerprint != trained_on.fingerprint:
-        tokenizer.sid_index = dataset.sid_index
+    elif index.fingerprint != trained_on.fingerprint:
+        tokenizer.sid_index = index
         lineage = f", grown out of {trained_on.fingerprint} ({trained_on}), which the checkpoint was trained on"
     fusion = tokenizer.prior_fusion
     settings = {
@@ -47,7 +47,7 @@ def main(args: EvaluateOptions) -> None:
         "dataset": dataset.name,
         "split": args.split,
         "rows": f"{len(rows)} of {args.split}" + ("" if args.num_rows is None else f", drawn with seed {args.seed}"),
-        "catalogue": f"{dataset.sid_index}{lineage}",
+        "catalogue": f"{index}{lineage}",
         "search": args.search,
         "num_beams": args.num_beams,
         "length_penalty": 0,
@@ -60,7 +60,7 @@ def main(args: EvaluateOptions) -> None:
     }
     if state.is_main_process:
         print("Decoding: " + ", ".join(f"{name}={value}" for name, value in settings.items()), flush=True)
-    evaluator = RecommendationEvaluator(rows, dataset.sid_index, dataset.train)
+    evaluator = RecommendationEvaluator(rows, index, dataset.train)
 
     # With a prior of the checkpoint also what `recommend` gives by default, the model and its prior.
     methods = {"model": None} | ({} if tokenizer.prior is None else {"model and prior": "fitted"})

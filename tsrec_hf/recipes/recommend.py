@@ -6,7 +6,9 @@ from .options import RecommendOptions
 
 
 def main(args: RecommendOptions) -> None:
-    recommend = pipeline("recommendation", model=args.model_name_or_path, revision=args.revision)
+    recommend = pipeline(  # type: ignore[call-overload]  # a task of ours
+        "recommendation", model=args.model_name_or_path, revision=args.revision
+    )
     index = recommend.tokenizer.sid_index
     places = index.positions_of(args.history)
     names = args.history if index.titles is None else [index.titles[place] for place in places]
