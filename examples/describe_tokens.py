@@ -1,3 +1,24 @@
+# /// script
+# requires-python = ">=3.11, <3.14"
+# dependencies = [
+#     "torch>=2.11",
+#     "transformers>=5.23,<6",
+#     "trl>=1.16,<1.17",
+#     "peft>=0.21.2",
+#     "accelerate>=1.15",
+#     "datasets>=5.2",
+#     "evaluate>=0.4.6",
+#     "huggingface_hub>=2.4",
+#     "bitsandbytes>=0.50.2",
+#     "safetensors>=0.8",
+#     "filelock>=3.15",
+#     "numpy>=2.0",
+#     "regex>=2024.11",
+#     "tqdm>=4.67",
+#     "scikit-learn>=1.7",
+#     "icu4py>=1.1,<2",
+# ]
+# ///
 """
 Describe the tokens of semantic IDs: from a catalogue and its SID index to `description_keywords.json`.
 

@@ -101,7 +101,12 @@ def check_command(words: list[str], variables: dict[str, list[str]], check_optio
         case ["pip", "install", *what]:
             asked = [name for word in what for name in re.findall(r"^\.\[(.*)\]$", word)]
             assert {name for names in asked for name in names.split(",")} <= extras()
-        case ["hf", "upload", _, _, "--exclude", _] | ["mkdir", "-p", _] | ["cp", _, _]:
+        case ["hf", "jobs", "uv", "run", *options]:
+            start = next(place for place, word in enumerate(options) if word.endswith(".py"))
+            config = options.index("--config")  # a path in the job, of a folder that goes along
+            inside = [word.replace("/configs/", "examples/configs/") for word in options[config : config + 2]]
+            check_options(options[start], options[start + 1 : config] + inside + options[config + 2 :])
+        case ["hf", "upload", _, _] | ["hf", "upload", _, _, "--exclude", _] | ["mkdir", "-p", _] | ["cp", _, _]:
             pass
         case _:
             pytest.fail(f"a command that nothing checks: {shlex.join(words)}")

@@ -191,7 +191,7 @@ def test_published_sequences_from_raw_files_to_metrics(
     assert f"| given | {items} | {users} | {interactions} |" in printed
     assert f"| repeated user, item and time dropped | {items} | {users} | {interactions} |" in printed
     assert "| rows of test | " in printed and f"| {users} | {users} |" in printed
-    assert "test, all targets (64 rows), match by item" in printed and "next-item counts" in printed
+    assert "| all | 64 | item | model |" in printed and "| next-item counts |" in printed
     dataset = tsrec_hf.open_dataset("data/shop")
     assert len(dataset.items) == len(dataset.sid_index) == int(items.replace(",", ""))
     assert len(dataset.test) == len(dataset.valid) == int(users.replace(",", ""))

@@ -99,6 +99,7 @@ _ROOM_OF = {
         "ndcg_at_k",
         "paired_bootstrap",
         "recommend_distributed",
+        "results_table",
         "target_ranks",
     ],
     "rewards": [
@@ -113,6 +114,7 @@ _ROOM_OF = {
     "hub": [
         "build_model_card",
         "export_backbone",
+        "export_custom_generate",
         "load_recommender",
         "minilm_from_wheel",
         "movielens_from_wheel",

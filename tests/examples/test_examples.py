@@ -172,20 +172,16 @@ def check_metrics(folder, described=True):
 
 
 def check_tables(text, split="test"):
-    """Tables by item and by SID, of every slice that has rows, with the three recommenders as rows."""
-    titles = re.findall(rf"^{split}, (\w+) targets \((\d+) rows\), match by (item|sid)$", text, re.MULTILINE)
-    assert {(name, match) for name, _, match in titles} >= {
-        (name, match) for name in ("all", "cold", "repeat") for match in ("item", "sid")
+    """One table by item and by SID, of every slice that has rows, with the three recommenders."""
+    assert f"split={split}" in text and text.count("| targets | rows | match by | method |") == 1
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (item|sid) \| ([^|]+) \| \d", text, re.MULTILINE)
+    assert {(name, match, method) for name, _, match, method in rows} >= {
+        (name, match, method)
+        for name in ("all", "cold", "repeat")
+        for match in ("item", "sid")
+        for method in ("model", "popularity", "next-item counts")
     }
-    tables = dict(
-        zip([(name, match) for name, _, match in titles], re.split(r"^.*targets \(.*$", text, flags=re.M)[1:])
-    )
-    for name, rows, match in titles:
-        if int(rows):
-            for recommender in ("model", "popularity", "next-item counts"):
-                assert recommender in tables[name, match], (name, match)
-    assert {name: int(rows) for name, rows, _ in titles}["all"] == 2
-    return tables
+    assert {name: int(number) for name, number, *_ in rows}["all"] == 2
 
 
 @pytest.mark.parametrize("config", sorted((EXAMPLES / "configs").glob("sft_*.yaml")), ids=lambda path: path.stem)
@@ -569,9 +565,11 @@ class TestManyProcesses:
                 done = run("evaluate.py", caches, output_file=file, **settings)
             else:
                 done = launch("evaluate.py", name, caches, output_file=file, **settings)
-            printed[name] = done.stdout.splitlines(), json.loads(file.read_text())
+            *lines, last = done.stdout.splitlines()
+            assert last == f"Written to {file}"
+            printed[name] = lines, json.loads(file.read_text())
         assert printed["python"] == printed["single_cpu"] == printed["two_cpus"]
-        assert "rows=5 of train, drawn with seed 0" in printed["python"][0][-1]
+        assert "rows=5 of train, drawn with seed 0" in printed["python"][0][0]
 
     @pytest.mark.slow
     def test_fsdp2_trains_the_same_weights(self, trained, data_dir, caches, tmp_path):

@@ -1,8 +1,6 @@
 """The sub-commands of `tsrec`: what each is for, which options it has, and which recipe runs it."""
 
 import difflib
-import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 import tsrec_hf
 from tsrec_hf.recipes import options as known_options
+from tsrec_hf.recipes.screen import quiet, set_up_logging
 
 from .parser import (
     CONFIG_HELP,
@@ -28,7 +27,6 @@ from .paths import check_paths
 # What ends a command with a message instead of a traceback: files, values and packages that are not as expected.
 TOLD = (ValueError, TypeError, OSError, ImportError)
 TRACEBACK = "--traceback"
-QUIET = ("httpx", "httpx2", "sentence_transformers", "faiss.loader", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -243,9 +241,10 @@ def run_command(name: str, argv: Sequence[str] | None = None, prog: str | None =
         parser = make_parser(prog, [command.options], description, example)
         parsed = (parse(parser, command.options, words),)
     check_paths(parsed)
-    _set_up_logging()
-    recipe: Callable[..., Any] = import_module(f"tsrec_hf.recipes.{command.recipe}").main
-    return recipe(*parsed)
+    set_up_logging()
+    with quiet():
+        recipe: Callable[..., Any] = import_module(f"tsrec_hf.recipes.{command.recipe}").main
+        return recipe(*parsed)
 
 
 def _parse_with_trainer(
@@ -285,17 +284,3 @@ class _Given:
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.__dict__.update(given)
-
-
-def _set_up_logging() -> None:
-    """The first of several processes tells what goes on; the others tell of errors."""
-    first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
-    for noisy in QUIET:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    if not first:
-        import datasets
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()

@@ -6,7 +6,7 @@ from .comparison import Comparison, compare_with_baselines
 from .evaluator import RecommendationEvaluator
 from .metrics import hit_rate_at_k, ndcg_at_k, target_ranks
 from .prior_fitting import PriorFit, fit_prior
-from .report import metrics_table
+from .report import metrics_table, results_table
 from .sharding import recommend_distributed
 
 
@@ -25,5 +25,6 @@ __all__ = [
     "ndcg_at_k",
     "paired_bootstrap",
     "recommend_distributed",
+    "results_table",
     "target_ranks",
 ]

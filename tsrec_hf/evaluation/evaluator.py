@@ -107,6 +107,7 @@ class RecommendationEvaluator:
         # The worst list begins with all items of the largest collisions: one more item is the next SID.
         sizes = np.sort(np.unique(sid_index.codes, axis=0, return_counts=True)[1])[::-1]
         self._num_sids = len(sizes)
+        self._warned_of_beams: set[int] = set()
         self.top_k = min(int(sizes[: self.ks[-1] - 1].sum()) + 1, len(sid_index))
 
     def evaluate(self, recommended: Sequence[Sequence[str]], top_k: int | None = None) -> Results:
@@ -176,7 +177,8 @@ class RecommendationEvaluator:
         Returns:
             `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
         """
-        if num_beams < min(self.ks[-1], self._num_sids):
+        if num_beams < min(self.ks[-1], self._num_sids) and num_beams not in self._warned_of_beams:
+            self._warned_of_beams.add(num_beams)  # once, however many models are compared
             logger.warning(
                 f"{num_beams} beams find at most {num_beams} SIDs, so metrics at higher cut-offs are not reported. "
                 f"Pass `num_beams={self.ks[-1]}` or more."

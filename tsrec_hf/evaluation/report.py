@@ -69,6 +69,46 @@ def metrics_table(
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+@checks_types
+def results_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    r"""
+    Formats all metrics of several methods as one Markdown table: by kind of target, by item and by SID.
+
+    Args:
+        results (`Mapping[str, Mapping[str, Mapping[str, float]]]`):
+            What [`RecommendationEvaluator.evaluate`] returned, by name of the method, in the order of the table.
+
+    Returns:
+        `str`: A line for each slice that has rows, kind of match and method; columns as in [`metrics_table`].
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.evaluation import results_table
+
+    >>> metrics = {"num_rows": 8, "hr@1": 0.125, "ndcg@1": 0.125, "sid_hr@1": 0.25, "sid_ndcg@1": 0.25}
+    >>> print(results_table({"popularity": {"all": metrics, "cold": {"num_rows": 0}}}))
+    | targets | rows | match by | method | HR@1 | NDCG@1 |
+    | --- | --- | --- | --- | --- | --- |
+    | all | 8 | item | popularity | 0.1250 | 0.1250 |
+    | all | 8 | sid | popularity | 0.2500 | 0.2500 |
+    ```
+    """
+    rows = {
+        (name, str(slices[name]["num_rows"]), match, method.replace("|", r"\|")): _select(slices[name], prefix)
+        for name, first in next(iter(results.values()), {}).items()
+        for match, prefix in MATCH_PREFIXES.items()
+        for method, slices in results.items()
+        if first["num_rows"]
+    }
+    # By SID lists may reach further than by item; baselines reach further than the model's beams do.
+    model = next(iter(results), "").replace("|", r"\|")
+    metrics = max((list(row) for key, row in rows.items() if key[-1] == model), key=len, default=[])
+    lines = [["targets", "rows", "match by", "method", *metrics], ["---"] * (len(metrics) + 4)]
+    lines += [[*key, *(f"{row[name]:.4f}" if name in row else "-" for name in metrics)] for key, row in rows.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def _select(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
     """The metrics of one kind of match under their column names: HR at increasing cut-offs, then NDCG."""
     selected: dict[str, float] = {}

@@ -1,6 +1,7 @@
 """What goes to the Hub beside the weights: model cards from the facts of a run, and exports without custom code."""
 
 from .card import add_evaluation, build_model_card, check_base_model, dataset_facts
+from .custom_generate import export_custom_generate
 from .export import export_backbone
 from .first_layers import save_first_layers
 from .loading import is_recommender, load_or_start_recommender, load_recommender
@@ -14,6 +15,7 @@ __all__ = [
     "check_base_model",
     "dataset_facts",
     "export_backbone",
+    "export_custom_generate",
     "is_recommender",
     "load_or_start_recommender",
     "load_recommender",

@@ -1,20 +1,23 @@
 """Constrained search in the form of transformers' `generate`."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedModel
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
-from .session_tsrec import SearchSession
+from .search_tsrec import SIDSearch
+from .tree_passes_tsrec import input_device
 
 
-if TYPE_CHECKING:
-    from .modeling_tsrec import TSRecForCausalLM
+# For language models that have no setting of their own; as in `TSRecConfig`.
+NUM_BEAMS = 50
 
 
 @torch.no_grad()
 def tsrec_generate(
-    model: "TSRecForCausalLM",
+    model: PreTrainedModel,
     input_ids: torch.Tensor,
     sid_tokenizer=None,
     num_sids: int = 10,
@@ -32,8 +35,8 @@ def tsrec_generate(
     `prefix_allowed_tokens_fn` that knows the catalogue.
 
     Args:
-        model ([`TSRecForCausalLM`]):
-            The recommender.
+        model ([`TSRecForCausalLM`] or [`~transformers.PreTrainedModel`]):
+            The recommender, or its language model alone, as `export_backbone` writes it.
         input_ids (`torch.Tensor` of shape `(batch, prompt)`):
             Prompts, padded on the left.
         sid_tokenizer ([`TSRecTokenizer`]):
@@ -59,8 +62,8 @@ def tsrec_generate(
         [`~transformers.generation.GenerateBeamDecoderOnlyOutput`] with `sequences` and `sequences_scores`.
 
     Raises:
-        `ValueError`: no tokenizer or another checkpoint's, fewer beams than SIDs to return, prompts padded on the
-        right, padding without a mask.
+        `ValueError`: no tokenizer or another checkpoint's, fewer beams than SIDs to return, `generate`'s names for the
+        two numbers, prompts padded on the right, padding without a mask.
 
     Example:
 
@@ -78,6 +81,7 @@ def tsrec_generate(
         raise ValueError("Expected `sid_tokenizer`, the recommender's `TSRecTokenizer`, which knows the catalogue.")
     if num_sids < 1:
         raise ValueError(f"Expected `num_sids` of at least 1, but found {num_sids}.")
+    check_names(kwargs)
     # Among the other keywords: `generate` (transformers 5.23) passes what a signature names twice.
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is None:
@@ -90,20 +94,51 @@ def tsrec_generate(
         raise ValueError(
             "Expected prompts padded on the left, but found padding behind a prompt. Set `padding_side='left'`."
         )
-    session = SearchSession(model, sid_tokenizer, sid_scoring, prefix_ids=())
-    num_sids = min(num_sids, session.trie.num_leaves)
+    backbone = checked_backbone(model, sid_tokenizer)
+    trie = sid_tokenizer.sid_index.trie_on(input_device(backbone))
+    search = SIDSearch(backbone, trie, sid_tokenizer.sid_token_ids, sid_scoring)
+    num_sids = min(num_sids, trie.num_leaves)
     if num_sid_beams is None:
-        num_sid_beams = max(model.config.recommend_num_beams, num_sids)
+        num_sid_beams = max(getattr(model.config, "recommend_num_beams", NUM_BEAMS), num_sids)
     if num_sid_beams < num_sids:
         raise ValueError(
             f"Expected `num_sid_beams` of at least {num_sids}, the SIDs to return, but found {num_sid_beams}."
         )
-    beams = session.search.beam(input_ids, attention_mask, num_sid_beams, top_k=num_sids)
+    beams = search.beam(input_ids, attention_mask, num_sid_beams, top_k=num_sids)
     prompts = input_ids.unsqueeze(1).expand(-1, num_sids, -1)
-    sequences = torch.cat([prompts, session.tokens_of(beams.leaves)], dim=-1).flatten(0, 1)
+    sequences = torch.cat([prompts, search.tokens_of(beams.leaves)], dim=-1).flatten(0, 1)
     if return_dict_in_generate or getattr(generation_config, "return_dict_in_generate", False):
         return GenerateBeamDecoderOnlyOutput(
             sequences=cast(torch.LongTensor, sequences),
             sequences_scores=cast(torch.FloatTensor, beams.scores.flatten()),
         )
     return sequences
+
+
+def check_names(kwargs: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for `generate`'s numbers of beams and sequences, which mean nothing here."""
+    for name, ours in (("num_beams", "num_sid_beams"), ("num_return_sequences", "num_sids")):
+        if kwargs.get(name, 1) != 1:
+            raise ValueError(
+                f"Expected `{ours}` with `tsrec_generate`, but found `{name}={kwargs[name]}`, which is `generate`'s "
+                f"name for it. Pass `{ours}={kwargs[name]}`."
+            )
+
+
+def checked_backbone(model: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+    """The language model to search with; raises `ValueError` where it does not know the tokenizer's catalogue."""
+    # Not by the name of an attribute: Mamba, too, has a `backbone`, which lacks the head.
+    if model.config.model_type == "tsrec":
+        model.check_tokenizer(tokenizer)  # type: ignore[operator]
+        return model.backbone  # type: ignore[return-value]
+    # A plain model does not say which catalogue it was trained on, but what it has no row for it does not know.
+    needed, rows = max(map(max, tokenizer.sid_token_ids)) + 1, len(
+        cast(torch.Tensor, model.get_input_embeddings().weight)
+    )
+    if needed > rows:
+        raise ValueError(
+            f"Expected a model with rows for the SID tokens, whose ids end at {needed - 1}, but found one of {rows} "
+            "rows. Load the language model of the recommender that the tokenizer belongs to, as `export_backbone` "
+            "writes it."
+        )
+    return model

@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Gene
 from .companions_tsrec import add_companions
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
-from .generate_tsrec import tsrec_generate
+from .generate_tsrec import check_names, tsrec_generate
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
@@ -139,12 +139,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         a `generation_config` mean nothing, since `generate` would repeat the prompts by them.
         """
         if getattr(custom_generate, "__name__", None) == tsrec_generate.__name__:
-            for name, ours in (("num_beams", "num_sid_beams"), ("num_return_sequences", "num_sids")):
-                if kwargs.setdefault(name, 1) != 1:
-                    raise ValueError(
-                        f"Expected `{ours}` with `tsrec_generate`, but found `{name}={kwargs[name]}`, by which "
-                        f"`generate` would repeat the prompts. Pass `{ours}={kwargs[name]}`."
-                    )
+            check_names(kwargs)
+            kwargs |= {"num_beams": 1, "num_return_sequences": 1}
         return super().generate(*args, custom_generate=custom_generate, **kwargs)
 
     def forward(

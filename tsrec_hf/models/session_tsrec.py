@@ -22,7 +22,7 @@ class SearchSession:
     The session holds the SID index as it was at the start, its trie on the model's device, the rows of the output
     head, the keys and values of the instruction, and a view of the model in evaluation mode. It changes nothing of the
     model or the tokenizer: sessions may run in threads, beside training and while the catalogue grows. Everything that
-    recommends goes through one: `recommend`, `tsrec_generate`, GRPO's rollouts.
+    encodes histories goes through one: `recommend`, GRPO's rollouts.
 
     Args:
         model ([`TSRecForCausalLM`]):

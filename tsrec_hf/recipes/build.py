@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value
 
-from tsrec_hf.items import open_dataset, save_minionerec
+from tsrec_hf.items import save_minionerec
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.models.file_sets_tsrec import check_listed, replaced_set
 from tsrec_hf.models.replacing_tsrec import write_text
@@ -30,11 +31,12 @@ from tsrec_hf.sids.catalogue import (
 )
 from tsrec_hf.sids.item_embedding import image_beside, texts_of
 
+from .indexed import open_indexed
 from .options import BuildOptions
 from .raw_data import as_pairs
 
 
-QUANTIZERS = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
+QUANTIZERS: dict[str, type[ResidualKMeans] | type[RQVAE]] = {"residual_kmeans": ResidualKMeans, "rqvae": RQVAE}
 SETTINGS_NAME = "build_sids.json"
 NO_TEXT = "untitled item"
 # What new items must share with the old ones, for their vectors to mean the same.
@@ -81,30 +83,32 @@ def embed(args: BuildOptions, items: Dataset) -> np.ndarray:
 def quantise(args: BuildOptions, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:
     """A new quantiser and the codes of all items."""
     sizes = args.level_sizes or propose_level_sizes(len(embeddings))
-    settings = {} if args.balanced is None else {"balanced": args.balanced}
+    settings: dict[str, Any] = {} if args.balanced is None else {"balanced": args.balanced}
     quantizer = QUANTIZERS[args.quantizer](sizes, seed=args.seed, **settings).fit(embeddings)
     return quantizer, resolve_collisions(quantizer.encode(embeddings), embeddings, quantizer, args.collisions)
 
 
-def extend(args: BuildOptions, items: Dataset, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, SIDIndex]:
+def extend(
+    args: BuildOptions, folder: str, items: Dataset, embeddings: np.ndarray
+) -> tuple[ResidualKMeans | RQVAE, SIDIndex]:
     """The quantiser of an earlier run, and its index with the items of now."""
     if args.collaborative_weight > 0:
         raise ValueError(
             "Expected SIDs of contents alone with `--extend_dir`, found `--collaborative_weight`: vectors of other "
             "interactions mean something else. Make all SIDs anew, or leave the option out of both runs."
         )
-    check_listed(Path(args.extend_dir, SETTINGS_NAME))
-    earlier = json.loads(Path(args.extend_dir, SETTINGS_NAME).read_text(encoding="utf-8"))
+    check_listed(Path(folder, SETTINGS_NAME))
+    earlier = json.loads(Path(folder, SETTINGS_NAME).read_text(encoding="utf-8"))
     mine = asdict(args)
     other = {name: (earlier[name], mine[name]) for name in EMBEDDING_SETTINGS if earlier[name] != mine[name]}
     if other:
         raise ValueError(
-            f"Expected the settings of {args.extend_dir!r}, but these differ (there, here): {other}. Vectors and "
+            f"Expected the settings of {folder!r}, but these differ (there, here): {other}. Vectors and "
             "codes of other settings mean something else: repeat the settings, or make all SIDs anew."
         )
-    before = open_dataset(args.extend_dir).sid_index
-    load_embeddings(args.extend_dir, before)  # refuses a folder whose files are of several runs
-    quantizer, item_ids = QUANTIZERS[args.quantizer].load(args.extend_dir), items["item_id"][:]
+    _, before = open_indexed(folder)
+    load_embeddings(folder, before)  # refuses a folder whose files are of several runs
+    quantizer, item_ids = QUANTIZERS[args.quantizer].load(folder), items["item_id"][:]
     index = extend_index(before, item_ids, embeddings, quantizer, args.collisions, items["title"][:])
     known = sum(item_id in before for item_id in item_ids)
     print(f"{known:,} items keep their SIDs, {len(item_ids) - known:,} are new.")
@@ -127,7 +131,7 @@ def main(args: BuildOptions) -> None:
     if args.collaborative_weight > 0:
         together = embed_interactions(dataset.train, item_ids, dim=min(64, len(item_ids)))
         embeddings = join_collaborative(embeddings, together, args.collaborative_weight)
-    about = {"texts": texts}
+    about: dict[str, Any] = {"texts": texts}
     if len(dataset.train):
         about |= {"interactions": dataset.train, "held_out": dataset.valid, "item_ids": item_ids}
     if args.extend_dir is None:
@@ -136,7 +140,7 @@ def main(args: BuildOptions) -> None:
         report = sid_report(codes, embeddings, quantizer, **about)
         index = SIDIndex(item_ids, quantizer.drop_unused(codes), titles=dataset.items["title"][:])
     else:
-        quantizer, index = extend(args, dataset.items, embeddings)
+        quantizer, index = extend(args, args.extend_dir, dataset.items, embeddings)
         report = sid_report(index.codes[index.positions_of(item_ids)], embeddings, quantizer, **about)
     print(report, flush=True)
 

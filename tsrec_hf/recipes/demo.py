@@ -15,6 +15,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,6 +28,7 @@ from tsrec_hf.hub import add_evaluation
 from tsrec_hf.models.replacing_tsrec import write_text
 
 from .options import DemoOptions
+from .screen import quiet
 
 
 # Passes over the training rows beyond which the model learns them by heart, and what a quiet machine makes.
@@ -53,8 +55,8 @@ def build_index(items: datasets.Dataset, embeddings: np.ndarray, quantizer: ts.R
 def find_backbone(args: DemoOptions, folder: Path) -> str | Path:
     """The language model to start from: by default a part of SmolLM2 that trains in minutes."""
     if args.model_name_or_path is None:
-        name, kwargs = ts.smollm2_from_wheel()
-        return ts.save_first_layers(name, folder, args.num_layers or 4, num_tokens=4096, **kwargs)
+        smollm2, kwargs = ts.smollm2_from_wheel()
+        return ts.save_first_layers(smollm2, folder, args.num_layers or 4, num_tokens=4096, **kwargs)
     name = args.model_name_or_path
     return name if args.num_layers is None else ts.save_first_layers(name, folder, args.num_layers)
 
@@ -89,16 +91,12 @@ def train(model, tokenizer, dataset: ts.RecommendationDataset, args: DemoOptions
     return trainer.state
 
 
-def _prepare_screen() -> None:
-    """One line a stage and one bar are enough."""
-    for library in (datasets, transformers.utils.logging):
-        library.disable_progress_bar()
-    for noisy in ("bitsandbytes", "faiss.loader", "sentence_transformers", "tsrec_hf"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-
-
 def main(args: DemoOptions) -> None:
-    _prepare_screen()
+    with quiet(logging.ERROR):  # a stage is one line and one bar
+        _run(args)
+
+
+def _run(args: DemoOptions) -> None:
     # Where a processor has units for bfloat16, searches use them too.
     torch.set_float32_matmul_precision("medium")
     clock = ts.RunClock(args.total_seconds, since=psutil.Process().create_time())  # imports count
@@ -124,7 +122,8 @@ def main(args: DemoOptions) -> None:
     name = find_backbone(args, output / "backbone")
     tokenizer = ts.TSRecTokenizer.from_backbone(name, index, max_history=50)
     model = ts.TSRecForCausalLM.from_backbone(name, tokenizer, semantics=semantics, dtype=torch.float32)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides what it takes
     clock.say("Model", f"{name}, {model.num_parameters() / 1e6:.1f} million weights, SID tokens set by SA-Init")
 
     def search() -> object:
@@ -159,10 +158,14 @@ def main(args: DemoOptions) -> None:
 
     num_rows = clock.affordable(args.num_test_rows, 2 * row_seconds(), share=0.8)
     rows = test_rows.select(range(num_rows)).flatten_indices()
-    search_settings = {"num_beams": 30, "exclude_history": True, "progress": True}  # nobody watches a movie twice
+    search_settings: dict[str, Any] = {
+        "num_beams": 30,
+        "exclude_history": True,
+        "progress": True,
+    }  # nobody watches a movie twice
     found = ts.compare_with_baselines(model, tokenizer, rows, dataset.train, **search_settings)
     write_text(output / "metrics.json", json.dumps(found.results, indent=2))
-    write_text(output / "checkpoint" / "README.md", model.model_card)
+    write_text(output / "checkpoint" / "README.md", model.model_card or "")
     rows_told = f"{num_rows:,} drawn from test"
     facts = {"dataset": dataset.name, "split": "test", "rows": rows_told, "num_beams": 30}
     add_evaluation(output / "checkpoint", {"settings": facts, "results": found.results})
@@ -173,7 +176,7 @@ def main(args: DemoOptions) -> None:
     )
     print(found)
 
-    history, title_of = rows[0]["history"], dict(zip(index.item_ids, index.titles, strict=True))
+    history, title_of = rows[0]["history"], dict(zip(index.item_ids, index.titles or (), strict=True))
     [recommended] = model.recommend(tokenizer, [history], exclude_history=True)
     clock.say("Recommended", f"after {'; '.join(title_of[item] for item in history[-4:])}")
     print(ts.list_recommendations(recommended, index, semantics))
@@ -186,7 +189,7 @@ def main(args: DemoOptions) -> None:
     tokenizer.sid_index = grown = index.with_items([NEW["item_id"]], codes=codes, titles=[NEW["title"]])
     history = [item for title in ITS_FANS_WATCHED for item in index.item_ids if title_of[item] == title]
     # A mixture, since the model knows nothing of the movie and a product would need its consent.
-    likeness = {
+    likeness: dict[str, Any] = {
         "prior": ts.SimilarityPrior(grown, texts, temperature=0.05),
         "prior_form": "mixture",
         "prior_weight": 5.0,

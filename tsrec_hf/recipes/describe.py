@@ -1,14 +1,15 @@
 """What the tokens of semantic IDs mean: from a catalogue and its index to `description_keywords.json`."""
 
 import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from tsrec_hf.items import open_dataset
 from tsrec_hf.models import SIDIndex
 from tsrec_hf.semantics import (
     InferenceClientTeacher,
@@ -19,7 +20,9 @@ from tsrec_hf.semantics import (
 )
 from tsrec_hf.sids.catalogue import load_embeddings
 
+from .indexed import open_indexed
 from .options import DescribeOptions
+from .screen import quiet
 
 
 def read_items(path: str) -> list[dict] | Dataset:
@@ -33,7 +36,8 @@ def read_items(path: str) -> list[dict] | Dataset:
 def make_teacher(args: DescribeOptions):
     if args.teacher == "keywords":
         return KeywordTeacher()
-    shared = {
+    assert args.model_name_or_path is not None  # by the options' own check
+    shared: dict[str, Any] = {
         "temperature": args.temperature,
         "sample_tokens": args.sample_tokens,
         "sample_items": args.sample_items,
@@ -51,7 +55,7 @@ def make_teacher(args: DescribeOptions):
             timeout=args.timeout,
             **shared,
         )
-    loading = {"dtype": args.dtype, "device_map": args.device_map, "gguf_file": args.gguf_file}
+    loading: dict[str, Any] = {"dtype": args.dtype, "device_map": args.device_map, "gguf_file": args.gguf_file}
     return TransformersTeacher(
         args.model_name_or_path,
         batch_size=args.batch_size,
@@ -63,14 +67,16 @@ def make_teacher(args: DescribeOptions):
 
 
 def main(args: DescribeOptions) -> None:
+    items: list[dict] | Dataset
     if args.data_dir is not None:
-        dataset = open_dataset(args.data_dir)
-        items, sid_index = dataset.items, dataset.sid_index
+        dataset, sid_index = open_indexed(args.data_dir)
+        items = dataset.items
     else:
+        assert args.items_file is not None and args.sid_index is not None  # by the options' own check
         items = read_items(args.items_file)
         is_json = args.sid_index.endswith(".json")
         sid_index = SIDIndex.from_json(args.sid_index) if is_json else SIDIndex.load(args.sid_index)
-    print(sid_index)
+    print(f"{sid_index}, described by {args.teacher}", flush=True)
     embeddings = None
     if args.embeddings_file is not None:
         path = Path(args.embeddings_file)
@@ -80,7 +86,8 @@ def main(args: DescribeOptions) -> None:
             embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     teacher = make_teacher(args)
     earlier = None if args.earlier_file is None else TokenSemantics.from_json(args.earlier_file)
-    semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
+    with quiet(logging.WARNING):  # bars tell of the levels, and the report of bad answers
+        semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
 
     output = Path(args.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)

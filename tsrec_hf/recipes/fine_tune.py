@@ -10,11 +10,19 @@ from tsrec_hf.data import build_sft_mixture
 from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
 from tsrec_hf.hub import load_or_start_recommender
 from tsrec_hf.hub.results import results_text
-from tsrec_hf.items import open_dataset
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.semantics import TokenSemantics
-from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer, ground_sid_rows, lora_config, quantize, save_base
+from tsrec_hf.trainers import (
+    ProgressBarCallback,
+    TSRecSFTConfig,
+    TSRecSFTTrainer,
+    ground_sid_rows,
+    lora_config,
+    quantize,
+    save_base,
+)
 
+from .indexed import open_indexed
 from .options import SEMANTICS_FILE, FineTuneOptions
 
 
@@ -26,14 +34,15 @@ def load_semantics(script_args: FineTuneOptions) -> TokenSemantics | None:
 
 def main(script_args: FineTuneOptions, training_args: TSRecSFTConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
-    dataset = open_dataset(script_args.data_dir)
+    dataset, index = open_indexed(script_args.data_dir)
+    folder = str(training_args.output_dir)
     first = training_args.process_index == 0  # the others say nothing twice
     if first:
         print(f"{dataset}\nseed: {training_args.seed}")
     semantics = load_semantics(script_args)
     model, tokenizer = load_or_start_recommender(
-        model_args.model_name_or_path,
-        dataset.sid_index,
+        str(model_args.model_name_or_path),
+        index,
         semantics,
         script_args.sa_init_kwargs(),
         max_history=dataset.max_history or 10,
@@ -75,19 +84,19 @@ def main(script_args: FineTuneOptions, training_args: TSRecSFTConfig, model_args
         peft_config=peft_config,
         card_facts={"dataset": dataset, "sid_method": script_args.sid_method},
     )
+    if not training_args.disable_tqdm:
+        ProgressBarCallback().replace_in(trainer)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if semantics is not None and trainer.is_world_process_zero():
         # What the tokens mean goes where the recommender goes.
-        semantics.to_json(Path(training_args.output_dir, SEMANTICS_FILE))
+        semantics.to_json(Path(folder, SEMANTICS_FILE))
     # First: whatever the evaluation does, what was trained stays.
-    trainer.save_model(training_args.output_dir)
+    trainer.save_model(folder)
     metrics = trainer.evaluate()
     trainer.create_model_card()  # with its figures
     if training_args.push_to_hub:
         trainer.push_to_hub()
     if first:
-        write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
+        write_text(Path(folder, "metrics.json"), json.dumps(metrics, indent=1))
         print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
-        print(
-            f"eval_loss {metrics['eval_loss']:.4f}. Recommender, card, plots and metrics: {training_args.output_dir}"
-        )
+        print(f"eval_loss {metrics['eval_loss']:.4f}. Recommender, card, plots and metrics: {folder}")

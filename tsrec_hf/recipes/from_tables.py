@@ -64,6 +64,7 @@ from tsrec_hf.trainers import (
 from .options import MINILM_ID, SEMANTICS_FILE, TrainOptions
 from .raw_data import RawDataArguments
 from .recommender import Recommender
+from .screen import quiet
 from .sizing import history_length_for, level_sizes_for, plan_training
 from .stages import Stages, fingerprint_of
 from .table_faults import find_faults
@@ -100,7 +101,11 @@ class Run:
 
 def main(args: TrainOptions) -> Recommender:
     """Runs what is not done yet, and returns the recommender."""
-    _quiet()
+    with quiet(logging.WARNING):  # a stage is one line
+        return _run(args)
+
+
+def _run(args: TrainOptions) -> Recommender:
     faults = find_faults(args, args.max_faulty)
     for warning in faults.warnings:
         logger.warning(warning)
@@ -124,12 +129,6 @@ def main(args: TrainOptions) -> Recommender:
         print(comparison)
     run.clock.say("Done", f"{folder}; next: tsrec recommend --model_name_or_path {folder} --history ID ID")
     return Recommender(model, tokenizer, semantics, dataset)
-
-
-def _quiet() -> None:
-    """One progress bar a stage is enough."""
-    datasets.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _inputs(args: TrainOptions) -> list[Any]:

@@ -378,6 +378,10 @@ class ExportOptions:
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
     output_dir: str = field(metadata={"help": "Folder to write to."})
+    decoder_dir: str | None = field(
+        default=None,
+        metadata={"help": "Another folder, for the tree decoder as a repository of `generate(custom_generate=...)`."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub id."})
 
 

@@ -6,7 +6,13 @@ from .options import RecommendOptions
 
 
 def main(args: RecommendOptions) -> None:
-    recommend = pipeline("recommendation", model=args.model_name_or_path, revision=args.revision)
+    recommend = pipeline(  # type: ignore[call-overload]  # a task of ours
+        "recommendation", model=args.model_name_or_path, revision=args.revision
+    )
+    index = recommend.tokenizer.sid_index
+    places = index.positions_of(args.history)
+    names = args.history if index.titles is None else [index.titles[place] for place in places]
+    print(f"{args.model_name_or_path}, {index}, after: {'; '.join(names)}")
     recommended = recommend(
         args.history, top_k=args.top_k, num_beams=args.num_beams, exclude_history=args.exclude_history
     )

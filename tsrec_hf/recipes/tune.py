@@ -9,13 +9,14 @@ from trl import ModelConfig
 
 from tsrec_hf.data import build_grpo_rows
 from tsrec_hf.hub import load_recommender
-from tsrec_hf.items import open_dataset
+from tsrec_hf.hub.results import results_text
 from tsrec_hf.models.replacing_tsrec import write_text
 from tsrec_hf.rewards import rewards_by_name
 from tsrec_hf.semantics import TokenSemantics
 from tsrec_hf.sids import mean_pooled_embeddings
-from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
+from tsrec_hf.trainers import ProgressBarCallback, TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
 
+from .indexed import open_indexed
 from .options import SEMANTICS_FILE, TuneOptions
 
 
@@ -41,11 +42,12 @@ def print_settings(script_args: TuneOptions, args: TSRecGRPOConfig) -> None:
 
 def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
-    dataset = open_dataset(script_args.data_dir)
+    dataset, index = open_indexed(script_args.data_dir)
+    folder = str(training_args.output_dir)
     model, tokenizer = load_recommender(
-        model_args.model_name_or_path,
+        str(model_args.model_name_or_path),
         model_args.model_revision,
-        dataset.sid_index,
+        index,
         dtype=model_args.dtype or "float32",
         attn_implementation=model_args.attn_implementation,
     )
@@ -55,7 +57,8 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
     semantics = None
     if "semantic" in script_args.rewards:
         semantics = TokenSemantics.from_json(semantics_path(script_args))
-        model.to(training_args.device)  # it embeds the descriptions
+        # It embeds the descriptions.
+        model.to(training_args.device)  # type: ignore[arg-type]  # a decorator of transformers hides what it takes
     rewards = rewards_by_name(
         script_args.rewards,
         script_args.level_weights,
@@ -77,16 +80,19 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
         peft_config=peft_config,
         card_facts={"dataset": dataset},
     )
+    if not training_args.disable_tqdm:
+        ProgressBarCallback().replace_in(trainer)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
         # What the tokens mean goes where the recommender goes.
-        TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(training_args.output_dir, SEMANTICS_FILE))
+        TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(folder, SEMANTICS_FILE))
     # First: whatever the evaluation does, what was trained stays.
-    trainer.save_model(training_args.output_dir)
+    trainer.save_model(folder)
     metrics = trainer.evaluate()
     trainer.create_model_card()  # with its figures
     if training_args.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        write_text(Path(training_args.output_dir, "metrics.json"), json.dumps(metrics, indent=1))
-        print(json.dumps(metrics, indent=1))
+        write_text(Path(folder, "metrics.json"), json.dumps(metrics, indent=1))
+        print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
+        print(f"eval_reward {metrics['eval_reward']:.4f}. Recommender, card, plots and metrics: {folder}")

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.logging import tqdm
-
 from tsrec_hf.models.checking_tsrec import checks_types
+from tsrec_hf.sids.progress import progress_bar
 
 from .answer_cache import AnswerCache
 from .item_text import text_of, title_of
@@ -228,7 +227,7 @@ class ChatTeacher(ABC):
                 yield token, kept
         if not to_ask:
             return
-        for number, answer in tqdm(
+        for number, answer in progress_bar(
             self.ask([questions[token] for token in to_ask]),
             total=len(to_ask),
             desc="Asking the teacher",

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import tqdm
 
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.plain_text_tsrec import plain_texts
+
+from .progress import progress_bar
 
 
 @checks_types
@@ -66,7 +67,7 @@ def mean_pooled_embeddings(
     pooled: list[np.ndarray] = []
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(texts), batch_size), desc="Embedding texts", unit="batch"):
+    for start in progress_bar(range(0, len(texts), batch_size), desc="Embedding texts", unit="batch"):
         rows = order[start : start + batch_size]
         means = _mean_hidden_states(model, [input_ids[row] for row in rows])
         pooled.append(torch.nn.functional.normalize(means, dim=-1).cpu().numpy())

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.logging import tqdm
 
 from .embedding_cache import EmbeddingCache
+from .progress import progress_bar
 
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class CachedEncoder:
         """
         made: dict[bytes, np.ndarray] = {}
         keys: list[bytes | None] = []
-        with tqdm(total=num_items, desc=f"Embedding {name}", unit="item") as progress:
+        with progress_bar(total=num_items, desc=f"Embedding {name}", unit="item") as progress:
             for chunk in chunks:
                 chunk_keys = [None if content is None else _key(content) for content in chunk]
                 keys += chunk_keys

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.utils.logging import tqdm
 
 from tsrec_hf.models.checking_tsrec import checks_types
 
+from .progress import progress_bar
 from .quantizer import Quantizer
 from .residual_kmeans import ResidualKMeans
 
@@ -150,7 +150,7 @@ class RQVAE(Quantizer):
         if num_epochs is None:
             num_epochs = max(1, min(MOST_EPOCHS, MOST_STEPS // steps))
         self.history = []
-        with tqdm(total=warmup_epochs + num_epochs, desc="Fitting RQ-VAE", unit="epoch") as progress:
+        with progress_bar(total=warmup_epochs + num_epochs, desc="Fitting RQ-VAE", unit="epoch") as progress:
             optimizer, schedule = self._optimizer([], warmup_epochs * steps)
             for _ in range(warmup_epochs):
                 self._epoch(points, [], optimizer, schedule, generator)

@@ -10,6 +10,7 @@ from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
 
+from .progress_bar import ProgressBarCallback
 from .sft_config import TSRecSFTConfig
 from .sft_trainer import TSRecSFTTrainer
 
@@ -77,4 +78,7 @@ def ground_sid_rows(
         load_best_model_at_end=False,
     )
     rows = Dataset.from_list(tokenize_rows(build_alignment_rows(semantics, tokenizer), tokenizer))
-    TSRecSFTTrainer(model, grounding_args, train_dataset=rows, processing_class=tokenizer).train()
+    trainer = TSRecSFTTrainer(model, grounding_args, train_dataset=rows, processing_class=tokenizer)
+    if not args.disable_tqdm:
+        ProgressBarCallback(title="Grounding").replace_in(trainer)
+    trainer.train()
