@@ -63,6 +63,7 @@ class ScriptArguments(DataArguments):
     generate_users: int = field(default=8, metadata={"help": "Test users that `generate` is timed on, at most."})
     num_users: int = field(default=64, metadata={"help": "Test users that ours is timed on."})
     single_users: int = field(default=64, metadata={"help": "Test users who come alone."})
+    alone_only: bool = field(default=False, metadata={"help": "Time only the users who come alone."})
     exact_users: int = field(default=64, metadata={"help": "Test users that the exact search is run for."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw of users."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights."})
@@ -359,9 +360,18 @@ def alone_table(rows: list[dict]) -> str:
 
 def report(rows: list[dict], exact: dict, singles: list[dict], settings: dict) -> str:
     """The results as Markdown."""
+    parts = [settings_line(settings)]
+    if rows:
+        parts += batch_tables(rows, exact)
+    if singles:
+        parts += ["Users who come alone, 50 beams, one call of `recommend` each:", alone_table(singles)]
+    return "\n\n".join(parts) + "\n"
+
+
+def batch_tables(rows: list[dict], exact: dict) -> list[str]:
+    """Users in batches, and the exact search."""
     seconds = exact["seconds per user"]
     parts = [
-        settings_line(settings),
         "Users a second, the ratio of ours to `generate`, identical lists (top 10; all beams) and the share of ours "
         "outside the model's forward passes.",
     ]
@@ -378,9 +388,7 @@ def report(rows: list[dict], exact: dict, singles: list[dict], settings: dict) -
             ],
         ),
     ]
-    if singles:
-        parts += ["Users who come alone, 50 beams, one call of `recommend` each:", alone_table(singles)]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def main(args: ScriptArguments) -> None:
@@ -404,8 +412,10 @@ def main(args: ScriptArguments) -> None:
         "seed": args.seed,
         "catalogue": repr(tokenizer.sid_index),
     }
-    rows = speed(Decoders(model, tokenizer), timer, args, histories[: args.num_users])
-    exact = exactness(model, tokenizer, histories[: args.exact_users], args.beams)
+    rows, exact = [], {}
+    if not args.alone_only:
+        rows = speed(Decoders(model, tokenizer), timer, args, histories[: args.num_users])
+        exact = exactness(model, tokenizer, histories[: args.exact_users], args.beams)
     text = report(rows, exact, singles, settings)
     print(text)
     if args.output_file:

@@ -143,8 +143,8 @@ def prune_beams(
             # Equals may stand before the worst in the index. The negation keeps NaN, which the caller must hear of.
             wanted = alive & (level.places < 0) & ~(level.scores < worst - TOLERANCE)
             if first:
-                # The last prefixes bound their SIDs best, so a few more of them.
-                wanted &= level.best(top_k + (top_k // 2 if depth == trie.num_levels - 2 else 0), None)
+                # Twice as many as are wanted: a pass for one more costs as much as these.
+                wanted &= level.best(2 * top_k, None)
             users, slots = wanted.nonzero(as_tuple=True)
             if len(users) == 0:
                 continue
