@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import HfArgumentParser
-
-from tsrec_hf.models.replacing_tsrec import replaced, write_text
 
 
 ################
@@ -57,6 +56,21 @@ def draw_rows(rows: Dataset, number: int, seed: int = 0) -> Dataset:
 ################
 # Results on disk
 ################
+# Imported on use: `readers.py --baseline_dir` measures versions of the package that do not have the module.
+def replaced(path: Path) -> AbstractContextManager[Path]:
+    """A file beside `path` to write to, which takes its place when all is written."""
+    from tsrec_hf.models import replacing_tsrec
+
+    return replacing_tsrec.replaced(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, or leaves the old one as it was."""
+    from tsrec_hf.models import replacing_tsrec
+
+    replacing_tsrec.write_text(path, text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, all of it or nothing."""
     write_text(path, json.dumps(value, indent=1))

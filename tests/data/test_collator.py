@@ -116,6 +116,8 @@ def test_refuses_rows_it_cannot_read(tokenizer):
 def test_refuses_weights_of_unknown_tasks_and_tokenizers_without_padding(tokenizer):
     with pytest.raises(ValueError, match=r"weights for the tasks .* but found \['titles'\]"):
         DataCollatorForTSAlign(tokenizer, task_weights={"titles": 2})
+    with pytest.raises(ValueError, match="Expected finite `task_weights` of at least 0"):
+        DataCollatorForTSAlign(tokenizer, task_weights={"title": -1.0})
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="a tokenizer with a padding token"):
         DataCollatorForTSAlign(tokenizer)

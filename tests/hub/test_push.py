@@ -26,7 +26,8 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "sid_index.safetensors"}
 ISLAND = {
     path.name
     for path in Path(sys.modules["tsrec_hf"].__file__).with_name("models").glob("*.py")
-    if path.name != "__init__.py"
+    # The decoder's own repository begins at the other one.
+    if path.name not in ("__init__.py", "custom_generate_tsrec.py")
 }
 ENDPOINT = {"handler.py", "requirements.txt"}
 

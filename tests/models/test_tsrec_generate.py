@@ -1,7 +1,9 @@
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tsrec_hf import PromptBuilder, SIDIndex, TSRecTokenizer, tsrec_generate
+from tsrec_hf.models import custom_generate_tsrec
 
 
 HISTORIES = [["hammer", "nail", "saw"], ["apple"]]
@@ -45,6 +47,18 @@ def test_sequences_are_those_of_constrained_generate(model, tokenizer, inputs) -
     output = model.generate(**inputs, custom_generate=tsrec_generate, return_dict_in_generate=True, **settings)
     assert torch.equal(output.sequences, expected.sequences)
     torch.testing.assert_close(output.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=0)
+
+
+def test_a_plain_language_model_finds_the_same(model, tokenizer, inputs, backbone_dir) -> None:
+    settings = {"sid_tokenizer": tokenizer, "num_sids": 4, "num_sid_beams": 5}
+    expected = tsrec_generate(model, **inputs, **settings)
+    assert torch.equal(tsrec_generate(model.backbone, **inputs, **settings), expected)
+    # As `custom_generate` calls it.
+    assert torch.equal(custom_generate_tsrec.generate(model.backbone, **inputs, **settings), expected)
+    with pytest.raises(ValueError, match="Expected prompts as `input_ids`"):
+        custom_generate_tsrec.generate(model.backbone, **settings)
+    with pytest.raises(ValueError, match="with rows for the SID tokens"):
+        tsrec_generate(AutoModelForCausalLM.from_pretrained(backbone_dir), **inputs, **settings)
 
 
 def test_the_catalogue_is_the_limit(model, tokenizer, inputs) -> None:

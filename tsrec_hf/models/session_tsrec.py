@@ -62,6 +62,9 @@ class SearchSession:
     ```
     """
 
+    # What `pad` puts before every prompt.
+    _own_prefix: Sequence[int] = ()
+
     def __init__(
         self,
         model: "TSRecForCausalLM",
@@ -78,8 +81,9 @@ class SearchSession:
         self.device, self.dtype = input_device(model.backbone), model.dtype
         self.trie = self.index.trie_on(self.device)
         prefix = list(self.prompts.instruction_ids if prefix_ids is None else prefix_ids)
-        self._own_prefix = [] if share_prefix else prefix
-        shared = torch.tensor(prefix if share_prefix else [], dtype=torch.long)
+        if not share_prefix:
+            self._own_prefix, prefix = prefix, []
+        shared = torch.tensor(prefix, dtype=torch.long)
         self.search = search_class(model.backbone, self.trie, tokenizer.sid_token_ids, scoring, shared)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -181,6 +181,7 @@ def test_a_row_that_a_quote_swallowed_is_an_error(tmp_path):
             "interactions to be left of .*log.csv, but found none",
         ),
         ("log.jsonl", '{"user_id": "a", "item_id": "007"}\n', {}, r"\['timestamp'\] are missing"),
+        ("log.csv", "who,what\na,007\n", {}, r"\['user_id'\] are missing"),
         ("log.csv", "user_id,item_id,timestamp\na,007,1\n", {"min_rating": 3.0}, "our column 'rating' by"),
     ],
 )
@@ -188,6 +189,13 @@ def test_what_cannot_be_streamed_is_refused_at_once(tmp_path, name, content, opt
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         load_table(tmp_path / name, ITEMS, streaming=True, **options)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_frame_of_mixed_types_is_named(log, streaming):
+    mixed = log.assign(sku=[1, *log["sku"][1:]])
+    with pytest.raises(TypeError, match="columns of one type each in the data frame `interactions`"):
+        load_table(mixed, ITEMS, COLUMNS, streaming=streaming)
 
 
 def test_items_alone_are_no_stream():
@@ -204,3 +212,12 @@ def test_damaged_parts_are_named(log, tmp_path):
     log.drop(columns="note").to_parquet(folder / "day=9" / "part.parquet")
     with pytest.raises(ValueError, match="in every part"):
         load_table(folder, ITEMS, COLUMNS, streaming=True)
+
+
+def test_parts_of_texts_and_numbers_are_refused(log, tmp_path):
+    folder = as_file(log, tmp_path, "parts")
+    (folder / "day=9").mkdir()
+    time = COLUMNS["timestamp"]
+    log.assign(**{time: [["a"]] * len(log)}).to_parquet(folder / "day=9" / "part.parquet")
+    with pytest.raises(ValueError, match="are of different types.*Write them again"):
+        load_table(TableFile(folder), ITEMS, COLUMNS, streaming=True)
