@@ -23,8 +23,8 @@ from .trie_tsrec import SIDTrie
 
 
 SCORINGS = ("vocabulary", "catalogue")
-# On a CPU a forward pass of fewer rows than this is bound by reading the weights. A pruned search makes more passes, of
-# fewer rows: 3.9 of 69 tokens together where a whole one makes 3 of 117 (one user, 50 beams, top 10).
+# On a CPU a forward pass of fewer rows is bound by reading the weights. A pruned search makes more passes, of fewer
+# rows: 3.9 of 69 tokens together where a whole one makes 3 of 117 (one user, 50 beams, top 10).
 MIN_ROWS_TO_PRUNE = 8
 # Users whose prompts and trees a pruned search packs into one row: attention costs by the square of its length.
 USERS_OF_A_PACK = 8
