@@ -221,3 +221,19 @@ def test_parts_of_texts_and_numbers_are_refused(log, tmp_path):
     log.assign(**{time: [["a"]] * len(log)}).to_parquet(folder / "day=9" / "part.parquet")
     with pytest.raises(ValueError, match="are of different types.*Write them again"):
         load_table(TableFile(folder), ITEMS, COLUMNS, streaming=True)
+
+
+def test_a_damaged_row_group_is_named(log, tmp_path):
+    path = as_file(log, tmp_path, "parquet")
+    whole = path.read_bytes()
+    middle = len(whole) // 3
+    path.write_bytes(whole[:16] + b"\xff" * (middle - 16) + whole[middle:])
+    with pytest.raises(ValueError, match="is not a whole Parquet file"):
+        list(load_table(path, ITEMS, COLUMNS, streaming=True))
+
+
+def test_numbers_need_no_format_of_dates(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"user_id": "a", "item_id": "007", "timestamp": 1700000000}\n')
+    [row] = load_table(path, ITEMS, timestamp_format="%d.%m.%Y", streaming=True)
+    assert row["timestamp"] == 1700000000
