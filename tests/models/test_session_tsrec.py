@@ -126,3 +126,13 @@ class TestEvaluationView:
         cut = search.backbone.get_output_embeddings()
         assert torch.equal(cut.weight, head.weight[ids]) and cut.out_features == len(ids)
         assert model.get_output_embeddings() is head and head.weight is model.get_input_embeddings().weight
+
+    def test_a_cut_head_computes_in_float32(self, make_recommender) -> None:
+        model, tokenizer = make_recommender("llama", tied=True)
+        search = SIDSearch(model.bfloat16().backbone, tokenizer.sid_index.trie, tokenizer.sid_token_ids, "catalogue")
+        hidden = torch.randn(2, model.config.get_text_config().hidden_size, dtype=torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = search.backbone.get_output_embeddings()(hidden)
+        rows = model.get_output_embeddings().weight[torch.tensor(sum(tokenizer.sid_token_ids, []))]
+        torch.testing.assert_close(logits, hidden.float() @ rows.float().T)
+        assert logits.dtype == torch.float32

@@ -60,6 +60,17 @@ def test_equals_the_plain_loss_and_leaves_the_plain_forward(model, batch):
     torch.testing.assert_close(ours(**batch, fused_lm_head=True).loss, plain.loss, rtol=1e-5, atol=1e-5)
 
 
+def test_logits_are_in_float32_under_autocast(model, batch):
+    """With the decoder in float32, whose outputs autocast would round before the head."""
+    _, ours = both_heads(model)
+    expected = ours(**batch, fused_lm_head=True)
+    hidden = ours.base_model(**{name: batch[name] for name in ("input_ids", "attention_mask")})
+    ours.base_model.forward = lambda *args, **kwargs: hidden
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(**batch, fused_lm_head=True)
+    assert torch.equal(found.log_probs, expected.log_probs)
+
+
 def test_a_batch_without_labels_has_no_loss_and_no_gradient(model, batch):
     _, ours = both_heads(model)
     batch["labels"][:] = -100

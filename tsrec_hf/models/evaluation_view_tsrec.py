@@ -78,8 +78,9 @@ def _rebound(value: Any, views: dict[int, nn.Module]) -> Any:
 
 def cut_head(view: PreTrainedModel, token_ids: torch.Tensor) -> bool:
     """
-    Cuts the output head of a view down to some tokens, in their order, so that no other logits are computed. All that
-    the model does to logits besides, such as scaling or soft-capping them, stays.
+    Cuts the output head of a view down to some tokens, in their order, so that no other logits are computed, and these
+    in float32: bfloat16 keeps no more than two digits of a logit. All that the model does to logits besides, such as
+    scaling or soft-capping them, stays.
 
     Args:
         view ([`~transformers.PreTrainedModel`]):
@@ -96,10 +97,20 @@ def cut_head(view: PreTrainedModel, token_ids: torch.Tensor) -> bool:
     if type(head) is not nn.Linear or "forward" in head.__dict__:
         return False
     cut = copy.copy(head)
+    cut.__class__ = Float32Linear
     cut.out_features = len(token_ids)
     cut._parameters = {
-        name: None if rows is None else nn.Parameter(rows.detach()[token_ids], requires_grad=False)
+        name: None if rows is None else nn.Parameter(rows.detach()[token_ids].float(), requires_grad=False)
         for name, rows in head._parameters.items()
     }
     view.set_output_embeddings(cut)
     return True
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer in float32, whatever its inputs are and under autocast too."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Outputs in float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())

@@ -6,6 +6,10 @@ every position, ignored ones too, and makes several passes over the logits for e
 longer than six layers of a 135M-parameter model. Here the labelled positions alone are projected and one `log_softmax`
 scores them: the same numbers in about a third of the time. To be removed when TRL skips ignored positions on CPUs.
 
+Logits are in float32, under autocast too. In bfloat16, which keeps two digits of them, the loss falls more slowly: in
+the middle of the first pass of SmolLM2 over SIDs it is .2 to .3 behind float32, where the layers alone in bfloat16 are
+level with it.
+
 TRL's function also takes the head for one matrix behind the decoder. Some have more before it (BERT and its kind) or
 behind it; for these the backbone's own logits are scored.
 """
@@ -61,7 +65,9 @@ def add_cpu_lm_head(model: TSRecForCausalLM) -> None:
         labels = labels[:, 1:]
         mask = labels != -100  # (batch, length - 1)
         head = self.get_output_embeddings()
-        logits = torch.nn.functional.linear(hidden_states[mask], head.weight, head.bias)  # (labels, vocabulary)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            logits = torch.nn.functional.linear(hidden_states[mask].float(), head.weight.float(), bias)
         return _scored(logits, labels, mask, num_items_in_batch)
 
     model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
