@@ -5,7 +5,7 @@ Tables and comparisons of the runs that `reproduce.py` has finished.
 
 Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
 users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
-95 % interval of NDCG@10 by SID lies on its side of 0.
+95 % interval of NDCG@10 by SID lies on its side of 0 and there are two seeds or more.
 """
 
 import statistics
@@ -153,6 +153,9 @@ def contrast_table(results: Results, num_resamples: int) -> str:
             cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
             if metric == "ndcg@10":
                 verdict = "confirmed" if found.low > 0 else "the opposite" if found.high < 0 else "not decided"
+                if len(seeds) < 2:
+                    # Users are drawn anew, a training run is not: one of each says nothing about the next one.
+                    verdict = "not decided by one seed"
         rows.append([title, len(seeds), *cells, verdict] if cells else [title, 0, "-", "-", "not run"])
     return markdown_table(["claim", "seeds", "NDCG@10 by SID", "HR@10 by SID", "verdict"], rows)
 
