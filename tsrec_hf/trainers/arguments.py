@@ -38,7 +38,7 @@ class RecommenderArguments:
     Fields of a trainer's settings beside those of TRL's class, which stands behind this one among the bases.
 
     `bf16` is by default what the device is fast in: `False` on a CPU without instructions for bfloat16, where TRL's
-    default is `True`.
+    default is `True`. Of several processes those after the first log errors only (`log_level_replica`).
 
     Parameters:
         > Parameters that control what is trained
@@ -65,6 +65,9 @@ class RecommenderArguments:
     )
     eval_num_beams: int = field(default=20, metadata={"help": "Beams of the search during evaluation."})
     eval_recommend_batch_size: int = field(default=16, metadata={"help": "Users searched together in evaluation."})
+    log_level_replica: str = field(
+        default="error", metadata={"help": "Level of logs of the processes after the first."}
+    )
 
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():
