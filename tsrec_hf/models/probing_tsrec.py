@@ -242,7 +242,8 @@ class Probe:
 
     def _tolerance(self, reference: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
         share = TOLERANCES[self.dtype]
-        if getattr(self.backbone, "is_quantized", False):
+        # By the weights: of a quantised recommender the whole model says so, not the backbone in it.
+        if not all(parameter.is_floating_point() for parameter in self.backbone.parameters()):
             share = max(share, TOLERANCES[torch.bfloat16])
         elif self.dtype == torch.float32 and self._device.type == "cuda":
             share = max(share, TOLERANCES[torch.float16] / 5)  # products of matrices may be in TF32
