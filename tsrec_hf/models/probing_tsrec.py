@@ -53,6 +53,11 @@ LENGTHS = re.compile(r"window|chunk_size|block_size|local|original_max")
 _found: dict[Any, bool] = {}
 
 
+def _is_quantized(backbone: PreTrainedModel) -> bool:
+    """By the types of the weights: a quantised recommender says so of itself, not of the backbone in it."""
+    return not all(parameter.is_floating_point() for parameter in backbone.parameters())
+
+
 @dataclass(frozen=True)
 class ProbeTree:
     """
@@ -132,7 +137,7 @@ class Probe:
             _fixed_settings(backbone),
             backbone.config._attn_implementation,
             self.dtype,
-            bool(getattr(backbone, "is_quantized", False)),
+            _is_quantized(backbone),
             self._device,
             self._prefix_length,
         )
@@ -242,8 +247,7 @@ class Probe:
 
     def _tolerance(self, reference: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
         share = TOLERANCES[self.dtype]
-        # By the weights: of a quantised recommender the whole model says so, not the backbone in it.
-        if not all(parameter.is_floating_point() for parameter in self.backbone.parameters()):
+        if _is_quantized(self.backbone):
             share = max(share, TOLERANCES[torch.bfloat16])
         elif self.dtype == torch.float32 and self._device.type == "cuda":
             share = max(share, TOLERANCES[torch.float16] / 5)  # products of matrices may be in TF32
