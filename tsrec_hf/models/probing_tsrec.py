@@ -53,11 +53,6 @@ LENGTHS = re.compile(r"window|chunk_size|block_size|local|original_max")
 _found: dict[Any, bool] = {}
 
 
-def _is_quantized(backbone: PreTrainedModel) -> bool:
-    """By the types of the weights: a quantised recommender says so of itself, not of the backbone in it."""
-    return not all(parameter.is_floating_point() for parameter in backbone.parameters())
-
-
 @dataclass(frozen=True)
 class ProbeTree:
     """
@@ -297,6 +292,11 @@ def _centred(logits: torch.Tensor) -> torch.Tensor:
     """Without what all tokens share, which no probability depends on."""
     logits = logits.float()
     return logits - logits.mean(-1, keepdim=True)
+
+
+def _is_quantized(backbone: PreTrainedModel) -> bool:
+    """By the types of the weights: a quantised recommender says so of itself, not of the backbone in it."""
+    return not all(parameter.is_floating_point() for parameter in backbone.parameters())
 
 
 def _computed_dtype(backbone: PreTrainedModel) -> torch.dtype:
