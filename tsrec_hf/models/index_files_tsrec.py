@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .array_files_tsrec import read_arrays
 from .file_sets_tsrec import check_listed
 from .json_files_tsrec import read_json
 from .replacing_tsrec import replaced
@@ -47,14 +47,8 @@ def read_index(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, list[
     if not path.is_file():
         raise FileNotFoundError(f"Expected a SID index at {path}, but there is no such file. Write it with `save`.")
     check_listed(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get("tsrec_sid_index", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
-        ) from error
+    facts, arrays = read_arrays(path, "tsrec_sid_index")
+    facts = facts or {}
     if facts.get("version") != FORMAT_VERSION:
         raise ValueError(
             f"Expected {path} to be a SID index of version {FORMAT_VERSION}, but found version "

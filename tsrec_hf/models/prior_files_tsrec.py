@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .array_files_tsrec import read_arrays
 from .given_priors_tsrec import MixedPrior
 from .indexing_tsrec import SIDIndex
 from .item_prior_tsrec import ItemPrior
@@ -52,14 +52,8 @@ def load_prior(path: str | Path, index: SIDIndex) -> tuple[ItemPrior, str, float
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected an item prior at {path}, but there is no such file. Write it by `save`.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {}).get("prior", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
-        ) from error
+    described, arrays = read_arrays(path, "prior")
+    described = described or {}
     if described.get("version") != FORMAT_VERSION or described.get("kind") not in ItemPrior.kinds:
         raise ValueError(
             f"Expected {path} to hold an item prior of version {FORMAT_VERSION} and of one of the kinds "

@@ -88,11 +88,13 @@ class SearchSession:
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as `input_ids` and `attention_mask`, both of shape `(batch, longest)`, padded on the left."""
-        rows = [[*self._own_prefix, *row] for row in rows]
-        width = max(map(len, rows))
+        prompts = [[*self._own_prefix, *row] for row in rows]
+        width = max(map(len, prompts))
         # Padding is masked: any token id serves.
-        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.device)
-        attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        input_ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=self.device)
+        attention_mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=self.device
+        )
         return input_ids, attention_mask
 
     def tokens_of(self, leaves: torch.Tensor) -> torch.Tensor:

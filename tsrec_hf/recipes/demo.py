@@ -113,8 +113,8 @@ def _run(args: DemoOptions) -> None:
     embeddings = ts.join_collaborative(texts, tastes, weight=1.0)
     quantizer = ts.ResidualKMeans([64, 64], seed=args.seed)
     # A data set gives its index the training counts.
-    dataset = replace(dataset, sid_index=build_index(dataset.items, embeddings, quantizer))
-    index = dataset.sid_index
+    index = build_index(dataset.items, embeddings, quantizer)
+    dataset = replace(dataset, sid_index=index)
     semantics = ts.describe_tokens(dataset.items, index, ts.KeywordTeacher(), embeddings=texts)
     ts.sid_report(index.codes, embeddings).plot(output / "sid_report.png")
     clock.say("Semantic IDs", f"{index}, from texts and from what is watched together")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tsrec_hf.models.array_files_tsrec import read_arrays
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.models.file_sets_tsrec import check_listed
 from tsrec_hf.models.replacing_tsrec import replaced
@@ -428,15 +428,8 @@ def _read(path: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
             f"`{name}.save(directory)`."
         )
     check_listed(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            settings = json.loads((file.metadata() or {}).get("settings", "null"))
-            arrays = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It may be truncated: fetch or save it again."
-        ) from error
-    if not isinstance(settings, dict) or "level_0" not in arrays:
+    settings, arrays = read_arrays(path, "settings")
+    if settings is None or "level_0" not in arrays:
         raise ValueError(
             f"Expected {path} to be what `{name}.save` writes, found a file of other tensors, {sorted(arrays)[:3]} "
             "among them. Name the folder that the quantiser was saved to."
