@@ -60,10 +60,16 @@ def load_prior(path: str | Path, index: SIDIndex) -> tuple[ItemPrior, str, float
             f"{sorted(ItemPrior.kinds)}, but found version {described.get('version')} and kind "
             f"{described.get('kind')!r}. Import the module that defines the prior first."
         )
-    if described["index"] != index.fingerprint:
+    if described.get("index") != index.fingerprint:
         raise ValueError(
             f"Expected the item prior in {path} to belong to the SID index beside it ({index}, {index.fingerprint}), "
-            f"but it belongs to another, {described['index']}. Fit the prior on this catalogue."
+            f"but it belongs to another, {described.get('index')}. Fit the prior on this catalogue."
         )
-    prior = ItemPrior.kinds[described["kind"]].from_state(index, arrays, described["facts"])
-    return prior, described["form"], described["weight"]
+    try:
+        prior = ItemPrior.kinds[described["kind"]].from_state(index, arrays, described["facts"])
+        return prior, described["form"], described["weight"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected {path} to hold all of the prior {described['kind']!r}, but it is damaged ({error}). Fetch or "
+            "save it again."
+        ) from error
