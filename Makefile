@@ -8,6 +8,7 @@ DEMO_WHEELS ?= examples/demo_wheels.txt
 PYTEST_ARGS ?=
 # Each process takes a gigabyte and one core: its threads would fight for the others'.
 TEST_PROCESSES ?= 2
+AUDIT_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --quick
 CHECKPOINT ?= outputs/demo/checkpoint
@@ -16,11 +17,11 @@ SPACE_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMPS := $(VENV)/.stamps
-CODE := tsrec_hf tests examples benchmarks docs $(wildcard conftest.py)
+CODE := tsrec_hf tests examples benchmarks docs .ci/audit.py $(wildcard conftest.py)
 BLACK := $(BIN)/black --line-length 119 --target-version py311 --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo space test test-slow compat quality docs audit style bench
+.PHONY: help setup demo space test test-slow compat quality docs style bench
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,20 +46,17 @@ compat: ## Run the quick tests with the lowest versions that setup.cfg allows, i
 	sed -n '/^ *torch>/d; s/^ \{4\}\([a-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > .venv-compat/lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.venv-compat/lowest.txt $(MAKE) test VENV=.venv-compat
 
-quality: $(STAMPS)/dev ## Check format, lint, types, security and the arrows between rooms; changes nothing
+quality: $(STAMPS)/dev ## Check format, lint, types, security, vulnerabilities of what is installed (AUDIT_ARGS=) and the arrows; changes nothing
 	$(BLACK) --check --diff $(CODE)
 	$(BIN)/isort --check-only --diff $(CODE)
 	$(BIN)/flake8 $(CODE)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --ini setup.cfg tsrec_hf examples
+	$(BIN)/python .ci/audit.py $(AUDIT_ARGS)
 
 docs: $(STAMPS)/docs ## Build the site of docs/ in outputs/site, where any warning is an error
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-
-audit: $(STAMPS)/dev ## Ask the package index for known vulnerabilities of what is installed
-	$(PIP) install --quiet "pip-audit>=2.9,<3"
-	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 style: $(STAMPS)/dev ## Format the code in place
 	$(BIN)/isort --quiet $(CODE)

@@ -11,7 +11,7 @@ be made in pieces: `--sections recipe initialization` and `--names` choose some,
 
 The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
 `initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds). The preset `cpu` keeps ten
-layers, so that a run takes half an hour of one core with units for bfloat16; `short` is `cpu` with one pass, for cores
+layers, so that a run takes half an hour of one core with faster in bfloat16; `short` is `cpu` with one pass, for cores
 without; `gpu` takes all layers and ten seeds; `quick` shows that it runs.
 """
 
