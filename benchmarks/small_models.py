@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from common import replaced
+from filelock import FileLock
 
 from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
@@ -40,12 +41,15 @@ def save_backbone(
     folder: Path, num_layers: int = 0, name_or_path: str | None = None, gguf_file: str | None = None
 ) -> str:
     """Saves the first layers of a backbone (0: all) to a folder unless it is there; default: `find_backbone()`."""
-    if not folder.exists():
-        kwargs = {"gguf_file": gguf_file} if gguf_file else {}
-        if name_or_path is None:
-            name_or_path, kwargs = find_backbone()
-        with replaced(folder) as part:
-            save_first_layers(name_or_path, part, num_layers or None, **kwargs)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Runs that are started together make it once.
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            kwargs = {"gguf_file": gguf_file} if gguf_file else {}
+            if name_or_path is None:
+                name_or_path, kwargs = find_backbone()
+            with replaced(folder) as part:
+                save_first_layers(name_or_path, part, num_layers or None, **kwargs)
     return str(folder)
 
 
