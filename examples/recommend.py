@@ -2,7 +2,7 @@
 # requires-python = ">=3.11, <3.14"
 # dependencies = [
 #     "torch>=2.11",
-#     "transformers>=5.23,<6",
+#     "transformers>=5.20,<6",
 #     "trl>=1.16,<1.17",
 #     "peft>=0.21.2",
 #     "accelerate>=1.15",

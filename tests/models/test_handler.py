@@ -11,7 +11,7 @@ from tsrec_hf.models.handler import TRUST, WITHHELD, EndpointHandler
 @pytest.fixture
 def handler(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
-    assert (tmp_path / "handler.py").is_file() and "transformers>=5.23" in (tmp_path / "requirements.txt").read_text()
+    assert (tmp_path / "handler.py").is_file() and "transformers>=5.20" in (tmp_path / "requirements.txt").read_text()
     return EndpointHandler(str(tmp_path))
 
 

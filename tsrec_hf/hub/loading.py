@@ -7,7 +7,7 @@ from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
 from transformers import AutoConfig
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import cached_file
 
 from tsrec_hf.models import SIDIndex, TSRecConfig, TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
@@ -227,6 +227,15 @@ def _tokenizer_of(name_or_path: str | Path, source: dict[str, Any], model_type: 
 
 def _model_type(name_or_path: str | Path, source: dict[str, Any]) -> str:
     """Type of model in the configuration, or `ADAPTER`, which has a configuration of its own."""
-    if find_adapter_config_file(str(name_or_path), **source) is not None:
+    # transformers' own `find_adapter_config_file` overlooks the subfolder of a folder on disk before 5.23.
+    found = cached_file(
+        str(name_or_path),
+        CONFIG_NAME,
+        **source,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is not None:
         return ADAPTER
     return read_checkpoint(AutoConfig.from_pretrained, name_or_path, "config.json", **source).model_type

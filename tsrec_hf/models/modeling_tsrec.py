@@ -26,7 +26,7 @@ from .tracing_tsrec import SearchTrace, trace_search
 # `handler.py` serves a checkpoint as an Inference Endpoint, which installs `requirements.txt`; the other file is what
 # `custom_pipelines` in config.json names.
 CODE_FILES = ("handler.py", "pipeline_tsrec.py")
-REQUIREMENTS = "transformers>=5.23,<6\n"
+REQUIREMENTS = "transformers>=5.20,<6\n"
 # What is in a card that nobody wrote by hand: ours, and the one that transformers makes of nothing.
 GENERATED_CARDS = ("<!-- Made by tsrec_hf", "This model card has been automatically generated.")
 

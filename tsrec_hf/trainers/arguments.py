@@ -48,6 +48,8 @@ class RecommenderArguments:
     Parameters:
         > Parameters that control what is trained
 
+        activation_checkpointing (`bool`, *optional*):
+            Whether to compute activations again in the backward pass, to save memory; default: TRL's.
         freeze_backbone (`bool`, *optional*, defaults to `False`):
             Whether to train the SID rows of the embeddings alone; everything else stays bit for bit.
 
@@ -62,6 +64,10 @@ class RecommenderArguments:
             Users searched together.
     """
 
+    # transformers up to 5.20 has it under the old name only; can go when those are no longer supported.
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    )
     freeze_backbone: bool = field(
         default=False, metadata={"help": "Train the SID rows of the embeddings alone; all else stays bit for bit."}
     )
@@ -86,9 +92,11 @@ class RecommenderArguments:
                     "Expected `bf16=False` on a processor that is not faster in bfloat16, but found True: training is "
                     "slower than in float32, many times without instructions for it. Leave `bf16` out."
                 )
-        if getattr(self, "activation_checkpointing") is None:
+        if self.activation_checkpointing is None:
             # TRL 1.16 has its default under the old name, of which transformers warns as if a user had passed it.
-            setattr(self, "activation_checkpointing", getattr(self, "gradient_checkpointing"))
+            self.activation_checkpointing = getattr(self, "gradient_checkpointing")
+        else:
+            setattr(self, "gradient_checkpointing", self.activation_checkpointing)
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before
