@@ -12,11 +12,10 @@ recommender is exported, converted to GGUF (`--types`: float32 and 8 bits) and a
   with those of `recommend`, and scores too.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -38,10 +37,10 @@ class ScriptArguments(DataArguments):
         default=None, metadata={"help": "A trained recommender; default: untrained, two layers of SmolLM2."}
     )
     types: list[str] = field(default_factory=lambda: ["f32", "q8_0"], metadata={"help": "Types of weights of GGUF."})
-    num_users: int = field(default=64, metadata={"help": "Users that are asked for."})
+    num_users: int = field(default=32, metadata={"help": "Users that are asked for."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the searches."})
     num_probs: int = field(
-        default=200, metadata={"help": "Log-probabilities that a prefix is asked for; 0: all of the vocabulary."}
+        default=1024, metadata={"help": "Log-probabilities that a prefix is asked for; 0: all of the vocabulary."}
     )
     top_k: int = field(default=10, metadata={"help": "Items that are compared."})
     output: str = field(default="benchmarks/results/llamacpp_serving/cpu.md", metadata={"help": "Report to write."})
@@ -61,11 +60,11 @@ class Engine:
     Args:
         file (`Path`):
             The weights.
-        sids (`Sequence[str]`):
-            Every SID that exists, of which the grammar is made.
+        sids (`Iterable[tuple[int, ...]]`):
+            Token ids of every SID that exists, of which the grammar is made.
     """
 
-    def __init__(self, file: Path, sids: Sequence[str]):
+    def __init__(self, file: Path, sids: Iterable[tuple[int, ...]]):
         import xllamacpp
 
         settings = xllamacpp.CommonParams()
@@ -77,7 +76,8 @@ class Engine:
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         settings.verbosity = -1
         self.server = xllamacpp.Server(settings)
-        self.grammar = "root ::= " + " | ".join(map(json.dumps, sids)) + "\n"
+        # Of tokens, not of texts: pieces of words could spell a SID as well.
+        self.grammar = "root ::= " + " | ".join(" ".join(f"<[{token}]>" for token in sid) for sid in sids) + "\n"
 
     def sid(self, prompt_ids: list[int], num_tokens: int) -> str:
         """The SID that the grammar leaves at temperature 0."""
@@ -160,8 +160,8 @@ def load_model(args: ScriptArguments, folder: Path, dataset) -> tuple[TSRecForCa
         tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index)
         model = TSRecForCausalLM.from_backbone(backbone, tokenizer, load_semantics(args.data_dir), dtype=torch.float32)
         return model.eval(), tokenizer
-    tokenizer = TSRecTokenizer.from_pretrained(name)
-    return load_recommender(name, dtype=torch.float32).eval(), tokenizer
+    model, tokenizer = load_recommender(name, dtype=torch.float32)
+    return model.eval(), tokenizer
 
 
 def measure(
@@ -174,11 +174,11 @@ def measure(
 ) -> list[list[Any]]:
     """Rows of the table for one file of weights, with `recommend` on the same histories before them."""
     index = tokenizer.sid_index
-    engine = Engine(file, sorted({index.spell(codes) for codes in index.codes.tolist()}))
     session = SearchSession(model, tokenizer)
     prompts = [[*session.prompts.instruction_ids, *session.prompts.history_ids(history)] for history in histories]
     ids = list(map(tuple, tokenizer.encode_sids(index.item_ids)))
     spelled = dict(zip(ids, (index.spell(codes) for codes in index.codes.tolist()), strict=True))
+    engine = Engine(file, spelled)
     legal: dict[tuple[int, ...], set[int]] = {}
     for sid in ids:
         for level, token in enumerate(sid):
@@ -212,7 +212,8 @@ def measure(
         seconds = (perf_counter() - started) / len(histories)
         expected = ours(num_beams, top_k)
         invalid = sum(sid not in spelled.values() for row in found for sid in row)
-        equal = sum(list(row) == list(wanted) for row, wanted in zip(found, expected, strict=True))
+        # Items may share a SID, so that `recommend`'s items have fewer SIDs than `top_k`.
+        equal = sum(list(row)[: len(wanted)] == list(wanted) for row, wanted in zip(found, expected, strict=True))
         differences = [
             abs(row[sid] - wanted[sid])
             for row, wanted in zip(found, expected, strict=True)
