@@ -22,6 +22,12 @@ SIBLINGS = (
     "sid_models",
     "small_models",
 )
+DATA_DIRS = (
+    "amazon/Industrial_and_Scientific",
+    "beauty",
+    "ml-100k",
+    "scientific/Scientific.index.rqvae_native.json",
+)
 TEXT = (BENCHMARKS / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
 LINES = re.findall(r"^(?:OMP_NUM_THREADS=1 )?python (benchmarks/\w+\.py[^\n#]*)", TEXT, flags=re.MULTILINE)
 
@@ -53,7 +59,7 @@ def test_a_line_of_the_readme_is_understood(line: str, siblings, monkeypatch) ->
         [args] = HfArgumentParser(arguments_class).parse_args_into_dataclasses([*options, *extra])
         assert args.quick == bool(extra)
         if "--data_dir" in options:
-            assert args.data_dir in ("amazon/Industrial_and_Scientific", "ml-100k")
+            assert args.data_dir in DATA_DIRS
 
 
 def test_generate_finds_the_beams_of_the_tree_search(model, tokenizer, siblings) -> None:
