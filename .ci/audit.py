@@ -5,7 +5,7 @@ Ask a service for known vulnerabilities of the installed packages; fail if one i
 
 pip-audit itself ends with 1 for a vulnerability as for a service that does not answer, and with 0 where the service
 knows none of the packages. Its report, which is only written after all answers came, tells them apart: without one
-nothing was audited, which is said and is no failure.
+nothing was audited. That is said, and is a failure unless the service was why.
 """
 
 import json
@@ -16,7 +16,8 @@ from pathlib import Path
 
 
 COMMAND = ["pip_audit", "--skip-editable", "--progress-spinner", "off", "--timeout", "5", "--format", "json"]
-USAGE_ERROR = 2
+# What pip-audit ends with when the service is away or answers nonsense.
+SERVICE_ERRORS = ("requests.exceptions.", "ServiceError", "vulnerability feed", "not redirecting properly")
 
 
 def main(arguments: list[str]) -> int:
@@ -24,11 +25,11 @@ def main(arguments: list[str]) -> int:
         report = Path(folder, "report.json")
         line = [sys.executable, "-m", *COMMAND, "--output", str(report), *arguments]
         ended = subprocess.run(line, capture_output=True, text=True)
-        if ended.returncode == USAGE_ERROR:
-            print(ended.stderr, file=sys.stderr)
-            return USAGE_ERROR
         if not report.exists():
-            reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+            if not any(error in ended.stderr for error in SERVICE_ERRORS):
+                print(ended.stderr, file=sys.stderr)
+                return ended.returncode or 1
+            reason = ended.stderr.strip().splitlines()[-1]
             print(f"Not audited: the service of known vulnerabilities did not answer ({reason[:300]}).")
             return 0
         packages = json.loads(report.read_text(encoding="utf-8"))["dependencies"]

@@ -81,7 +81,15 @@ def test_says_that_nothing_was_audited_when_the_service_does_not_answer(tmp_path
     assert "refused" in ended.stdout
 
 
-def test_an_unknown_option_fails(tmp_path):
-    ended = audit("http://127.0.0.1:9/query", tmp_path, "--no-such-option")
-    assert ended.returncode == 2
-    assert "--no-such-option" in ended.stderr
+@pytest.mark.parametrize(
+    ("more", "told"), [(["--no-such-option"], "--no-such-option"), (["-r", "no-such-file.txt"], "no-such-file.txt")]
+)
+def test_what_is_not_the_services_fault_fails(service, tmp_path, more, told):
+    ended = audit(service, tmp_path, *more)
+    assert ended.returncode != 0 and told in ended.stderr
+
+
+def test_an_answer_that_is_no_json_is_told(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(json, "dumps", lambda answer: "<html>")
+    ended = audit(service, tmp_path)
+    assert ended.returncode == 0 and ended.stdout.startswith("Not audited")

@@ -64,7 +64,7 @@ class RecommenderArguments:
             Users searched together.
     """
 
-    # transformers up to 5.20 has it under the old name only; can go when those are no longer supported.
+    # transformers before 5.23 has it under the old name only; can go when those are no longer supported.
     activation_checkpointing: bool | None = field(
         default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
