@@ -144,6 +144,7 @@ class ScriptArguments(DataArguments):
     names: list[str] = field(default_factory=list, metadata={"help": "Names of runs; default: all of the sections."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; `recipe` takes the first."})
     max_runs: int | None = field(default=None, metadata={"help": "Stop after so many new runs."})
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"], metadata={"help": "Splits to search for."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows of a split that are searched for; all."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
     fused: bool = field(default=True, metadata={"help": "Fit a prior on validation and search for test with it too."})
@@ -338,7 +339,7 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
     facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work))
     model = model.to(torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32).eval()
     judge = Judge(dataset, args.num_rows, args.num_beams)
-    results = {split: judge(split, split, model, tokenizer) for split in ("valid", "test")}
+    results = {split: judge(split, split, model, tokenizer) for split in args.splits}
     prior = None
     if args.fused:
         priors = [kind.fit(dataset.train, tokenizer.sid_index) for kind in (NextItemPrior, PopularityPrior)]
@@ -358,7 +359,7 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
 
 def main(args: ScriptArguments) -> None:
     dataset = open_dataset(args.data_dir)
-    semantics = load_semantics(args.data_dir)
+    semantics = load_semantics(args.data_dir, dataset)
     base = {"rows": args.num_rows, "beams": args.num_beams, "backbone": args.model_name_or_path}
     made = 0
     for section in args.sections:

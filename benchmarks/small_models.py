@@ -11,13 +11,16 @@ import torch
 from common import replaced
 from filelock import FileLock
 
-from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer
+from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer, describe_tokens
 from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
 
 
-def load_semantics(data_dir: str) -> TokenSemantics:
-    """The keywords that a data set in MiniOneRec's layout brings along."""
-    return TokenSemantics.from_json(Path(data_dir) / "description_keywords.json")
+def load_semantics(data_dir: str, dataset: RecommendationDataset | None = None) -> TokenSemantics:
+    """The keywords that a data set in MiniOneRec's layout brings along; else those of `KeywordTeacher`."""
+    path = Path(data_dir) / "description_keywords.json"
+    if dataset is None or path.exists():
+        return TokenSemantics.from_json(path)
+    return describe_tokens(dataset.items, dataset.sid_index)
 
 
 def find_backbone() -> tuple[str, dict[str, str]]:
