@@ -12,7 +12,8 @@ be made in pieces: `--sections recipe initialization` and `--names` choose some,
 The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
 `initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds). The preset `cpu` keeps ten
 layers, so that a run takes half an hour of one core with faster in bfloat16; `short` is `cpu` with one pass, for cores
-without; `gpu` takes all layers and ten seeds; `quick` shows that it runs.
+without; `small` keeps six layers for half a pass, for large data; `gpu` takes all layers and ten seeds; `quick` shows
+that it runs.
 """
 
 import shutil
@@ -128,6 +129,7 @@ def plan(base: Recipe) -> dict[str, dict[str, Recipe]]:
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
     "short": {"base": Recipe(num_passes=1.0)},
+    "small": {"base": Recipe(num_layers=6, num_passes=0.5)},
     "gpu": {"base": Recipe(num_layers=0, num_passes=2.0, learning_rate=3e-4, batch_size=64), "seeds": range(10)},
     "quick": {"base": Recipe(num_layers=1, num_passes=0.01), "seeds": [0], "num_rows": 32, "num_beams": 20},
 }
