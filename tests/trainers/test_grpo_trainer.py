@@ -14,6 +14,7 @@ from tsrec_hf.models import SIDIndex
 from tsrec_hf.rewards import RewardOnCodes, exact_match_reward, prefix_reward, ranking_reward
 from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer
 from tsrec_hf.trainers.branches import LegalTokens, score_completions
+from tsrec_hf.trainers.recommendation_metrics import RecommendationMetrics
 from tsrec_hf.trainers.rollouts import roll_out
 
 
@@ -623,6 +624,20 @@ class TestLogs:
         expected = evaluator.evaluate_model(trainer.recommender, tokenizer, num_beams=7)["all"]["ndcg@10"]
         assert trainer.state.best_metric == pytest.approx(expected)
         assert all(math.isfinite(entry["eval_reward"]) for entry in logs_of(trainer, "eval_reward"))
+
+    def test_the_start_stays_where_rewards_make_lists_worse(self, make_trainer, dataset, monkeypatch):
+        made_up = iter([0.3, 0.2, 0.1])
+        monkeypatch.setattr(RecommendationMetrics, "measure", lambda *args: {"ndcg@10": next(made_up)})
+        trainer = make_trainer(
+            eval_interactions=dataset.train, eval_strategy="steps", eval_steps=1, eval_on_start=True,
+            save_strategy="steps", save_steps=1, max_steps=2, load_best_model_at_end=True,
+            metric_for_best_model="eval_ndcg@10", learning_rate=0.05,
+        )  # fmt: skip
+        weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        trainer.train()
+        assert trainer.state.best_global_step == 0
+        pairs = zip(weights, trainer.model.parameters(), strict=True)
+        assert all(torch.equal(one, two) for one, two in pairs)
 
     @pytest.mark.parametrize("kind", ["numpy", "pandas"])
     def test_interactions_in_other_formats(self, make_trainer, dataset, kind):

@@ -373,6 +373,55 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, mixture, tmp
     assert not all(torch.equal(one, two) for one, two in zip(last.parameters(), trainer.model.parameters()))
 
 
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_start_may_be_the_best_model(make_trainer, dataset, mixture, tmp_path, monkeypatch, caplog, best):
+    made_up = iter([0.9 if step == best else 0.1 for step in range(3)])
+    monkeypatch.setattr(RecommendationMetrics, "measure", lambda *args: {"ndcg@10": next(made_up)})
+    trainer = make_trainer(
+        eval_dataset=mixture.select(range(4)),
+        eval_interactions=dataset.test,
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_on_start=True,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_ndcg@10",
+        greater_is_better=True,
+    )
+    weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    with caplog.at_level(logging.WARNING, logger="tsrec_hf"):
+        trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "out" / f"checkpoint-{best}")
+    is_start = [torch.equal(one, two) for one, two in zip(weights, trainer.model.parameters(), strict=True)]
+    assert all(is_start) == (best == 0)
+    assert ("No checkpoint was better than the start in eval_ndcg@10 (0.9000)" in caplog.text) == (best == 0)
+
+
+def test_a_run_goes_on_from_the_start_that_was_saved(make_trainer, dataset, mixture, tmp_path):
+    arguments = {
+        "eval_dataset": mixture.select(range(4)),
+        "eval_interactions": dataset.test,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "max_steps": 2,
+    }
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **arguments)
+    whole.train()
+    again = make_trainer(output_dir=str(tmp_path / "again"), **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-0"))
+    assert again.state.global_step == 2
+    pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
 def test_rows_that_are_too_long_lose_their_oldest_items_and_it_is_logged(make_trainer, dataset, tokenizer, caplog):
     rows = build_sequence_rows(dataset.train, tokenizer)
     test = build_sequence_rows(dataset.test, tokenizer)

@@ -248,6 +248,12 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         else:
             output = super().train(checkpoint, *args, **kwargs)
         self.check_finite_weights()
+        if self.args.load_best_model_at_end and self.state.best_global_step == 0:
+            logger.warning(
+                f"No checkpoint was better than the start in {self.args.metric_for_best_model} "
+                f"({self.state.best_metric:.4f}): the model is the start again. Keep the earlier recommender, or "
+                "change the rate, the rewards or the data."
+            )
         self._keep_card()
         return output
 

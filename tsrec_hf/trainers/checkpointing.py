@@ -31,6 +31,14 @@ class CheckpointingTrainer(Trainer):
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staged is None else self._staged.folder
 
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False) -> dict[str, float]:
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        # `eval_on_start`: transformers measures the start, but never takes it for the best.
+        if skip_scheduler and self.state.global_step == 0 and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics, trial)
+            self._save_checkpoint(self.model, trial)
+        return metrics
+
     def _save_checkpoint(self, model, trial) -> None:
         run_dir = self._get_output_dir(trial)
         staged = StagedCheckpoint(run_dir, self.state.global_step, self.args, self.accelerator.wait_for_everyone)

@@ -50,6 +50,12 @@ HOOKS = (
     ),
     Hook(
         Trainer,
+        "_evaluate",
+        ("trial", "ignore_keys_for_eval", "skip_scheduler"),
+        "checkpointing.py saves the start that `eval_on_start` measured, and lets it be the best model",
+    ),
+    Hook(
+        Trainer,
         "_push_from_checkpoint",
         ("checkpoint_folder",),
         "checkpointing.py pushes a checkpoint when it is whole, and copies the model's code beside its weights",
