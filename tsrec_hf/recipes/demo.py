@@ -75,8 +75,6 @@ def train(model, tokenizer, dataset: ts.RecommendationDataset, args: DemoOptions
         logging_steps=10,
         save_strategy="no",
         report_to="none",
-        # A CPU without units for bfloat16 computes it more slowly than float32.
-        bf16=torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False),
         dataloader_pin_memory=torch.cuda.is_available(),
         activation_checkpointing=False,
         seed=args.seed,

@@ -234,8 +234,6 @@ def _train(
         save_steps=max(1, plan.steps // plan.passes),
         save_total_limit=1,
         report_to="none",
-        # A CPU without units for bfloat16 computes it more slowly than float32.
-        bf16=torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False),
         dataloader_pin_memory=torch.cuda.is_available(),
         activation_checkpointing=False,
         seed=run.args.seed,
