@@ -5,7 +5,8 @@ Tables and comparisons of the runs that `reproduce.py` has finished.
 
 Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
 users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
-95 % interval of NDCG@10 by SID lies on its side of 0 and there are two seeds or more.
+95 % interval of NDCG@10 by SID lies on its side of 0 and there are two seeds or more. With `--data_dir` the claims are
+also tested on the rows whose target never followed an item of the history in training, where counts have nothing.
 """
 
 import statistics
@@ -19,7 +20,8 @@ import torch
 from common import Runs, markdown_table, run_script, spread, write_text
 from reproduce import Recipe
 
-from tsrec_hf import paired_bootstrap
+from tsrec_hf import open_dataset, paired_bootstrap
+from tsrec_hf.evaluation.slices import find_slices
 
 
 # What the paper claims, or what decides it: a title, and the runs of which the first is to be better.
@@ -46,6 +48,7 @@ class ReportArguments:
 
     output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of `reproduce.py`'s results."})
     dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
+    data_dir: str | None = field(default=None, metadata={"help": "Its data, to tell new transitions from memorised."})
     document: str | None = field(default=None, metadata={"help": "Markdown file to write beside printing."})
     best: str | None = field(default=None, metadata={"help": "Run, `section/name`, to set beside the baselines."})
     baselines_dir: str = field(default="outputs/baselines", metadata={"help": "Folder of `baselines.py`'s results."})
@@ -69,15 +72,22 @@ class Results:
         with np.load(self.folder / "ranks" / f"{run}-seed{seed}.npz") as ranks:
             return torch.from_numpy(ranks[key].astype(np.int64))
 
-    def difference(self, first: tuple[str, str], second: tuple[str, str], metric: str, num_resamples: int):
+    def difference(
+        self,
+        first: tuple[str, str],
+        second: tuple[str, str],
+        metric: str,
+        num_resamples: int,
+        rows: torch.Tensor | slice = slice(None),
+    ):
         """Paired difference of two (run, ranks) over the seeds that both have, and these seeds; `None` without any."""
         (run_a, key_a), (run_b, key_b) = first, second
         seeds = sorted(set(self.runs.get(run_a, {})) & set(self.runs.get(run_b, {})))
         if not seeds:
             return None, seeds
-        ranks_a = torch.cat([self.ranks(run_a, seed, key_a) for seed in seeds])
-        ranks_b = torch.cat([self.ranks(run_b, seed, key_b) for seed in seeds])
-        users = torch.cat([self.ranks(run_a, seed, "users") for seed in seeds]).tolist()
+        ranks_a = torch.cat([self.ranks(run_a, seed, key_a)[rows] for seed in seeds])
+        ranks_b = torch.cat([self.ranks(run_b, seed, key_b)[rows] for seed in seeds])
+        users = torch.cat([self.ranks(run_a, seed, "users")[rows] for seed in seeds]).tolist()
         return paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples), seeds
 
 
@@ -141,13 +151,22 @@ def quality_table(results: Results, sections: tuple[str, ...]) -> str:
     return markdown_table(header, rows)
 
 
-def contrast_table(results: Results, num_resamples: int) -> str:
+def new_transitions(data_dir: str, num_rows: int) -> torch.Tensor:
+    """Which of the first rows of the test split have a target that never followed an item of their history."""
+    dataset = open_dataset(data_dir)
+    rows = dataset.test.select(range(num_rows))
+    return find_slices(rows["history"][:], rows["target"][:], dataset.train)["unmemorised"]
+
+
+def contrast_table(results: Results, num_resamples: int, rows_of_test: torch.Tensor | slice = slice(None)) -> str:
     """The claims, each with its control."""
     rows = []
     for title, first, second in CONTRASTS:
         cells = []
         for metric in ("ndcg@10", "hr@10"):
-            found, seeds = results.difference((first, "test/sid"), (second, "test/sid"), metric, num_resamples)
+            found, seeds = results.difference(
+                (first, "test/sid"), (second, "test/sid"), metric, num_resamples, rows_of_test
+            )
             if found is None:
                 break
             cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
@@ -180,7 +199,7 @@ def baseline_table(results: Results, run: str, folder: Path, num_resamples: int)
     return markdown_table(["fused minus", "SID HR@10", "SID NDCG@10", "HR@10", "NDCG@10"], rows)
 
 
-def document(results: Results, dataset: str, num_resamples: int) -> str:
+def document(results: Results, dataset: str, num_resamples: int, data_dir: str | None = None) -> str:
     """The report as Markdown."""
     runs = [run for seeds in results.runs.values() for run in seeds.values()]
     num_rows = {run["results"]["test"]["all"]["num_rows"] for run in runs}
@@ -198,6 +217,13 @@ def document(results: Results, dataset: str, num_resamples: int) -> str:
         "### The claims",
         contrast_table(results, num_resamples),
     ]
+    if data_dir is not None:
+        rows = new_transitions(data_dir, min(num_rows))
+        parts += [
+            "### The claims on new transitions",
+            f"The {int(rows.sum())} test rows whose target never followed an item of the history in training.",
+            contrast_table(results, num_resamples, rows),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -207,7 +233,7 @@ def main(args: ReportArguments) -> None:
         print(f"Skipped: there are no runs in {folder}. Make some with `reproduce.py --dataset {args.dataset}`.")
         return
     results, num_resamples = Results(folder), 200 if args.quick else 10_000
-    text = document(results, args.dataset, num_resamples)
+    text = document(results, args.dataset, num_resamples, args.data_dir)
     if args.best:
         table = baseline_table(results, args.best, Path(args.baselines_dir), num_resamples)
         text += f"\n### {args.best} beside the baselines\n\n{table}\n"
