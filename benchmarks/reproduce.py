@@ -294,6 +294,7 @@ def train(
         processing_class=tokenizer,
         callbacks=callbacks,
         peft_config=peft_config,
+        card_facts={"dataset": dataset},
     )
     found = trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
     if recipe.lora_r:
