@@ -317,7 +317,8 @@ class Judge:
     def __call__(self, name: str, split: str, model, tokenizer: TSRecTokenizer, **search: Any) -> dict[str, Any]:
         rows = self.rows(split)
         evaluator = RecommendationEvaluator(rows, tokenizer.sid_index, self.dataset.train)
-        # Where many items share a SID, exact metrics by SID would need more items than there are beams.
+        # Where many items share a SID, exact metrics by SID would need more items than there are beams: the evaluator
+        # warns of lists that hold too few SIDs.
         top_k = min(evaluator.top_k, self.num_beams)
         found = model.recommend(
             tokenizer, rows["history"][:], top_k=top_k, num_beams=self.num_beams, batch_size=64, **search
@@ -325,7 +326,7 @@ class Judge:
         lists = [[item.item_id for item in items] for items in found]
         for match in ("item", "sid"):
             self.ranks[f"{name}/{match}"] = evaluator.ranks(lists, match).numpy().astype(np.int16)
-        return evaluator.evaluate(lists, evaluator.asked_for(top_k))
+        return evaluator.evaluate(lists)
 
 
 def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, semantics) -> dict[str, Any]:
