@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from trl import ModelConfig, TrlParser
 from tsrec_hf.hub import load_recommender
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.recipes.options import TuneOptions
+from tsrec_hf.recipes.tune import compare_with_start
 from tsrec_hf.trainers import TSRecGRPOConfig, lora_config
 
 
@@ -91,6 +94,16 @@ def test_configurations_are_read(config, tmp_path):
     assert training_args.max_grad_norm == 0.3 and not training_args.activation_checkpointing
 
 
+def test_lists_that_got_worse_are_told():
+    found = SimpleNamespace(ranks={0: torch.zeros(40, dtype=torch.int64), 3: torch.full((40,), -1)})
+    assert compare_with_start(found, 3) == (
+        "NDCG@10 of 40 validation users: 1.0000 at the start, 0.0000 now, difference -1.0000 [-1.0000, -1.0000] over "
+        "users. The lists got worse: keep the recommender you started from."
+    )
+    found.ranks[3] = found.ranks[0]
+    assert compare_with_start(found, 3).endswith("difference +0.0000 [+0.0000, +0.0000] over users.")
+
+
 def run_here(monkeypatch, **settings) -> None:
     monkeypatch.setattr(sys, "argv", ["grpo.py", *options(**settings)])
     runpy.run_path(str(EXAMPLES / "grpo.py"), run_name="__main__")
@@ -111,7 +124,9 @@ def test_from_a_checkpoint_with_every_reward(checkpoint, data_dir, tmp_path, mon
     printed = capsys.readouterr().out
     assert "rewards: 1 exact_match, 1 ranking, 0.5 prefix, 0.5 semantic, 0.25 collaborative" in printed
     assert "advantages: of a token" in printed and "dynamic sampling: at most 4 draws" in printed
-    assert "seed: 42" in printed
+    assert "seed: 42" in printed and re.search(
+        r"NDCG@10 of \d+ validation users: 0\.\d{4} at the start, 0\.\d{4} now, difference [+-]0\.\d{4} \[", printed
+    )
     metrics = json.loads((tmp_path / "grpo" / "metrics.json").read_text())
     assert {"eval_ndcg@10", "eval_sid_hr@1"} | {f"eval_rewards/{name}_reward/mean" for name in rewards} <= set(metrics)
     described = (tmp_path / "grpo" / "description_keywords.json").read_text()

@@ -8,6 +8,7 @@ from transformers import set_seed
 from trl import ModelConfig
 
 from tsrec_hf.data import build_grpo_rows
+from tsrec_hf.evaluation import ndcg_at_k, paired_bootstrap
 from tsrec_hf.hub import load_recommender
 from tsrec_hf.hub.results import results_text
 from tsrec_hf.models.replacing_tsrec import write_text
@@ -15,6 +16,7 @@ from tsrec_hf.rewards import rewards_by_name
 from tsrec_hf.semantics import TokenSemantics
 from tsrec_hf.sids import mean_pooled_embeddings
 from tsrec_hf.trainers import ProgressBarCallback, TSRecGRPOConfig, TSRecGRPOTrainer, lora_config, quantize
+from tsrec_hf.trainers.recommendation_metrics import RecommendationMetrics
 
 from .indexed import open_indexed
 from .options import SEMANTICS_FILE, TuneOptions
@@ -38,6 +40,17 @@ def print_settings(script_args: TuneOptions, args: TSRecGRPOConfig) -> None:
         "seed": args.seed,
     }
     print("\n".join(f"{name}: {value}" for name, value in settings.items()), flush=True)
+
+
+def compare_with_start(found: RecommendationMetrics, step: int) -> str:
+    """What training changed for the validation users: rewards may rise while lists get worse."""
+    changed = paired_bootstrap(found.ranks[step], found.ranks[0])
+    before, after = (ndcg_at_k(found.ranks[one], 10).item() for one in (0, step))
+    advice = "The lists got worse: keep the recommender you started from. " if changed.high < 0 else ""
+    return (
+        f"NDCG@10 of {len(found.ranks[0])} validation users: {before:.4f} at the start, {after:.4f} now, difference "
+        f"{changed.difference:+.4f} [{changed.low:+.4f}, {changed.high:+.4f}] over users. {advice}".rstrip()
+    )
 
 
 def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
@@ -82,6 +95,8 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
     )
     if not training_args.disable_tqdm:
         ProgressBarCallback().replace_in(trainer)
+    if not training_args.eval_on_start or training_args.resume_from_checkpoint:
+        trainer.evaluate()  # the start, whatever step a run goes on from
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
         # What the tokens mean goes where the recommender goes.
@@ -95,4 +110,6 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
     if trainer.is_world_process_zero():
         write_text(Path(folder, "metrics.json"), json.dumps(metrics, indent=1))
         print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
+        if isinstance(trainer.recommendation_metrics, RecommendationMetrics):
+            print(compare_with_start(trainer.recommendation_metrics, trainer.state.global_step))
         print(f"eval_reward {metrics['eval_reward']:.4f}. Recommender, card, plots and metrics: {folder}")

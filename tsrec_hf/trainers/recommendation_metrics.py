@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results, recommend_distributed
@@ -84,6 +85,8 @@ class RecommendationMetrics:
     Attributes:
         results (`dict[int, dict]`):
             What each evaluation found, by the step it came after.
+        ranks (`dict[int, torch.Tensor]`):
+            Place of every user's target in its list then, by item, for [`paired_bootstrap`].
     """
 
     def __init__(self, interactions: Dataset, tokenizer: TSRecTokenizer, args: RecommenderArguments):
@@ -94,6 +97,7 @@ class RecommendationMetrics:
         # Cold slices are not reported during training, so the training rows do not matter here.
         self.evaluator = RecommendationEvaluator(sample, tokenizer.sid_index, train=sample)
         self.results: dict[int, Results] = {}
+        self.ranks: dict[int, torch.Tensor] = {}
         highest = self.evaluator.ks[-1]
         if self.num_beams < min(highest, tokenizer.sid_index.trie.num_leaves):
             logger.warning(
@@ -133,6 +137,7 @@ class RecommendationMetrics:
         results = self.evaluator.evaluate(lists, self.evaluator.asked_for(top_k))
         # For the model card, without the slices: cold targets are not known here.
         self.results[step] = {"all": results["all"]}
+        self.ranks[step] = self.evaluator.ranks(lists)
         return {name: value for name, value in results["all"].items() if name != "num_rows"}
 
     def baselines(self, train: Dataset) -> dict[str, Results]:
