@@ -1,6 +1,7 @@
 """Search with an item prior: exact search equals brute force over all items, and beams keep what the prior lifts."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -95,9 +96,10 @@ def log_probs_of(model, tokenizer, histories, scoring="catalogue") -> list[dict[
 
 
 def brute_force(model, tokenizer, histories, prior, form, weight, rules, scoring="catalogue"):
-    """All items that the rules leave, ranked by the formula."""
+    """All items that the rules leave, ranked by the formula; those of a SID share its probability."""
     index = tokenizer.sid_index
     weights = as_prior(prior, index).weights_of(histories, list(range(len(histories)))).to_dense().double().numpy()
+    sizes = Counter(map(index.sid_of, index.item_ids))
     ranked = []
     for user, log_probs in enumerate(log_probs_of(model, tokenizer, histories, scoring)):
         allowed = rules.get("allowed_items", index.item_ids)
@@ -106,10 +108,11 @@ def brute_force(model, tokenizer, histories, prior, form, weight, rules, scoring
         scores = {}
         for item in allowed:
             own = weights[user, index.position_of(item)]
+            log_prob = log_probs[item] - math.log(sizes[index.sid_of(item)])
             if form == "log_linear":
-                scores[item] = log_probs[item] + weight * math.log(own) if own > 0 else -math.inf
+                scores[item] = log_prob + weight * math.log(own) if own > 0 else -math.inf
             else:
-                scores[item] = math.log(math.exp(log_probs[item]) + weight * own)
+                scores[item] = math.log(math.exp(log_prob) + weight * own)
         ranked.append(sorted(((score, item) for item, score in scores.items() if score > -math.inf), reverse=True))
     return ranked
 
@@ -183,8 +186,11 @@ def test_a_lifted_item_is_found_where_beams_alone_would_not_reach_it(recommender
     found = model.recommend(
         tokenizer, histories, top_k=1, num_beams=1, prior=[{item: 1e9} for item, _ in worst], prior_weight=1.0
     )
+    index = tokenizer.sid_index
+    sizes = Counter(map(index.sid_of, index.item_ids))
     for [best], (item, log_prob) in zip(found, worst):
-        assert best.item_id == item and best.log_prob == pytest.approx(log_prob, abs=TOLERANCE)
+        own = log_prob - math.log(sizes[best.sid])
+        assert best.item_id == item and best.log_prob == pytest.approx(own, abs=TOLERANCE)
         assert best.log_prior == pytest.approx(math.log(1e9), abs=1e-3)
         assert best.score == pytest.approx(best.log_prob + best.log_prior, abs=1e-4)
 
@@ -200,16 +206,32 @@ def test_items_that_share_a_sid_have_scores_of_their_own(recommender, index, his
     )
 
 
+def test_items_that_share_a_sid_share_its_probability(recommender, index, histories) -> None:
+    model, tokenizer = recommender
+    sizes = Counter(map(index.sid_of, index.item_ids))
+    assert max(sizes.values()) > 1
+    for form in ("log_linear", "mixture"):
+        rows = model.recommend(
+            tokenizer, histories, top_k=NUM_ITEMS, search="exact", prior=np.ones(NUM_ITEMS), prior_form=form
+        )
+        for row, log_probs in zip(rows, log_probs_of(model, tokenizer, histories), strict=True):
+            assert sum(math.exp(item.log_prob) for item in row) == pytest.approx(1, abs=1e-4)
+            for item in row:
+                own = log_probs[item.item_id] - math.log(sizes[item.sid])
+                assert item.log_prob == pytest.approx(own, abs=TOLERANCE)
+
+
 def test_bounds_are_the_best_items_below_each_prefix(index) -> None:
     weights = np.random.default_rng(5).random(NUM_ITEMS)
     node_prior = SearchPrior(index.trie, Fusion()).batch(as_prior(weights, index).weights_of([["i0"]], [0]), [0])
-    trie = index.trie
+    trie, sizes = index.trie, Counter(map(index.sid_of, index.item_ids))
     nodes = torch.arange(trie.num_nodes)
     found = node_prior(nodes.unsqueeze(0), torch.zeros(1, trie.num_nodes))[0]
     paths = torch.cat([torch.zeros(NUM_ITEMS, 1, dtype=torch.long), trie.paths_of(torch.arange(NUM_ITEMS))], dim=1)
     for node in range(trie.num_nodes):
         below = (paths == node).any(1).numpy()
-        assert found[node].item() == pytest.approx(math.log(weights[below].max()), abs=1e-5)
+        share = 1 / min(sizes[index.sid_of(index.item_ids[item])] for item in np.flatnonzero(below))
+        assert found[node].item() == pytest.approx(math.log(weights[below].max() * share), abs=1e-5)
 
 
 @pytest.mark.parametrize(

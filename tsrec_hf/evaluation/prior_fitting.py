@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 
 import torch
@@ -145,9 +146,10 @@ def fit_prior(
         return [[(item.item_id, item.log_prob) for item in row] for row in found]
 
     found = recommend_distributed(search, histories)
-    log_probs, weights, columns = _pool(found, priors, index, histories, targets)
+    log_probs, weights, columns, sizes = _pool(found, priors, index, histories, targets)
     best: tuple[float, tuple[float, ...], str, float] | None = None
-    model_ranks = _ranks(log_probs, columns)
+    # Without a prior all items of a SID have its probability.
+    model_ranks = _ranks(log_probs + sizes.log(), columns)
     for shares in product((1.0,), *([SHARES] * (len(priors) - 1))):
         total = torch.tensordot(torch.tensor(shares), weights, dims=1)
         for form, candidates in WEIGHTS.items():
@@ -177,13 +179,14 @@ def fit_prior(
 
 def _pool(
     found: list[list[tuple[str, float | None]]], priors, index, histories, targets: list[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Log-probabilities of every row's candidates `(rows, candidates)`, weights of the priors `(priors, rows,
-    candidates)`, and the column of each target `(rows,)`, `-1` where it is no candidate. Padding has a log-probability
-    of `-inf`.
+    candidates)`, the column of each target `(rows,)`, `-1` where it is no candidate, and how many items have each
+    candidate's SID `(rows, candidates)`. Padding has a log-probability of `-inf`.
     """
-    log_probs, weights, columns = [], [], []
+    log_probs, weights, columns, sizes = [], [], [], []
+    sizes_of_items = index.trie.leaf_offsets.diff()[index.trie.leaf_of_item]
     for start in range(0, len(found), 64):
         rows = range(start, min(start + 64, len(found)))
         dense = torch.stack([prior.weights_of(histories, list(rows)).to_dense() for prior in priors])
@@ -192,8 +195,14 @@ def _pool(
             log_probs.append(torch.tensor([log_prob for _, log_prob in found[row]]))
             weights.append(dense[:, place, pool].T)
             columns.append(pool.index(targets[row]) if targets[row] in pool else -1)
-    padded = torch.nn.utils.rnn.pad_sequence(log_probs, batch_first=True, padding_value=-torch.inf)
-    return padded, torch.nn.utils.rnn.pad_sequence(weights, batch_first=True).permute(2, 0, 1), torch.tensor(columns)
+            sizes.append(sizes_of_items[pool])
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return (
+        pad(log_probs, padding_value=-torch.inf),
+        pad(weights).permute(2, 0, 1),
+        torch.tensor(columns),
+        pad(sizes, padding_value=1),
+    )
 
 
 def _ranks(scores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

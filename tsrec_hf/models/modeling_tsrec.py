@@ -404,8 +404,8 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
                 to weights, 1 for all others (2 boosts an item, 0 mutes it), or a list of such mappings, one per user;
                 a function from a batch of histories to an array `(batch, num_items)`.
             prior_form (`str`, *optional*):
-                `"log_linear"`, `log p + weight * log prior`, or `"mixture"`, `log(p + weight * prior)`. Defaults to
-                the fitted one, or else `"log_linear"`.
+                `"log_linear"`, `log p + weight * log prior`, or `"mixture"`, `log(p + weight * prior)`, where items
+                of one SID share its probability. Defaults to the fitted one, or else `"log_linear"`.
             prior_weight (`float`, *optional*):
                 Weight of the prior. Defaults to the fitted one, or else 1.
             unknown_items (`str`, *optional*, defaults to `"error"`):

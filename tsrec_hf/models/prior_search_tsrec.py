@@ -1,9 +1,10 @@
 """
-Item priors inside a search: rank by the model's probability of an item's SID and a prior weight of the item together.
+Item priors inside a search: rank by the model's probability of an item and a prior weight of the item together.
 
-There are two forms. *Log-linear*: `log p(SID | history) + weight * log prior(item | history)`. *Mixture*:
-`log(p(SID | history) + weight * prior(item | history))`, as nearest-neighbour language models do (Khandelwal et al.,
-arXiv 1911.00172). In both the best prior among the items below a prefix bounds what the prefix can lead to, since a
+There are two forms. *Log-linear*: `log p(item | history) + weight * log prior(item | history)`. *Mixture*:
+`log(p(item | history) + weight * prior(item | history))`, as nearest-neighbour language models do (Khandelwal et al.,
+arXiv 1911.00172). Items that share a SID share its probability evenly, or else a SID of many items would fill lists
+whatever the prior says of them. In both forms the best prior among the items below a prefix bounds what the prefix can lead to, since a
 prefix is at least as probable as its continuations: beams therefore keep the prefixes of items that the prior lifts,
 and a best-first search by these bounds is exact.
 
@@ -106,7 +107,7 @@ class SearchPrior:
         self._bound_shared(weights.shared)
         excluded = [np.empty(0, dtype=np.int64) if rules is None else rules.excluded_rows(user) for user in users]
         if len(weights.items) == 0 and not any(map(len, excluded)):
-            return NodePrior(self.fusion, self._shared_bounds, self._shared_terms)
+            return self._node_prior()
         return self._sparse(weights, excluded)
 
     def _bound_shared(self, shared: torch.Tensor) -> None:
@@ -123,7 +124,12 @@ class SearchPrior:
         if self.item_filter is not None:
             closed = np.stack([~self.item_filter.mask_of_user(user) for user in users])
             terms = terms.masked_fill(torch.from_numpy(closed).to(terms.device), -torch.inf)
-        return NodePrior(self.fusion, self.trie.max_below(terms), terms)
+        return NodePrior(self.fusion, self.trie.max_below(terms), terms, log_shares=self.trie.log_shares)
+
+    def _node_prior(self, own_bounds=None, own_terms=None) -> "NodePrior":
+        """Bounds and terms that all users share, and those of single ones."""
+        shared = (self._shared_bounds, self._shared_terms)
+        return NodePrior(self.fusion, *shared, own_bounds, own_terms, self.trie.log_shares)
 
     def _sparse(self, weights: "PriorWeights", excluded: list[np.ndarray]) -> "NodePrior":
         trie, device = self.trie, self.trie.device
@@ -153,8 +159,7 @@ class SearchPrior:
         items = trie.leaf_items[
             trie.leaf_offsets[leaves][which] + torch.arange(len(which), device=device) - starts[which]
         ]
-        item_prior = NodePrior(self.fusion, self._shared_bounds, self._shared_terms, None, (keys, terms))
-        item_terms = item_prior.item_terms(items, rows[which])
+        item_terms = self._node_prior(own_terms=(keys, terms)).item_terms(items, rows[which])
         leaf_terms = item_terms.new_full((len(leaves),), -torch.inf).scatter_reduce(0, which, item_terms, "amax")
 
         # The prefixes above them: bounded by the larger of these and of the shared bound.
@@ -166,7 +171,7 @@ class SearchPrior:
         node_keys = torch.cat([inner, rows * trie.num_nodes + leaves + trie.depth_starts[-2]])
         node_keys, order = node_keys.sort()
         node_bounds = torch.cat([bounds, leaf_terms])[order]
-        return NodePrior(self.fusion, self._shared_bounds, self._shared_terms, (node_keys, node_bounds), (keys, terms))
+        return self._node_prior((node_keys, node_bounds), (keys, terms))
 
     @property
     def _is_masked(self) -> bool:
@@ -188,6 +193,8 @@ class NodePrior:
             Bounds that differ for single users, by sorted key `row * num_nodes + node`.
         own_terms (`tuple` of keys and values, *optional*):
             Terms that differ for single users, by sorted key `row * num_items + item`.
+        log_shares (`torch.Tensor` of shape `(num_nodes,)`, *optional*):
+            [`SIDTrie.log_shares`], where items share SIDs.
     """
 
     def __init__(
@@ -197,8 +204,10 @@ class NodePrior:
         terms: torch.Tensor,
         own_bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
         own_terms: tuple[torch.Tensor, torch.Tensor] | None = None,
+        log_shares: torch.Tensor | None = None,
     ):
         self.fusion = fusion
+        self.log_shares = log_shares
         self.bounds, self.terms = bounds, terms
         self.own_bounds, self.own_terms = own_bounds, own_terms
 
@@ -219,9 +228,14 @@ class NodePrior:
         """
         rows = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
         rows = rows.view(-1, *[1] * (nodes.dim() - 1)).expand_as(nodes)
-        scores = self.fusion.combine(log_probs, _look_up(self.bounds, self.own_bounds, nodes, rows))
+        terms = _look_up(self.bounds, self.own_bounds, nodes, rows)
+        scores = self.fusion.combine(self.item_log_probs(nodes, log_probs), terms)
         # A closed prefix has no probability, whatever its prior.
         return scores.masked_fill(log_probs == -torch.inf, -torch.inf)
+
+    def item_log_probs(self, nodes: torch.Tensor | int, log_probs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the items of leaves, or bounds of those below other nodes, from the nodes' own."""
+        return log_probs if self.log_shares is None else log_probs + self.log_shares[nodes]
 
     def item_terms(self, items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Terms of items `(n,)` for the users of some rows of the batch `(n,)`: `(n,)`."""

@@ -40,8 +40,8 @@ class Recommendation(NamedTuple):
     One recommended item: its id, its SID as a string, its score, and its title where the index has titles.
 
     Without a prior the score is the SID's log-probability given the history. With one it is the two combined, and
-    both stand beside it: `log_prob` of the model, and `log_prior`, the term that the prior adds: `weight * log prior`
-    in the log-linear form, `log(weight * prior)` in a mixture.
+    both stand beside it: `log_prob` of the model, of which items that share a SID have an even share, and `log_prior`,
+    the term that the prior adds: `weight * log prior` in the log-linear form, `log(weight * prior)` in a mixture.
 
     Example:
 
@@ -260,8 +260,9 @@ def _items_of_beams(
             if prior is not None:
                 items = torch.tensor([item], device=session.device)
                 term = prior.item_terms(items, torch.tensor([row], device=session.device))
-                combined = prior.fusion.combine(term.new_tensor([log_prob]), term)
-                found[-1] = found[-1]._replace(score=combined.item(), log_prob=log_prob, log_prior=term.item())
+                own = prior.item_log_probs(session.trie.depth_starts[-2] + leaf, term.new_tensor([log_prob]))
+                combined = prior.fusion.combine(own, term)
+                found[-1] = found[-1]._replace(score=combined.item(), log_prob=own.item(), log_prior=term.item())
     if prior is not None:
         found = [item for item in found if item.score > -torch.inf]
         scores = torch.tensor([item.score for item in found])

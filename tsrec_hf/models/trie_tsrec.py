@@ -111,7 +111,15 @@ class SIDTrie:
             return self
         moved = object.__new__(SIDTrie)
         # What is derived from the tensors is derived again, on the device.
-        derived = ("item_ranges", "num_items_below", "parents", "leaf_of_item", "_place_of_item", "first_items")
+        derived = (
+            "item_ranges",
+            "num_items_below",
+            "parents",
+            "leaf_of_item",
+            "_place_of_item",
+            "first_items",
+            "log_shares",
+        )
         moved.__dict__ |= {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.__dict__.items()
@@ -241,6 +249,17 @@ class SIDTrie:
         """The first item of the index below each node, `(num_nodes,)`: its place among equal scores."""
         rows = torch.arange(len(self.leaf_items), dtype=torch.float64, device=self.device)
         return -self.max_below(-rows).long()
+
+    @cached_property
+    def log_shares(self) -> torch.Tensor | None:
+        """
+        For each leaf the logarithm of one item's even share of its SID, `-log(items)`, for each node above the largest
+        below it: `(num_nodes,)`. `None` where no two items share a SID.
+        """
+        if self.num_leaves == len(self.leaf_items):
+            return None
+        shares = -self.leaf_offsets.diff().float().log()
+        return self.max_below(shares[self.leaf_of_item])
 
     @cached_property
     def _place_of_item(self) -> torch.Tensor:
