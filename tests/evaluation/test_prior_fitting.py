@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 
 from tsrec_hf import NextItemPrior, PopularityPrior, TSRecTokenizer, fit_prior
+from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.evaluation.prior_fitting import _ranks
 from tsrec_hf.models import ItemPrior, MixedPrior, PriorWeights
 
@@ -39,6 +40,22 @@ def test_a_prior_that_knows_is_chosen_and_used(model, tokenizer, rows, tmp_path)
     assert "| fused | 1.0000 |" in str(fit) and f"Chosen: {fit.form}, weight {fit.weight:g}" in str(fit)
     tokenizer.save_pretrained(tmp_path)
     assert type(TSRecTokenizer.from_pretrained(tmp_path).prior) is type(fit.prior)
+
+
+def test_its_figures_are_those_of_the_searches_where_items_share_sids(model, tokenizer, dataset, rows) -> None:
+    index = tokenizer.sid_index
+    assert index.collisions()
+    # Weights that no two items share, or else ranks of equal scores would differ from places in lists.
+    prior = PopularityPrior(index, np.linspace(0.05, 0.4, len(index)))
+    fit = fit_prior(model, tokenizer, [prior], rows)
+    assert fit.prior is not None
+    evaluator = RecommendationEvaluator(rows, index, dataset.train, ks=(1, 3, 5))
+    for name, settings in (("fused", {}), ("priors", {"prior_weight": 1e6})):
+        found = evaluator.evaluate_model(model, tokenizer, num_beams=len(index), **settings)["all"]
+        expected = fit.results[name]["all"]
+        assert {key: found[key] for key in expected if key in found} == pytest.approx(
+            {key: expected[key] for key in expected if key in found}
+        )
 
 
 def test_a_prior_that_harms_is_left_out(model, tokenizer, rows) -> None:
