@@ -2,16 +2,20 @@
 Tables and comparisons of the runs that `reproduce.py` has finished.
 
     python benchmarks/reproduce_report.py --dataset industrial --document outputs/reproduce/industrial.md
+    python benchmarks/reproduce_report.py --dataset industrial scientific \
+        --data_dir amazon/Industrial_and_Scientific scientific/Scientific.index.rqvae_native.json
 
 Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
 users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
 95 % interval of NDCG@10 by SID lies on its side of 0 and there are two seeds or more. With `--data_dir` the claims are
-also tested on the rows whose target never followed an item of the history in training, where counts have nothing.
+also tested on the rows whose target never followed an item of the history in training, where counts have nothing; and
+of several sets of runs together, the users of one data set drawn with all of its runs.
 """
 
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +51,22 @@ class ReportArguments:
     """Where the runs are, and where the tables go."""
 
     output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of `reproduce.py`'s results."})
-    dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
-    data_dir: str | None = field(default=None, metadata={"help": "Its data, to tell new transitions from memorised."})
+    dataset: list[str] = field(
+        default_factory=lambda: ["industrial"], metadata={"help": "Data sets, which are folders of the results."}
+    )
+    data_dir: list[str] = field(
+        default_factory=list, metadata={"help": "The data of each, to tell new transitions from memorised."}
+    )
     document: str | None = field(default=None, metadata={"help": "Markdown file to write beside printing."})
     best: str | None = field(default=None, metadata={"help": "Run, `section/name`, to set beside the baselines."})
     baselines_dir: str = field(default="outputs/baselines", metadata={"help": "Folder of `baselines.py`'s results."})
     quick: bool = field(default=False, metadata={"help": "Fewer resamples."})
+
+    def __post_init__(self):
+        if self.data_dir and len(self.data_dir) != len(self.dataset):
+            raise ValueError(
+                f"Expected a `--data_dir` for each of {self.dataset}, in their order, but found {self.data_dir}."
+            )
 
 
 class Results:
@@ -72,23 +86,28 @@ class Results:
         with np.load(self.folder / "ranks" / f"{run}-seed{seed}.npz") as ranks:
             return torch.from_numpy(ranks[key].astype(np.int64))
 
-    def difference(
-        self,
-        first: tuple[str, str],
-        second: tuple[str, str],
-        metric: str,
-        num_resamples: int,
-        rows: torch.Tensor | slice = slice(None),
-    ):
-        """Paired difference of two (run, ranks) over the seeds that both have, and these seeds; `None` without any."""
-        (run_a, key_a), (run_b, key_b) = first, second
-        seeds = sorted(set(self.runs.get(run_a, {})) & set(self.runs.get(run_b, {})))
-        if not seeds:
-            return None, seeds
-        ranks_a = torch.cat([self.ranks(run_a, seed, key_a)[rows] for seed in seeds])
-        ranks_b = torch.cat([self.ranks(run_b, seed, key_b)[rows] for seed in seeds])
-        users = torch.cat([self.ranks(run_a, seed, "users")[rows] for seed in seeds]).tolist()
-        return paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples), seeds
+    def pairs(
+        self, first: str, second: str, key: str, rows: torch.Tensor | slice = slice(None)
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Ranks of two runs and the users, for each seed that both have."""
+        seeds = sorted(set(self.runs.get(first, {})) & set(self.runs.get(second, {})))
+        return [
+            (
+                self.ranks(first, seed, key)[rows],
+                self.ranks(second, seed, key)[rows],
+                self.ranks(first, seed, "users")[rows],
+            )
+            for seed in seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Finished runs of a data set, and which rows of its test split count; runs of one `users` have the same users."""
+
+    results: Results
+    rows: torch.Tensor | slice = field(default_factory=lambda: slice(None))
+    users: str = ""
 
 
 def mean_of(seeds: dict[int, dict[str, Any]], split: str, metric: str, part: str = "all") -> str:
@@ -151,6 +170,11 @@ def quality_table(results: Results, sections: tuple[str, ...]) -> str:
     return markdown_table(header, rows)
 
 
+def num_rows_of(results: Results) -> int:
+    """Rows of the test split that the runs searched for."""
+    return min(run["results"]["test"]["all"]["num_rows"] for seeds in results.runs.values() for run in seeds.values())
+
+
 def new_transitions(data_dir: str, num_rows: int) -> torch.Tensor:
     """Which of the first rows of the test split have a target that never followed an item of their history."""
     dataset = open_dataset(data_dir)
@@ -158,25 +182,30 @@ def new_transitions(data_dir: str, num_rows: int) -> torch.Tensor:
     return find_slices(rows["history"][:], rows["target"][:], dataset.train)["unmemorised"]
 
 
-def contrast_table(results: Results, num_resamples: int, rows_of_test: torch.Tensor | slice = slice(None)) -> str:
-    """The claims, each with its control."""
+def contrast_table(evidence: Sequence[Evidence], num_resamples: int, match: str = "sid") -> str:
+    """The claims, each with its control, of all runs together."""
     rows = []
     for title, first, second in CONTRASTS:
-        cells = []
+        found = [
+            (one.users, pair)
+            for one in evidence
+            for pair in one.results.pairs(first, second, f"test/{match}", one.rows)
+        ]
+        if not found:
+            rows.append([title, 0, "-", "-", "not run"])
+            continue
+        ranks_a, ranks_b = (torch.cat([pair[side] for _, pair in found]) for side in (0, 1))
+        users = [f"{name} {user}" for name, pair in found for user in pair[2].tolist()]
+        cells, verdict = [], ""
         for metric in ("ndcg@10", "hr@10"):
-            found, seeds = results.difference(
-                (first, "test/sid"), (second, "test/sid"), metric, num_resamples, rows_of_test
-            )
-            if found is None:
-                break
-            cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
-            if metric == "ndcg@10":
-                verdict = "confirmed" if found.low > 0 else "the opposite" if found.high < 0 else "not decided"
-                if len(seeds) < 2:
-                    # Users are drawn anew, a training run is not: one of each says nothing about the next one.
-                    verdict = "not decided by one seed"
-        rows.append([title, len(seeds), *cells, verdict] if cells else [title, 0, "-", "-", "not run"])
-    return markdown_table(["claim", "seeds", "NDCG@10 by SID", "HR@10 by SID", "verdict"], rows)
+            difference = paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples)
+            cells.append(f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]")
+            side = "confirmed" if difference.low > 0 else "the opposite" if difference.high < 0 else "not decided"
+            # Users are drawn anew, a training run is not: one of each says nothing about the next one.
+            verdict = verdict or (side if len(found) > 1 else "not decided by one seed")
+        rows.append([title, len(found), *cells, verdict])
+    name = {"sid": "SID", "item": "item"}[match]
+    return markdown_table(["claim", "pairs of runs", f"NDCG@10 by {name}", f"HR@10 by {name}", "verdict"], rows)
 
 
 def baseline_table(results: Results, run: str, folder: Path, num_resamples: int) -> str:
@@ -199,8 +228,8 @@ def baseline_table(results: Results, run: str, folder: Path, num_resamples: int)
     return markdown_table(["fused minus", "SID HR@10", "SID NDCG@10", "HR@10", "NDCG@10"], rows)
 
 
-def document(results: Results, dataset: str, num_resamples: int, data_dir: str | None = None) -> str:
-    """The report as Markdown."""
+def document(results: Results, dataset: str) -> str:
+    """The tables of a data set as Markdown."""
     runs = [run for seeds in results.runs.values() for run in seeds.values()]
     num_rows = {run["results"]["test"]["all"]["num_rows"] for run in runs}
     hours = sum(run["seconds"] for run in runs) / 3600
@@ -214,28 +243,36 @@ def document(results: Results, dataset: str, num_resamples: int, data_dir: str |
         recipe_table(results),
         "### Initialisation and tasks",
         quality_table(results, ("initialization", "alignment")),
-        "### The claims",
-        contrast_table(results, num_resamples),
     ]
-    if data_dir is not None:
-        rows = new_transitions(data_dir, min(num_rows))
-        parts += [
-            "### The claims on new transitions",
-            f"The {int(rows.sum())} test rows whose target never followed an item of the history in training.",
-            contrast_table(results, num_resamples, rows),
+    return "\n\n".join(parts) + "\n"
+
+
+def claims(args: ReportArguments, results: Sequence[Results], num_resamples: int) -> str:
+    """The claims by all data sets together as Markdown, on all rows and, with their data, on new transitions."""
+    names = args.data_dir or args.dataset
+    everything = [Evidence(one, users=name) for one, name in zip(results, names, strict=True)]
+    slices = {"all test rows": everything}
+    if args.data_dir:
+        slices["new transitions"] = [
+            replace(one, rows=new_transitions(one.users, num_rows_of(one.results))) for one in everything
         ]
+    parts = ["## The claims", f"Runs of {', '.join(args.dataset)} together."]
+    for name, evidence in slices.items():
+        for match in ("sid", "item"):
+            parts += [f"### {name[0].upper()}{name[1:]}", contrast_table(evidence, num_resamples, match)]
     return "\n\n".join(parts) + "\n"
 
 
 def main(args: ReportArguments) -> None:
-    folder = Path(args.output_dir, args.dataset)
-    if not (folder / "runs").is_dir():
-        print(f"Skipped: there are no runs in {folder}. Make some with `reproduce.py --dataset {args.dataset}`.")
-        return
-    results, num_resamples = Results(folder), 200 if args.quick else 10_000
-    text = document(results, args.dataset, num_resamples, args.data_dir)
+    folders = [Path(args.output_dir, dataset) for dataset in args.dataset]
+    for folder in folders:
+        if not (folder / "runs").is_dir():
+            print(f"Skipped: there are no runs in {folder}. Make some with `reproduce.py --dataset {folder.name}`.")
+            return
+    results, num_resamples = [Results(folder) for folder in folders], 200 if args.quick else 10_000
+    text = "\n".join(map(document, results, args.dataset)) + "\n" + claims(args, results, num_resamples)
     if args.best:
-        table = baseline_table(results, args.best, Path(args.baselines_dir), num_resamples)
+        table = baseline_table(results[0], args.best, Path(args.baselines_dir), num_resamples)
         text += f"\n### {args.best} beside the baselines\n\n{table}\n"
     print(text)
     if args.document:

@@ -61,7 +61,7 @@ def test_a_verdict_of_two_seeds(report, save_run, tmp_path, ours, random, verdic
     for seed in (0, 1):
         save_run("initialization/default", seed, ranks_with(ours))
         save_run("initialization/random", seed, ranks_with(random))
-    table = report.contrast_table(report.Results(tmp_path), 200)
+    table = report.contrast_table([report.Evidence(report.Results(tmp_path))], 200)
     assert verdict_of(table) == verdict
     assert table.count("not run") == len(report.CONTRASTS) - 1
 
@@ -71,7 +71,8 @@ def test_one_seed_decides_nothing_and_only_seeds_of_both_count(report, save_run,
     save_run("initialization/default", 1, ranks_with(120))
     save_run("initialization/random", 1, ranks_with(40))
     save_run("initialization/random", 2, ranks_with(40))
-    assert verdict_of(report.contrast_table(report.Results(tmp_path), 200)) == "not decided by one seed"
+    table = report.contrast_table([report.Evidence(report.Results(tmp_path))], 200)
+    assert verdict_of(table) == "not decided by one seed"
 
 
 def test_rows_of_a_slice_alone(report, save_run, tmp_path):
@@ -89,11 +90,24 @@ def test_rows_of_a_slice_alone(report, save_run, tmp_path):
     ):
         mask = torch.zeros(NUM_ROWS, dtype=torch.bool)
         mask[rows] = True
-        assert verdict_of(report.contrast_table(results, 200, mask)) == verdict
+        assert verdict_of(report.contrast_table([report.Evidence(results, mask)], 200)) == verdict
 
 
 def test_the_document_counts_runs_hours_and_rows(report, save_run, tmp_path):
     save_run("initialization/default", 0, ranks_with(120))
-    text = report.document(report.Results(tmp_path), "shop", 200)
+    text = report.document(report.Results(tmp_path), "shop")
     assert text.startswith("## shop\n\n1 runs, 0.0 core-hours; 200 test rows.")
-    assert "| initialization/default | 1 | 0.6000 | 0.5000 |" in text and "new transitions" not in text
+    assert "| initialization/default | 1 | 0.6000 | 0.5000 |" in text
+
+
+def test_one_seed_each_of_two_data_sets_are_two_pairs(report, save_run, tmp_path):
+    save_run("initialization/default", 0, ranks_with(120))
+    save_run("initialization/random", 0, ranks_with(40))
+    results = report.Results(tmp_path)
+    table = report.contrast_table([report.Evidence(results, users=name) for name in ("here", "there")], 200)
+    assert verdict_of(table) == "confirmed" and f"| {CLAIM} | 2 | +0.4000 [" in table
+
+
+def test_a_folder_of_data_for_each_set_of_runs(report):
+    with pytest.raises(ValueError, match="for each of"):
+        report.ReportArguments(dataset=["industrial", "beauty"], data_dir=["amazon"])
