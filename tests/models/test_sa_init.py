@@ -227,6 +227,9 @@ class TestShuffle:
         source = [next(i for i, row in enumerate(rows) if torch.equal(row, other)) for other in permuted]
         assert sorted(source) == list(range(12)) and sum(place != of for place, of in enumerate(source)) > 6
         assert shuffled.config.sid_initialization["shuffle_seed"] == 3
+        # Called by itself it is what the checkpoint tells as well.
+        report = initialize_sid_embeddings(shuffled, tokenizer, semantics)
+        assert shuffled.config.sid_initialization == report.to_dict() and report.settings["pooling"] == "idf"
 
 
 class TestMatrices:

@@ -277,8 +277,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         model = cls(config, backbone=backbone).eval()
         model.tokenizer = tokenizer
         if semantics is not None:
-            report = initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
-            model.config.sid_initialization = report.to_dict()
+            initialize_sid_embeddings(model, tokenizer, semantics, **(sa_init_kwargs or {}))
         return model
 
     def save_pretrained(  # type: ignore[override]  # all else is passed on

@@ -136,7 +136,7 @@ def initialize_sid_embeddings(
             What happens to a token without keywords: an error that names it, or the rows of `resize_token_embeddings`.
 
     Returns:
-        [`SAInitReport`]: Arguments and figures; prints as a table.
+        [`SAInitReport`]: Arguments and figures; prints as a table. The model's configuration keeps it.
 
     Raises:
         `ValueError`: a SID token without keywords, keywords that are SID tokens, tokens that all have the same
@@ -196,7 +196,11 @@ def initialize_sid_embeddings(
         "shuffle_seed": shuffle_seed,
         "tokens_without_keywords": sum(map(len, index.tokens[:levels])) - len(tokens),
     }
-    return SAInitReport(settings=settings, levels=report)
+    found = SAInitReport(settings=settings, levels=report)
+    # A checkpoint tells what its rows started from.
+    if hasattr(getattr(model, "config", None), "sid_initialization"):
+        model.config.sid_initialization = found.to_dict()
+    return found
 
 
 def _matrices(model: PreTrainedModel) -> dict[str, nn.Module]:
