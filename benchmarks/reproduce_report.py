@@ -210,6 +210,8 @@ def contrast_table(evidence: Sequence[Evidence], num_resamples: int, match: str 
 
 def baseline_table(results: Results, run: str, folder: Path, num_resamples: int) -> str:
     """A run's fused lists beside its own model and the baselines of `baselines.py`, seed by seed of the baseline."""
+    if run not in results.runs:
+        raise ValueError(f"Expected `--best` among {sorted(results.runs)}, without a seed, but found {run!r}.")
     seed = min(results.runs[run])
     users = results.ranks(run, seed, "users").tolist()
     others = {"its model alone": {key: results.ranks(run, seed, f"test/{key}") for key in ("item", "sid")}}
