@@ -244,7 +244,7 @@ def test_finished_cards_are_whole(path):
     card = ModelCard.load(path)
     assert card.data.model_name == path.stem and card.data.eval_results and card.data.license
     assert all(
-        set(result.metric_args["baselines"]) == {"popularity", "next-item counts"} for result in card.data.eval_results
+        {"popularity", "next-item counts"} <= set(result.metric_args["baselines"]) for result in card.data.eval_results
     )
     for section in ("## How to use", "## How it was made", "## Decoding", "## Results", "## Limits", "## Citation"):
         assert section in card.text
