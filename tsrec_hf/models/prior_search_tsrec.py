@@ -4,9 +4,9 @@ Item priors inside a search: rank by the model's probability of an item and a pr
 There are two forms. *Log-linear*: `log p(item | history) + weight * log prior(item | history)`. *Mixture*:
 `log(p(item | history) + weight * prior(item | history))`, as nearest-neighbour language models do (Khandelwal et al.,
 arXiv 1911.00172). Items that share a SID share its probability evenly, or else a SID of many items would fill lists
-whatever the prior says of them. In both forms the best prior among the items below a prefix bounds what the prefix can lead to, since a
-prefix is at least as probable as its continuations: beams therefore keep the prefixes of items that the prior lifts,
-and a best-first search by these bounds is exact.
+whatever the prior says of them. In both forms the best prior among the items below a prefix bounds what the prefix can
+lead to, since a prefix is at least as probable as its continuations: beams therefore keep the prefixes of items that
+the prior lifts, and a best-first search by these bounds is exact.
 
 Most priors are sparse: weights that all users share, and a few entries of each user. The bounds of the shared weights
 are computed once per call; a batch costs by its entries.
