@@ -55,6 +55,8 @@ def compare_with_start(found: RecommendationMetrics, step: int) -> str:
 
 def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
+    # Within the training: accelerate leaves a model that was evaluated before it out of DDP.
+    training_args.eval_on_start = True
     dataset, index = open_indexed(script_args.data_dir)
     folder = str(training_args.output_dir)
     model, tokenizer = load_recommender(
@@ -95,8 +97,6 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
     )
     if not training_args.disable_tqdm:
         ProgressBarCallback().replace_in(trainer)
-    if not training_args.eval_on_start or training_args.resume_from_checkpoint:
-        trainer.evaluate()  # the start, whatever step a run goes on from
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.is_world_process_zero() and semantics_path(script_args).is_file():
         # What the tokens mean goes where the recommender goes.
@@ -110,6 +110,8 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
     if trainer.is_world_process_zero():
         write_text(Path(folder, "metrics.json"), json.dumps(metrics, indent=1))
         print("\n\n".join(map(results_text, trainer.card.evaluation(trainer.recommendation_metrics))))
-        if isinstance(trainer.recommendation_metrics, RecommendationMetrics):
-            print(compare_with_start(trainer.recommendation_metrics, trainer.state.global_step))
+        found = trainer.recommendation_metrics
+        # A run that went on has not seen its start.
+        if isinstance(found, RecommendationMetrics) and 0 in found.ranks:
+            print(compare_with_start(found, trainer.state.global_step))
         print(f"eval_reward {metrics['eval_reward']:.4f}. Recommender, card, plots and metrics: {folder}")
