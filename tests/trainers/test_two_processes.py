@@ -101,3 +101,9 @@ def test_two_processes_train_the_same_weights(folder):
 def test_two_processes_share_the_rows_of_a_stream(folder):
     two, one = check_two_against_one(folder, learning_rate=1e-3, num_shards=1)
     assert two["weights"] == pytest.approx(one["weights"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_evaluation_before_the_training_changes_nothing(folder):
+    two, one = check_two_against_one(folder, learning_rate=1e-3, evaluate_first=True)
+    assert two["weights"] == pytest.approx(one["weights"], abs=1e-4)

@@ -9,7 +9,7 @@ import torch
 from tsrec_hf import TSRecForCausalLM, TSRecSFTConfig, TSRecSFTTrainer, TSRecTokenizer
 
 
-def main(folder: str, name: str, num_shards: int = 0, **arguments) -> None:
+def main(folder: str, name: str, num_shards: int = 0, evaluate_first: bool = False, **arguments) -> None:
     rows = datasets.load_from_disk(f"{folder}/rows")
     stream = rows.to_iterable_dataset(num_shards).shuffle(seed=0, buffer_size=5) if num_shards else None
     args = TSRecSFTConfig(
@@ -35,6 +35,8 @@ def main(folder: str, name: str, num_shards: int = 0, **arguments) -> None:
         eval_interactions={"even": interactions, "odd": interactions},
         processing_class=TSRecTokenizer.from_pretrained(f"{folder}/model"),
     )
+    if evaluate_first:
+        trainer.evaluate()
     trainer.train()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():

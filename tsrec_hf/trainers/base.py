@@ -241,6 +241,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         if checkpoint is None:
             self.check_finite_weights()
+        self._forget_evaluation()
         setattr(self.recommender, TRAINED_IN_MEMORY, True)  # an interrupted run changes weights as well
         if self.args.freeze_backbone:
             with sid_rows_only(self.recommender, self.processing_class):
@@ -256,6 +257,22 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             )
         self._keep_card()
         return output
+
+    def _forget_evaluation(self) -> None:
+        """
+        Lets a model that several processes evaluated before its training be wrapped for it.
+
+        Accelerate 1.15 marks what it prepared for an evaluation as prepared, and gives it back as it is when a
+        training wants it in DDP: each of several processes would then follow its own gradients. Can go when
+        `Accelerator.prepare_model` tells the two apart.
+        """
+        if self.accelerator.num_processes == 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        state = vars(self.model)
+        if self.model_wrapped is self.model and state.pop("_is_accelerate_prepared", False):
+            self.accelerator._models.remove(self.model)
+            if "_original_forward" in state:  # wrapped for mixed precision, which is done again
+                self.model.forward = state.pop("_original_forward")
 
     def evaluate(
         self,
