@@ -55,8 +55,8 @@ def compare_with_start(found: RecommendationMetrics, step: int) -> str:
 
 def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
-    # Within the training: accelerate leaves a model that was evaluated before it out of DDP.
-    training_args.eval_on_start = True
+    if training_args.eval_num_users:
+        training_args.eval_on_start = True
     dataset, index = open_indexed(script_args.data_dir)
     folder = str(training_args.output_dir)
     model, tokenizer = load_recommender(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results, recommend_distributed
+from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results, recommend_distributed, target_ranks
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 
 from .arguments import RecommenderArguments
@@ -94,6 +94,7 @@ class RecommendationMetrics:
         self.tokenizer = tokenizer
         self.num_beams, self.batch_size = args.eval_num_beams, args.eval_recommend_batch_size
         self.histories: list[list[str]] = sample["history"][:]
+        self.targets: list[str] = sample["target"][:]
         # Cold slices are not reported during training, so the training rows do not matter here.
         self.evaluator = RecommendationEvaluator(sample, tokenizer.sid_index, train=sample)
         self.results: dict[int, Results] = {}
@@ -137,7 +138,8 @@ class RecommendationMetrics:
         results = self.evaluator.evaluate(lists, self.evaluator.asked_for(top_k))
         # For the model card, without the slices: cold targets are not known here.
         self.results[step] = {"all": results["all"]}
-        self.ranks[step] = self.evaluator.ranks(lists)
+        # Not by the evaluator, which has checked the lists already and would warn again.
+        self.ranks[step] = target_ranks(lists, self.targets)
         return {name: value for name, value in results["all"].items() if name != "num_rows"}
 
     def baselines(self, train: Dataset) -> dict[str, Results]:
