@@ -151,6 +151,9 @@ class ScriptArguments(DataArguments):
     num_beams: int = field(default=50, metadata={"help": "Beams of the search."})
     fused: bool = field(default=True, metadata={"help": "Fit a prior on validation and search for test with it too."})
     keep_models: bool = field(default=False, metadata={"help": "Keep the trained recommenders, with their priors."})
+    float32: bool = field(
+        default=False, metadata={"help": "Train and search in float32 wherever it runs, beside runs that did."}
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Backbone; default: SmolLM2-135M."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in it, for GGUF backbones."})
     output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of the results."})
@@ -251,7 +254,7 @@ def shuffled(semantics: TokenSemantics, seed: int) -> TokenSemantics:
 
 
 def train(
-    recipe: Recipe, seed: int, model, tokenizer, dataset: RecommendationDataset, semantics, folder: Path
+    recipe: Recipe, seed: int, model, tokenizer, dataset: RecommendationDataset, semantics, folder: Path, bf16: bool
 ) -> dict[str, float]:
     """Trains a recommender in place; goes on from the last checkpoint in `folder`."""
     described = shuffled(semantics, SHUFFLED["shuffle_seed"]) if recipe.shuffled_descriptions else semantics
@@ -280,6 +283,7 @@ def train(
         logging_steps=max(1, steps // 20),
         report_to="none",
         seed=seed,
+        bf16=bf16,
     )
     peft_config = None
     if recipe.lora_r:
@@ -296,11 +300,14 @@ def train(
         peft_config=peft_config,
         card_facts={"dataset": dataset},
     )
-    found = trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
     if recipe.lora_r:
         trainer.model.merge_and_unload()
-    tokens = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
-    return {"steps": steps, "train_loss": found.training_loss, "tokens": tokens[-1] if tokens else 0.0}
+    # Of the logs, since what `train` returns is of the last piece alone where a run was stopped and went on.
+    logs = [row for row in trainer.state.log_history if "loss" in row]
+    logged = np.diff([row["step"] for row in logs], prepend=0)
+    loss = float(np.average([row["loss"] for row in logs], weights=logged))
+    return {"steps": steps, "train_loss": loss, "tokens": logs[-1]["num_tokens"]}
 
 
 class Judge:
@@ -342,8 +349,9 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
     set_seed(seed)
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index, max_history=dataset.max_history or 10)
     model = start(recipe, seed, backbone, tokenizer, semantics)
-    facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work))
-    model = model.to(torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32).eval()
+    bf16 = not args.float32 and (torch.cuda.is_available() or cpu_has_bfloat16())
+    facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work, bf16))
+    model = model.to(torch.bfloat16 if bf16 else torch.float32).eval()
     judge = Judge(dataset, args.num_rows, args.num_beams)
     results = {split: judge(split, split, model, tokenizer) for split in args.splits}
     prior = None
@@ -367,6 +375,7 @@ def main(args: ScriptArguments) -> None:
     dataset = open_dataset(args.data_dir)
     semantics = load_semantics(args.data_dir, dataset)
     base = {"rows": args.num_rows, "beams": args.num_beams, "backbone": args.model_name_or_path}
+    base |= {"float32": True} if args.float32 else {}
     made = 0
     for section in args.sections:
         runs = Runs(Path(args.output_dir, args.dataset, "runs", section), base)
