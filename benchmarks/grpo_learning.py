@@ -269,11 +269,12 @@ def make_rewards(args: LearningArguments, start: str, tokenizer: TSRecTokenizer)
     semantics = load_semantics(args.data_dir)
     embed = partial(mean_pooled_embeddings, TSRecForCausalLM.from_pretrained(start, dtype="float32"), tokenizer)
     similarities = description_similarities(semantics, tokenizer.sid_index, embed)
+    per_level = args.advantage_level == "token"
     return {
         "exact": exact_match_reward,
         "ranking": ranking_reward,
-        "prefix": prefix_reward,
-        "semantic": partial(semantic_reward, similarities=similarities, per_level=False),
+        "prefix": partial(prefix_reward, per_level=per_level),
+        "semantic": partial(semantic_reward, similarities=similarities, per_level=per_level),
     }
 
 
