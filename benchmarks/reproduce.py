@@ -10,10 +10,12 @@ be made in pieces: `--sections recipe initialization` and `--names` choose some,
 `reproduce_report.py` makes the tables and the paired comparisons of whatever has finished.
 
 The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
-`initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds). The preset `cpu` keeps ten
-layers, so that a run takes half an hour of one core with faster in bfloat16; `short` is `cpu` with one pass, for cores
-without; `small` keeps six layers for half a pass, for large data; `gpu` takes all layers and ten seeds; `quick` shows
-that it runs.
+`initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds), and, given another catalogue's
+recommender by `--transfer_from`, `transfer` (its layers under new SID tokens, without and with training).
+
+The preset `cpu` keeps ten layers, so that a run takes half an hour of one core with faster in bfloat16; `short` is
+`cpu` with one pass, for cores without; `small` keeps six layers for half a pass, for large data; `gpu` takes all layers
+and ten seeds; `quick` shows that it runs.
 """
 
 import shutil
@@ -28,7 +30,7 @@ import torch
 from common import DataArguments, Runs, run_script, timed
 from datasets import Dataset, concatenate_datasets
 from sa_init_study import draw_random_rows
-from small_models import load_semantics, save_backbone
+from small_models import load_semantics, save_backbone, save_language_model_of
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -87,12 +89,14 @@ class Recipe:
     average_from: float | None = None
     # Part of every history's items left out at random, anew in each pass but the first.
     item_dropout: float = 0.0
+    # Recommender of another catalogue whose layers it starts from; `None` starts from the backbone's.
+    start_from: str | None = None
 
 
 FOUR_TASKS = ("sequence", "title", "history_title", "alignment")
 
 
-def plan(base: Recipe) -> dict[str, dict[str, Recipe]]:
+def plan(base: Recipe, transfer_from: str | None = None) -> dict[str, dict[str, Recipe]]:
     """The recipes of every section, by the names of their runs."""
     return {
         "recipe": {
@@ -123,6 +127,10 @@ def plan(base: Recipe) -> dict[str, dict[str, Recipe]]:
             "align-shuffled": replace(base, tasks=("sequence", "alignment"), shuffled_descriptions=True),
             "four-tasks": replace(base, tasks=FOUR_TASKS, task_weight=0.3),
         },
+        "transfer": {
+            "trained": replace(base, start_from=transfer_from),
+            "untrained": replace(base, start_from=transfer_from, num_passes=0.0),
+        },
     }
 
 
@@ -142,7 +150,10 @@ class ScriptArguments(DataArguments):
     dataset: str = field(default="industrial", metadata={"help": "Name of the data set, a folder of the results."})
     preset: str = field(default="cpu", metadata={"help": f"One of {list(PRESETS)}."})
     quick: bool = field(default=False, metadata={"help": "Short for `--preset quick`."})
-    sections: list[str] = field(default_factory=lambda: list(plan(Recipe())), metadata={"help": "Sections to run."})
+    sections: list[str] = field(
+        default_factory=lambda: ["recipe", "initialization", "alignment"],
+        metadata={"help": f"Sections to run, of {list(plan(Recipe()))}."},
+    )
     names: list[str] = field(default_factory=list, metadata={"help": "Names of runs; default: all of the sections."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; `recipe` takes the first."})
     max_runs: int | None = field(default=None, metadata={"help": "Stop after so many new runs."})
@@ -156,6 +167,9 @@ class ScriptArguments(DataArguments):
     )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Backbone; default: SmolLM2-135M."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in it, for GGUF backbones."})
+    transfer_from: str | None = field(
+        default=None, metadata={"help": "Recommender of another catalogue that `transfer` starts from."}
+    )
     output_dir: str = field(default="outputs/reproduce", metadata={"help": "Folder of the results."})
     base: Recipe = field(default_factory=Recipe, init=False)
 
@@ -171,6 +185,8 @@ class ScriptArguments(DataArguments):
         unknown += [name for name in self.names if name not in names]
         if unknown:
             raise ValueError(f"Expected sections among {list(known)} and names among {sorted(names)}: {unknown}.")
+        if "transfer" in self.sections and self.transfer_from is None:
+            raise ValueError("Expected `transfer_from` with the section 'transfer': the folder of a recommender.")
 
 
 class AverageCallback(TrainerCallback):
@@ -346,11 +362,15 @@ def run(args: ScriptArguments, recipe: Recipe, seed: int, name: str, dataset, se
         args.model_name_or_path,
         args.gguf_file,
     )
+    if recipe.start_from is not None:
+        backbone = save_language_model_of(recipe.start_from, backbone, work / "backbone")
     set_seed(seed)
     tokenizer = TSRecTokenizer.from_backbone(backbone, dataset.sid_index, max_history=dataset.max_history or 10)
     model = start(recipe, seed, backbone, tokenizer, semantics)
     bf16 = not args.float32 and (torch.cuda.is_available() or cpu_has_bfloat16())
-    facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work, bf16))
+    facts, train_seconds = {}, 0.0
+    if recipe.num_passes:
+        facts, train_seconds = timed(lambda: train(recipe, seed, model, tokenizer, dataset, semantics, work, bf16))
     model = model.to(torch.bfloat16 if bf16 else torch.float32).eval()
     judge = Judge(dataset, args.num_rows, args.num_beams)
     results = {split: judge(split, split, model, tokenizer) for split in args.splits}
@@ -375,13 +395,13 @@ def main(args: ScriptArguments) -> None:
     dataset = open_dataset(args.data_dir)
     semantics = load_semantics(args.data_dir, dataset)
     base = {"rows": args.num_rows, "beams": args.num_beams, "backbone": args.model_name_or_path}
-    base |= {"float32": True} if args.float32 else {}
+    base["float32"] = args.float32 or None  # as in the runs that were made before there was a choice
     made = 0
     for section in args.sections:
         runs = Runs(Path(args.output_dir, args.dataset, "runs", section), base)
         # Seed by seed, so that every recipe has its first result early.
         for seed in list(args.seeds)[: 1 if section == "recipe" else None]:
-            for name, recipe in plan(args.base)[section].items():
+            for name, recipe in plan(args.base, args.transfer_from)[section].items():
                 if args.names and name not in args.names:
                     continue
                 if args.max_runs is not None and made >= args.max_runs:

@@ -42,6 +42,7 @@ CONTRASTS = [
     ("TS-Align against the sequence task alone", "alignment/align", "initialization/default"),
     ("its meaning: against shuffled descriptions", "alignment/align", "alignment/align-shuffled"),
     ("the four tasks against the sequence task alone", "alignment/four-tasks", "initialization/default"),
+    ("layers of another catalogue's recommender", "transfer/trained", "initialization/default"),
 ]
 SETTINGS = ("num_layers", "num_passes", "learning_rate", "batch_size", "weight_decay", "average_from", "item_dropout")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from common import replaced
 from filelock import FileLock
+from transformers import AutoConfig, AutoTokenizer
 
 from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer, describe_tokens
 from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
@@ -53,6 +54,19 @@ def save_backbone(
                 name_or_path, kwargs = find_backbone()
             with replaced(folder) as part:
                 save_first_layers(name_or_path, part, num_layers or None, **kwargs)
+    return str(folder)
+
+
+def save_language_model_of(recommender: str, backbone: str, folder: Path) -> str:
+    """Saves what a recommender's training has made of `backbone`, without the SID tokens, unless it is there."""
+    if not folder.exists():
+        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        model = TSRecForCausalLM.from_pretrained(recommender, dtype=torch.float32).backbone
+        model.resize_token_embeddings(AutoConfig.from_pretrained(backbone).vocab_size)  # SID tokens come last
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(folder) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
     return str(folder)
 
 
