@@ -2,7 +2,7 @@
 
 import copy
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -53,10 +53,24 @@ def evaluation_view(module: Module) -> Module:
 def _view_of(module: Module, views: dict[int, nn.Module]) -> Module:
     if id(module) in views:
         return views[id(module)]  # type: ignore[return-value]  # the view of a module is of its class
+    if hasattr(module, "_orig_mod"):
+        # What `torch.compile(module)` returns runs the module that it was made of.
+        views[id(module)] = _view_of(module._orig_mod, views)
+        return views[id(module)]  # type: ignore[return-value]
     view = object.__new__(type(module))
     views[id(module)] = view
     view.__dict__.update(module.__dict__)
     view.__dict__["training"] = False
+    # Compiled code, and functions that somebody put in the place of `forward`, run the module itself, not its view.
+    view.__dict__["_compiled_call_impl"] = None
+    if isinstance(forward := view.__dict__.get("forward"), FunctionType):
+        if not hasattr(forward, "_torchdynamo_orig_callable"):
+            raise ValueError(
+                f"Expected a model whose modules run as their classes define them, but `forward` of a "
+                f"`{type(module).__name__}` was replaced by the function {forward.__qualname__!r}. Use forward hooks, "
+                "or `types.MethodType`, which a search can follow."
+            )
+        view.__dict__["forward"] = forward._torchdynamo_orig_callable
     if "support_avx512bf16_for_cpu" in view.__dict__:
         # bitsandbytes 0.50 would rearrange 4-bit weights in place, which neither training nor saving expects.
         view.__dict__["support_avx512bf16_for_cpu"] = False
