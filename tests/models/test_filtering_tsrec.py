@@ -1,10 +1,12 @@
 """Business rules inside the trie equal leaving items out of the whole ranking, and never cost a place in the list."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from tsrec_hf import SIDIndex, SIDTrie
+from tsrec_hf.evaluation import recommend_distributed
 from tsrec_hf.models.filtering_tsrec import ItemFilter
 
 
@@ -169,3 +171,22 @@ def test_histories_alone_cost_nothing_per_item_of_the_catalogue(monkeypatch) -> 
     assert bool(rules.batch([0])(nodes, legal).all())
     closed = index.trie.paths_of(torch.tensor([0]))[:, -1:]
     assert not bool(rules.batch([0])(closed.unsqueeze(0), torch.ones(1, 1, 1, dtype=torch.bool)).any())
+
+
+def test_a_user_of_whom_nothing_is_left_costs_the_others_nothing(recommender) -> None:
+    """All of the history is delisted: an empty list beside rules of all users."""
+    model, tokenizer = recommender
+    rules = {"exclude_items": ["item3"], "exclude_history": True, "top_k": 3}
+    found = model.recommend(tokenizer, [["gone"], ["item1"]], unknown_items="drop", **rules)
+    alone = model.recommend(tokenizer, [["item1"]], **rules)[0]
+    assert [[item.item_id for item in row] for row in found] == [[], [item.item_id for item in alone]]
+
+
+def test_a_pandas_column_goes_by_position(recommender) -> None:
+    """`[...]` of a sorted or filtered column goes by label."""
+    model, tokenizer = recommender
+    histories = [["item1"], ["item2", "item3"], ["item4"]]
+    column = pd.Series(histories, index=[2, 0, 5])
+    expected = model.recommend(tokenizer, histories, top_k=3)
+    assert model.recommend(tokenizer, column, top_k=3) == expected
+    assert recommend_distributed(lambda share: list(share), column) == histories

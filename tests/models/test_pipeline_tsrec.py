@@ -3,7 +3,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers import pipeline
 
@@ -126,6 +128,11 @@ def test_errors(recommend, dataset) -> None:
         recommend(dataset.test, column="basket")
     with pytest.raises(ValueError, match="`allowed_items` for all users of a stream"):
         recommend(dataset.test, allowed_items=[["nail"], ["saw"]])
+    # A chunk of as many users as there are weights would have taken them for its own.
+    for prior in ([{"nail": 9.0}] * 16, np.ones((16, 8)), torch.ones(16, 8), [[1.0] * 8] * 16):
+        with pytest.raises(ValueError, match="a `prior` for all users of a stream"):
+            recommend(iter(HISTORIES * 20), prior=prior)
+    assert list(recommend(iter(HISTORIES), prior=[1.0] * 8, top_k=3))
 
 
 def test_a_plain_language_model_is_refused(backbone_dir) -> None:

@@ -59,10 +59,13 @@ def prior_named(name: str, index: SIDIndex, log: Dataset, num_users: int):
         "zeros": (rng.random(NUM_ITEMS) < 0.3).astype(float),
         "boosts": {"i3": 50.0, "i7": 0.0, "i9": 0.01},
         "boosts per user": [{f"i{user}": 80.0, f"i{user + 20}": 0.0} for user in range(num_users)],
+        "tiny per user": [{f"i{n}": 1e-9 * (1 + n % 7) for n in range(NUM_ITEMS)} for _ in range(num_users)],
         "callable": lambda histories: np.array(
             [[len(h) + number % 7 for number in range(NUM_ITEMS)] for h in histories]
         ),
         "transitions": transitions,
+        # Nothing that all users share: what no rule closes has a weight of 0 all the same.
+        "transitions alone": NextItemPrior.fit(log, index, trace=0.0),
         "popularity": popularity,
         "mixed": MixedPrior([transitions, popularity], [1.0, 0.3]),
     }[name]
@@ -75,7 +78,9 @@ PRIORS = [
     "boosts",
     "boosts per user",
     "callable",
+    "tiny per user",
     "transitions",
+    "transitions alone",
     "popularity",
     "mixed",
 ]

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tsrec_hf.models import SearchSession, SIDSearch
+from tsrec_hf import NextItemPrior
+from tsrec_hf.models import ItemPrior, PriorWeights, SearchSession, SIDSearch, recommending_tsrec
 from tsrec_hf.models.evaluation_view_tsrec import evaluation_view
+from tsrec_hf.models.filtering_tsrec import ItemFilter
 
 
 HISTORIES = [["hammer", "nail"], ["apple"], ["bread", "cheese", "pear"], ["saw"]]
@@ -61,6 +63,35 @@ def test_no_item_gets_the_score_of_another_while_the_catalogue_grows(model, toke
     monkeypatch.setattr(SIDSearch, "beam", grow_meanwhile)
     assert model.recommend(tokenizer, HISTORIES, top_k=8, batch_size=4) == expected
     assert len(tokenizer.sid_index) == len(original)
+
+
+def test_a_search_keeps_the_prior_of_its_start_while_the_catalogue_grows(
+    model, tokenizer, dataset, monkeypatch
+) -> None:
+    """The catalogue and its prior change after a search has begun, before it needs the prior."""
+    tokenizer.set_prior(NextItemPrior.fit(dataset.train, dataset.sid_index))
+    expected = model.recommend(tokenizer, HISTORIES, top_k=3, exclude_items=["cheese"])
+
+    def grow_before(*args):
+        tokenizer.sid_index = tokenizer.sid_index.with_items([f"new {len(tokenizer.sid_index)}"], codes=[[0, 0, 0]])
+        return ItemFilter(*args)
+
+    monkeypatch.setattr(recommending_tsrec, "ItemFilter", grow_before)
+    assert model.recommend(tokenizer, HISTORIES, top_k=3, exclude_items=["cheese"]) == expected
+    assert len(tokenizer.prior.index) == len(tokenizer.sid_index) == len(dataset.sid_index) + 1
+
+
+def test_a_prior_that_cannot_move_leaves_the_catalogue_as_it_was(model, tokenizer) -> None:
+    class Uniform(ItemPrior):
+        def weights(self, histories):
+            return PriorWeights.of_all(torch.ones(len(self.index)), len(histories))
+
+    index = tokenizer.sid_index
+    tokenizer.set_prior(Uniform(index))
+    with pytest.raises(TypeError):
+        tokenizer.sid_index = index.with_items(["new"], codes=[[0, 0, 0]])
+    assert tokenizer.sid_index is index
+    assert model.recommend(tokenizer, [["hammer"]], top_k=1)
 
 
 @pytest.mark.parametrize("scoring", ["vocabulary", "catalogue"])
@@ -117,6 +148,31 @@ class TestEvaluationView:
         expected = layers[0](inputs)
         assert torch.equal(evaluation_view(layers)(inputs), expected)
         assert not torch.equal(layers(inputs), expected)
+
+    @pytest.mark.parametrize("compiled", ["call", "forward", "module", "blocks"])
+    def test_a_compiled_backbone_is_searched_as_it_was(self, model, tokenizer, compiled) -> None:
+        """Compiled code runs the module that it was made of, in its mode and with its whole head."""
+        expected = model.recommend(tokenizer, [["hammer"], ["apple", "pear"]], top_k=4)
+        model.train()
+        if compiled == "call":
+            model.backbone.compile(backend="eager")
+        elif compiled == "forward":
+            model.backbone.forward = torch.compile(model.backbone.forward, backend="eager")
+        elif compiled == "module":
+            model.backbone = torch.compile(model.backbone, backend="eager")
+        else:
+            for block in model.backbone.model.layers:
+                block.compile(backend="eager")
+        for scoring in ("catalogue", "vocabulary"):
+            found = model.recommend(tokenizer, [["hammer"], ["apple", "pear"]], top_k=4, scoring=scoring)
+            if scoring == "catalogue":
+                assert found == expected
+
+    def test_a_forward_that_nobody_can_follow_is_refused(self, model, tokenizer) -> None:
+        forward = model.backbone.forward
+        model.backbone.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+        with pytest.raises(ValueError, match="`forward` of a `LlamaForCausalLM` was replaced by the function"):
+            model.recommend(tokenizer, [["hammer"]], top_k=1)
 
     def test_a_cut_head_is_the_views_alone(self, make_recommender) -> None:
         model, tokenizer = make_recommender("llama", tied=True)

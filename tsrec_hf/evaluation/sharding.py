@@ -46,6 +46,7 @@ def recommend_distributed(
     # Without an accelerator, processes find each other only if the state is told that they run on CPUs. Where
     # `Accelerator` or `TrainingArguments` has set the state up, the argument has no effect.
     state = PartialState(cpu=not torch.accelerator.is_available())
+    histories = list(histories)  # a pandas column would be indexed by its labels
     positions = range(state.process_index, len(histories), state.num_processes)
     recommended = recommend([histories[position] for position in positions])
     if len(recommended) != len(positions):

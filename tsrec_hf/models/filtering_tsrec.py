@@ -67,9 +67,10 @@ class ItemFilter:
             self._counts = trie.count_items(torch.from_numpy(self._item_mask).to(trie.device))
             self._shared = self._counts > 0
         self._num_shared = self._num_items if self._item_mask is None else int(self._item_mask.sum())
-        further = (
-            None if exclude_per_user is None else [np.unique(index.positions_of(ids)) for ids in exclude_per_user]
-        )
+        further = None
+        if exclude_per_user is not None:
+            # Of nothing, numpy would make floats.
+            further = [np.unique(np.asarray(index.positions_of(ids), dtype=np.int64)) for ids in exclude_per_user]
         self._allowed_by_user = allowed_by_user
         self._excluded_by_user = _joined(excluded_by_user, further)
         self._check_users(num_users)

@@ -56,7 +56,7 @@ class MixedPrior(ItemPrior):
             self._shared,
             torch.cat([part.rows for part in parts]),
             torch.cat([part.items for part in parts]),
-            torch.cat([share * part.values.float() for share, part in zip(self.shares, parts)]),
+            torch.cat([share * part.values.double() for share, part in zip(self.shares, parts)]),
             num_users=len(histories),
             dense=torch.stack(dense).sum(0) if dense else None,
         )
@@ -129,7 +129,7 @@ class GivenPrior(ItemPrior):
         weights.items = torch.tensor(
             self.index.positions_of([item for mapping in own for item in mapping]), dtype=torch.long
         )
-        weights.values = _checked(flat, (len(flat),)) - self._shared[weights.items]
+        weights.values = _checked(flat, (len(flat),)).double() - self._shared[weights.items]
         return weights
 
 

@@ -41,10 +41,22 @@ class PriorWeights:
         none = torch.zeros(0, dtype=torch.long)
         return cls(shared, none, none, torch.zeros(0), num_users)
 
+    def summed_entries(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The entries as sorted keys `row * num_items + item`, one for each item of a user, and the whole weights there,
+        float32. Sums are taken in float64, on the prior's own device, since an entry may take nearly all of a shared
+        weight away.
+        """
+        num_items = len(self.shared)
+        keys, places = torch.unique(self.rows * num_items + self.items, return_inverse=True)
+        values = self.shared.double()[keys % num_items].index_add(0, places, self.values.double())
+        return keys, values.clamp(min=0).float()
+
     def to_dense(self) -> torch.Tensor:
         """Weights as one matrix `(batch, num_items)`, float32."""
+        keys, values = self.summed_entries()
         weights = self.shared.float().repeat(self.num_users, 1)
-        weights.index_put_((self.rows, self.items), self.values.float(), accumulate=True)
+        weights.view(-1)[keys] = values
         return (weights if self.dense is None else weights + self.dense.float()).clamp(min=0)
 
 

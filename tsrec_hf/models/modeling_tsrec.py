@@ -434,7 +434,6 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         return recommend_items(
             # What has no length is refused behind this door.
             SearchSession(self, tokenizer, scoring, share_prefix=length_hint(histories, 2) > 1),
-            tokenizer,
             histories,
             top_k=top_k,
             num_beams=self.config.recommend_num_beams if num_beams is None else num_beams,

@@ -1,6 +1,6 @@
 """`pipeline("recommendation")`: item ids in, ranked items as dictionaries out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,14 @@ class RecommendationPipeline(Pipeline):
                     f"Expected `{name}` for all users of a stream, but found a set per user. Pass the histories as a "
                     "list, or the rules as one collection of item ids."
                 )
+        prior = settings.get("prior")
+        if getattr(prior, "ndim", 1) == 2 or (
+            isinstance(prior, (list, tuple)) and any(np.ndim(row) or isinstance(row, Mapping) for row in prior)
+        ):
+            raise ValueError(
+                "Expected a `prior` for all users of a stream, but found weights per user. Pass the histories as a "
+                "list, or a function that computes the weights of a batch of histories."
+            )
         return self._stream(_column_of(histories, column), settings, progress)
 
     def _recommend(self, histories, settings, progress: bool = False) -> list[list[dict[str, Any]]]:

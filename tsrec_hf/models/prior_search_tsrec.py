@@ -66,6 +66,7 @@ class Fusion:
                 f"Expected a positive, finite weight of a prior, but found {self.weight}. Pass `prior=None` to search "
                 "without one."
             )
+        object.__setattr__(self, "weight", float(self.weight))  # a number of numpy is no JSON
 
     def scale(self, weights: torch.Tensor) -> torch.Tensor:
         """The term that a prior's weights add to a score, in the log domain; `-inf` for a weight of 0."""
@@ -97,6 +98,9 @@ class SearchPrior:
         self.item_filter = item_filter
         self._shared_of: torch.Tensor | None = None
         self._shared_terms: torch.Tensor
+        self._closed: torch.Tensor | None = None
+        if item_filter is not None and item_filter.item_mask is not None:
+            self._closed = torch.from_numpy(~item_filter.item_mask).to(trie.device)
         self._shared_bounds: torch.Tensor
 
     def batch(self, weights: "PriorWeights", users: list[int]) -> "NodePrior":
@@ -114,9 +118,8 @@ class SearchPrior:
         if shared is self._shared_of:
             return
         terms = self.fusion.scale(shared.to(self.trie.device, torch.float32))
-        if self.item_filter is not None and self.item_filter.item_mask is not None:
-            mask = torch.from_numpy(self.item_filter.item_mask).to(terms.device)
-            terms = terms.masked_fill(~mask, -torch.inf)
+        if self._closed is not None:
+            terms = terms.masked_fill(self._closed, -torch.inf)
         self._shared_of, self._shared_terms, self._shared_bounds = shared, terms, self.trie.max_below(terms)
 
     def _dense(self, weights: "PriorWeights", users: list[int]) -> "NodePrior":
@@ -135,14 +138,10 @@ class SearchPrior:
         trie, device = self.trie, self.trie.device
         num_items, num_leaves = len(trie.leaf_items), trie.num_leaves
         # Entries of the batch as keys `row * num_items + item`; several entries of one item add up.
-        keys, places = torch.unique(
-            weights.rows.to(device) * num_items + weights.items.to(device), return_inverse=True
-        )
-        values = torch.zeros(len(keys), device=device).index_add_(0, places, weights.values.to(device, torch.float32))
-        assert self._shared_of is not None
-        items = keys % num_items
-        terms = self.fusion.scale((values + self._shared_of.to(device, torch.float32)[items]).clamp(min=0))
-        terms = terms.masked_fill(self._shared_terms[items] == -torch.inf, -torch.inf) if self._is_masked else terms
+        keys, own = weights.summed_entries()
+        keys, terms = keys.to(device), self.fusion.scale(own.to(device))
+        if self._closed is not None:
+            terms = terms.masked_fill(self._closed[keys % num_items], -torch.inf)
         closed_rows = np.repeat(np.arange(len(excluded)), [len(part) for part in excluded])
         closed = torch.from_numpy(closed_rows * num_items + np.concatenate(excluded).astype(np.int64)).to(device)
         if len(closed):
@@ -172,10 +171,6 @@ class SearchPrior:
         node_keys, order = node_keys.sort()
         node_bounds = torch.cat([bounds, leaf_terms])[order]
         return self._node_prior((node_keys, node_bounds), (keys, terms))
-
-    @property
-    def _is_masked(self) -> bool:
-        return self.item_filter is not None and self.item_filter.item_mask is not None
 
 
 class NodePrior:

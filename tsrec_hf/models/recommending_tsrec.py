@@ -7,7 +7,7 @@ those of [`TSRecForCausalLM.recommend`], whose signature is the one list of them
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,6 @@ from .prompting_tsrec import PromptBuilder
 from .ranking_tsrec import best_of
 from .search_tsrec import TreeBeams
 from .session_tsrec import SearchSession
-
-
-if TYPE_CHECKING:
-    from .tokenization_tsrec import TSRecTokenizer
 
 
 logger = logging.get_logger(__name__)
@@ -63,7 +59,6 @@ class Recommendation(NamedTuple):
 
 def recommend_items(
     session: SearchSession,
-    tokenizer: "TSRecTokenizer",
     histories: Sequence[Sequence[str]],
     top_k: int,
     num_beams: int,
@@ -84,6 +79,8 @@ def recommend_items(
     counts = {"top_k": top_k, "num_beams": num_beams, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
     _check_options(counts, {"progress": progress, "exclude_history": exclude_history}, search, unknown_items)
     _check_beams(top_k, num_beams, search, index)
+    if hasattr(histories, "iloc"):
+        histories = list(histories)  # a pandas column, whose `[...]` goes by label
     _check_histories(histories)
     if unknown_items == "drop":
         histories = _known_items(prompts, histories)
@@ -95,7 +92,7 @@ def recommend_items(
     if allowed_items is not None or exclude_items is not None or exclude_history:
         past = histories if exclude_history else None
         item_filter = ItemFilter(index, session.trie, len(histories), allowed_items, exclude_items, past)
-    search_prior = _search_prior(tokenizer, session, prior, prior_form, prior_weight, item_filter)
+    search_prior = _search_prior(session, prior, prior_form, prior_weight, item_filter)
     results: list[list[Recommendation]] = [[] for _ in range(len(histories))]
     num_expanded = 0
     with torch.inference_mode(), tqdm(total=len(lengths), desc="Recommending", disable=not progress) as bar:
@@ -214,7 +211,6 @@ def _check_scores(scores: torch.Tensor, dtype: torch.dtype) -> None:
 
 
 def _search_prior(
-    tokenizer: "TSRecTokenizer",
     session: SearchSession,
     prior: Any,
     form: str | None,
@@ -226,7 +222,7 @@ def _search_prior(
     if isinstance(prior, str):
         if prior != "fitted":
             raise ValueError(f"Expected `prior` to be 'fitted', None or an item prior, but found {prior!r}.")
-        prior, fitted = tokenizer.prior, tokenizer.prior_fusion
+        prior, fitted = session.fitted_prior or (None, None)
     if prior is None:
         return None
     fitted = fitted or Fusion()

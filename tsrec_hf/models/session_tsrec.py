@@ -45,6 +45,7 @@ class SearchSession:
         trie ([`SIDTrie`]): Its trie, on the model's device.
         prompts ([`PromptBuilder`]): Encodes histories.
         search ([`SIDSearch`]): Searches, from encoded and padded prompts.
+        fitted_prior (`tuple` of [`ItemPrior`] and [`Fusion`], *optional*): The tokenizer's.
 
     Raises:
         `TypeError`, `ValueError`: the tokenizer of another checkpoint, another scoring.
@@ -75,9 +76,7 @@ class SearchSession:
         search_class: type[SIDSearch] = SIDSearch,
     ):
         model.check_tokenizer(tokenizer)
-        # The builder holds the index as it is now; a tokenizer's may be replaced by a grown one at any time.
-        self.prompts = PromptBuilder(tokenizer)
-        self.index = self.prompts.sid_index
+        self._read_catalogue(tokenizer)
         self.device, self.dtype = input_device(model.backbone), model.dtype
         self.trie = self.index.trie_on(self.device)
         prefix = list(self.prompts.instruction_ids if prefix_ids is None else prefix_ids)
@@ -85,6 +84,13 @@ class SearchSession:
             self._own_prefix, prefix = prefix, []
         shared = torch.tensor(prefix, dtype=torch.long)
         self.search = search_class(model.backbone, self.trie, tokenizer.sid_token_ids, scoring, shared)
+
+    def _read_catalogue(self, tokenizer: "TSRecTokenizer") -> None:
+        """Holds prior and index as they are now; a tokenizer's may be replaced by grown ones at any time."""
+        # The prior first, since the index is replaced first: a prior of an earlier catalogue can be moved to it.
+        self.fitted_prior = tokenizer.fitted_prior
+        self.prompts = PromptBuilder(tokenizer)
+        self.index = self.prompts.sid_index
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as `input_ids` and `attention_mask`, both of shape `(batch, longest)`, padded on the left."""

@@ -280,14 +280,21 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
                 f"({grown}). Grow it by `tokenizer.sid_index.with_items(...)` or `without_items(...)`; for another "
                 "catalogue make another tokenizer, by `with_sid_index`."
             )
+        # The prior moves before anything is changed, in case it cannot, and takes its place after the index: whoever
+        # reads the prior first never finds one of a later catalogue than the index.
+        moved = None if self._prior is None else (self._prior[0].for_index(grown), self._prior[1])
         self._attach(grown)
-        if self._prior is not None:
-            self.set_prior(self._prior[0], self._prior[1].form, self._prior[1].weight)
+        self._prior = moved
 
     @property
     def prior(self) -> ItemPrior | None:
         """The item prior that searches with this tokenizer use, from `fit_prior` or [`~TSRecTokenizer.set_prior`]."""
         return None if self._prior is None else self._prior[0]
+
+    @property
+    def fitted_prior(self) -> tuple[ItemPrior, Fusion] | None:
+        """Both together, of one moment."""
+        return self._prior
 
     @property
     def prior_fusion(self) -> Fusion | None:

@@ -134,7 +134,6 @@ def trace_search(
     session = SearchSession(model, tokenizer, scoring, share_prefix=False, search_class=TracedSearch)
     [items] = recommend_items(
         session,
-        tokenizer,
         [history],
         top_k=top_k,
         num_beams=model.config.recommend_num_beams if num_beams is None else num_beams,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tsrec_hf.models import PromptBuilder, Recommendation, SearchSession, SIDSearch, TSRecTokenizer
+from tsrec_hf.models import Recommendation, SearchSession, SIDSearch, TSRecTokenizer
 from tsrec_hf.models.recommending_tsrec import ItemSet, recommend_items
 
 from .sid_constraint import SIDConstraint
@@ -79,7 +79,6 @@ def recommend_vllm(
     """
     return recommend_items(
         VLLMSession(llm, tokenizer),
-        tokenizer,
         histories,
         top_k=top_k,
         num_beams=num_beams,
@@ -109,8 +108,7 @@ class VLLMSession(SearchSession):
     """
 
     def __init__(self, llm: "LLM", tokenizer: TSRecTokenizer):
-        self.prompts = PromptBuilder(tokenizer)
-        self.index = self.prompts.sid_index
+        self._read_catalogue(tokenizer)
         # Where the search is; the model is where the engine has put it.
         self.device, self.dtype = torch.device("cpu"), llm.llm_engine.model_config.dtype
         self.trie = self.index.trie
