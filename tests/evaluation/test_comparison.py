@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
-from tsrec_hf import NextItemPrior, compare_with_baselines
+from tsrec_hf import NextItemPrior, SIDIndex, compare_with_baselines
 from tsrec_hf.evaluation import RecommendationEvaluator, baseline_results
 
 
@@ -23,6 +24,30 @@ def test_the_figures_are_those_of_the_evaluator(model, tokenizer, dataset) -> No
     printed = str(found)
     assert "| model and prior |" in printed and "\nmodel minus popularity: HR@10 " in printed
     assert "\nmodel and prior minus model: HR@10 " in printed and "model minus model and prior" not in printed
+
+
+@pytest.mark.parametrize("num_beams", [3, 7])
+def test_what_beams_did_not_look_for_is_no_miss(make_recommender, num_beams) -> None:
+    """A SID of many items: as many beams as SIDs hold fewer items than the metrics count."""
+    index = SIDIndex([f"i{n}" for n in range(12)], [[n // 2, int(n == 0)] for n in range(12)])
+    model, tokenizer = make_recommender(index=index, semantics=None)
+    numbers = range(12)
+    rows = Dataset.from_dict(
+        {
+            "user_id": [str(n) for n in numbers],
+            "history": [["i0"] for n in numbers],
+            "target": [f"i{n}" for n in numbers],
+        }
+    )
+    found = compare_with_baselines(model, tokenizer, rows.with_format("numpy"), rows, num_beams=num_beams)
+    evaluator = RecommendationEvaluator(rows, index, rows)
+    expected = evaluator.evaluate_model(model, tokenizer, num_beams=num_beams)
+    assert found.results["model"] == expected
+    assert ("hr@10" in expected["all"]) == (num_beams == 7)
+    if num_beams == 3:
+        assert "model minus popularity: HR@3 " in str(found)
+        with pytest.raises(ValueError, match="at a lower cut-off"):
+            found.difference("model", "popularity", "hr@10")
 
 
 def test_nobody_is_recommended_what_they_have(model, tokenizer, dataset) -> None:

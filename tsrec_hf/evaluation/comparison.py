@@ -13,7 +13,6 @@ from .baselines import NextItemRecommender, PopularityRecommender
 from .bootstrap import PairedDifference, paired_bootstrap
 from .evaluator import RecommendationEvaluator, Results
 from .report import metrics_table
-from .sharding import recommend_distributed
 
 
 MODEL, FUSED = "model", "model and prior"
@@ -35,17 +34,41 @@ class Comparison:
     users: Sequence[str] = field(repr=False)
 
     def difference(self, method: str, other: str, metric: str = "ndcg@10") -> PairedDifference:
-        """One method's metric minus another's, by a paired bootstrap over users."""
+        """
+        One method's metric minus another's, by a paired bootstrap over users.
+
+        Raises:
+            `ValueError`: a cut-off that the beams of one of them did not reach.
+        """
+        short = [name for name in (method, other) if metric not in self.results[name]["all"]]
+        if short:
+            raise ValueError(
+                f"Expected a metric of {method!r} and {other!r}, but found {metric!r}, which {short[0]!r} has not. "
+                "Its lists are no longer than the beams: compare at a lower cut-off, or search with more `num_beams`."
+            )
         return paired_bootstrap(self.ranks[method], self.ranks[other], metric, self.users)
 
     def __str__(self) -> str:
-        lines = [metrics_table(self.results), ""]
+        # The cut-offs that all lists reach.
+        common = set.intersection(*(set(slices["all"]) for slices in self.results.values()))
+        shown = {
+            method: {
+                name: {metric: value for metric, value in metrics.items() if metric in common}
+                for name, metrics in slices.items()
+            }
+            for method, slices in self.results.items()
+        }
+        lines = [metrics_table(shown), ""]
         rivals = [name for name in self.ranks if name not in (MODEL, FUSED)]
         for method, others in ((MODEL, rivals), (FUSED, [*rivals, MODEL])):
             for other in others if method in self.ranks else ():
-                found = {name: self.difference(method, other, name.lower()) for name in ("HR@10", "NDCG@10")}
-                shown = (f"{name} {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" for name, d in found.items())
-                lines.append(f"{method} minus {other}: {', '.join(shown)}")
+                cut = max(int(name[3:]) for name in self.results[method]["all"] if name.startswith("hr@"))
+                names = (f"HR@{cut}", f"NDCG@{cut}")
+                found = {name: self.difference(method, other, name.lower()) for name in names}
+                differences = (
+                    f"{name} {d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" for name, d in found.items()
+                )
+                lines.append(f"{method} minus {other}: {', '.join(differences)}")
         return "\n".join(lines)
 
 
@@ -102,6 +125,7 @@ def compare_with_baselines(
     True
     ```
     """
+    rows = rows.with_format(None)  # lists of Python, whatever format the caller set
     evaluator = RecommendationEvaluator(rows, tokenizer.sid_index, train)
     histories, top_k = rows["history"][:], evaluator.top_k
     # Lists that stay long enough without the history's items.
@@ -114,25 +138,14 @@ def compare_with_baselines(
         lists["prior"] = evaluator.recommend_by_prior(tokenizer.prior, longest)
     if exclude_history:
         lists = {name: _without(found, histories, top_k) for name, found in lists.items()}
+    cuts: dict[str, int | None] = dict.fromkeys(lists)
+    settings = {"scoring": scoring, "exclude_history": exclude_history, "progress": progress}
     for name, prior in {MODEL: None, FUSED: "fitted"}.items():
         if name == MODEL or tokenizer.prior is not None:
-
-            def search(share: list[Sequence[str]], prior: str | None = prior) -> list[list[str]]:
-                found = model.recommend(
-                    tokenizer,
-                    share,
-                    top_k=min(top_k, num_beams),
-                    num_beams=num_beams,
-                    batch_size=batch_size,
-                    scoring=scoring,
-                    exclude_history=exclude_history,
-                    prior=prior,
-                    progress=progress,
-                )
-                return [[one.item_id for one in row] for row in found]
-
-            lists[name] = recommend_distributed(search, histories)
-    results = {name: evaluator.evaluate(found) for name, found in lists.items()}
+            lists[name], cuts[name] = evaluator.recommend_by_model(
+                model, tokenizer, num_beams, batch_size, prior=prior, **settings
+            )
+    results = {name: evaluator.evaluate(found, cuts[name]) for name, found in lists.items()}
     ranks = {name: evaluator.ranks(found) for name, found in lists.items()}
     return Comparison(results, ranks, rows["user_id"][:])
 

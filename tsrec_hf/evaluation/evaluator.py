@@ -177,6 +177,16 @@ class RecommendationEvaluator:
         Returns:
             `dict[str, dict[str, float]]`: Metrics by slice, as [`RecommendationEvaluator.evaluate`] returns them.
         """
+        return self.evaluate(*self.recommend_by_model(model, tokenizer, num_beams, batch_size, **search))
+
+    def recommend_by_model(
+        self, model: TSRecForCausalLM, tokenizer: TSRecTokenizer, num_beams: int, batch_size: int, **search: Any
+    ) -> tuple[list[list[str]], int | None]:
+        """
+        A model's list of item ids for every row, and where the beams have cut them short, as
+        [`RecommendationEvaluator.evaluate`] takes both; arguments are those of
+        [`RecommendationEvaluator.evaluate_model`].
+        """
         if num_beams < min(self.ks[-1], self._num_sids) and num_beams not in self._warned_of_beams:
             self._warned_of_beams.add(num_beams)  # once, however many models are compared
             logger.warning(
@@ -191,7 +201,7 @@ class RecommendationEvaluator:
             lists = model.recommend(tokenizer, share, **settings)
             return [[recommendation.item_id for recommendation in items] for items in lists]
 
-        return self.evaluate(recommend_distributed(recommend, self._histories), self.asked_for(settings["top_k"]))
+        return recommend_distributed(recommend, self._histories), self.asked_for(settings["top_k"])
 
     def enough_beams(self, num_beams: int) -> int:
         """Beams for all items that the metrics count, where `num_beams` hold every SID of the catalogue anyway."""
