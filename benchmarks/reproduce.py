@@ -10,12 +10,12 @@ be made in pieces: `--sections recipe initialization` and `--names` choose some,
 `reproduce_report.py` makes the tables and the paired comparisons of whatever has finished.
 
 The sections are in the order of what an hour answers: `recipe` (how to train, one seed, judged on validation),
-`initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds), and, given another catalogue's
-recommender by `--transfer_from`, `transfer` (its layers under new SID tokens, without and with training).
+`initialization` and `alignment` (the claims of TS-Rec with their controls, three seeds), and, given another
+catalogue's recommender by `--transfer_from`, `transfer` (its layers under new SID tokens, without and with training).
 
 The preset `cpu` keeps ten layers, so that a run takes half an hour of one core with faster in bfloat16; `short` is
-`cpu` with one pass, for cores without; `small` keeps six layers for half a pass, for large data; `gpu` takes all layers
-and ten seeds; `quick` shows that it runs.
+`cpu` with one pass, for cores without; `small` keeps six layers for half a pass, for large data; `gpu` takes all
+layers and ten seeds; `quick` shows that it runs.
 """
 
 import shutil

@@ -25,7 +25,7 @@ from .paths import check_paths
 
 
 # What ends a command with a message instead of a traceback: files, values and packages that are not as expected.
-TOLD = (ValueError, TypeError, OSError, ImportError)
+TOLD = (ValueError, TypeError, OSError, ImportError, KeyError)
 TRACEBACK = "--traceback"
 
 
@@ -212,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TOLD as error:
         if wants_traceback:
             raise
-        print(f"tsrec {name}: {error}", file=sys.stderr)
+        # `str` of a `KeyError` is the message in quotes.
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"tsrec {name}: {message}", file=sys.stderr)
         return 2
     return 0
 
