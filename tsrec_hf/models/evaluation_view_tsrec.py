@@ -55,8 +55,9 @@ def _view_of(module: Module, views: dict[int, nn.Module]) -> Module:
         return views[id(module)]  # type: ignore[return-value]  # the view of a module is of its class
     if hasattr(module, "_orig_mod"):
         # What `torch.compile(module)` returns runs the module that it was made of.
-        views[id(module)] = _view_of(module._orig_mod, views)
-        return views[id(module)]  # type: ignore[return-value]
+        original: Any = module._orig_mod
+        views[id(module)] = view = _view_of(original, views)
+        return view
     view = object.__new__(type(module))
     views[id(module)] = view
     view.__dict__.update(module.__dict__)
