@@ -96,7 +96,7 @@ def test_titles_in_a_table_beside(folder):
 
 def test_fields_of_other_names(folder):
     write(folder, item={item_id: {"name": f"n{item_id}"} for item_id in ITEMS})
-    with pytest.raises(ValueError, match=r"Toy.item.json to have the columns \['title'\].*from \['key', 'name'\]"):
+    with pytest.raises(ValueError, match=r"Toy.item.json to have the columns \['title'\].*from \['name', 'key'\]"):
         load_lcrec(folder)
     assert load_lcrec(folder, item_columns={"title": "name"}).items["title"][:] == ["n0", "n1", "n2", "n3"]
 
