@@ -61,6 +61,14 @@ def test_one_line_is_one_row(tmp_path):
     }
 
 
+def test_a_field_that_the_first_line_lacks_is_a_column(tmp_path):
+    path = write(tmp_path, '{"item_id": "1"}\n{"item_id": "2", "title": "Saw"}\n', "items.jsonl")
+    assert catalogue(path) == {"1": "", "2": "Saw"}
+    path = write(tmp_path, '{"item_id": "1"}\n{"item_id": "2", "name": "Saw"}\n', "items.jsonl")
+    with pytest.raises(ValueError, match=r"\['title'\] are missing from \['item_id'\]"):
+        catalogue(path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
