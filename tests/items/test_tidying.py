@@ -131,6 +131,7 @@ def test_a_recbole_log_can_be_tidied(tmp_path):
 def test_one_rule_for_missing_values_in_all_columns():
     titles, ids = ["Nut", "nan", "NA", "Saw"], ["0", "1", "2", "NULL"]
     rows = [("NULL", "0", 1.0), ("nan", "0", 1.0), ("a", "None", 1.0), ("\\N", "0", 2.0), ("NA", "2", 3.0)]
+    rows += [("  ", "0", 4.0), ("a", " \t", 4.0), (" nan ", "0", 4.0)]
     log = make_log(titles, rows, ids=ids)
     items = log.items.add_column("brand", ["NULL", "<NA>", "x", "y"]).add_column("photo", ["nan", "b.png", "", None])
     tidied = tidy(InteractionLog(items, log.interactions))
@@ -141,5 +142,5 @@ def test_one_rule_for_missing_values_in_all_columns():
     ]
     assert rows_of(tidied) == [("NA", "2", 3.0)]
     told = str(tidied.summary)
-    assert "| 9 values such as NULL, nan or None taken as missing | 4 |" in told
-    assert "| interactions without user, item or time dropped | 2 | 1 (-2) | 1 (-4) |" in told
+    assert "| 12 values such as NULL, nan or None taken as missing | 4 |" in told
+    assert "| interactions without user, item or time dropped | 2 | 1 (-2) | 1 (-7) |" in told

@@ -47,6 +47,11 @@ def picture(color: str, size: tuple[int, int] = (20, 16)) -> Picture.Image:
     return Picture.new("RGB", size, color)
 
 
+def test_columns_are_those_of_any_row(counting) -> None:
+    items = [{"title": "hammer"}, {"title": "nail", "description": "steel"}]
+    assert embed_items(items, counting)[:, 1].tolist() == [0, pytest.approx(0.5 / 1.25**0.5)]
+
+
 def test_fields_worked_by_hand(counting) -> None:
     items = Dataset.from_dict(
         {

@@ -12,20 +12,24 @@ _VALUES = pa.array(SPELLINGS, pa.string())
 
 
 def is_missing(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Tells which strings are null, empty or spell a missing value."""
-    return pc.or_kleene(pc.is_null(texts), pc.is_in(texts, value_set=_VALUES))
+    """Tells which strings are null, empty, white space or spell a missing value."""
+    return pc.or_kleene(pc.is_null(texts), _spells_missing(texts))
 
 
 def blank_missing(table: pa.Table) -> tuple[pa.Table, int]:
-    """Empties the strings that spell a missing value in letters, in all columns of text; also returns how many."""
+    """Empties the strings that are white space or spell a missing value, in all columns of text; and counts them."""
     count = 0
     for number, field in enumerate(table.schema):
         if not is_text(field.type):
             continue
-        spelled = pc.is_in(table[field.name], value_set=_VALUES[1:].cast(field.type))
+        spelled = pc.and_(_spells_missing(table[field.name]), pc.not_equal(table[field.name], ""))
         found = pc.sum(spelled).as_py() or 0
         if found:
             blank = pc.if_else(spelled, pa.scalar("", field.type), table[field.name])
             table = table.set_column(number, field, blank)
             count += found
     return table, count
+
+
+def _spells_missing(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    return pc.is_in(pc.utf8_trim_whitespace(texts), value_set=_VALUES.cast(texts.type))

@@ -187,7 +187,7 @@ def _check_items(columns: dict[str, pa.ChunkedArray], where: str, max_faulty: fl
             extra, total, max_faulty, f"{where}: item ids that repeat, such as {shown}", "Keep one row an item."
         )
     if "title" in columns:
-        empty = pc.sum(is_missing(pc.utf8_trim_whitespace(columns["title"]))).as_py() or 0
+        empty = pc.sum(is_missing(columns["title"])).as_py() or 0
         faults.add_rows(
             empty, total, max_faulty, f"{where}: items without a title", "Fill them in, or name another column."
         )

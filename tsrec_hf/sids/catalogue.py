@@ -100,7 +100,7 @@ def extend_index(
     index = earlier
     if rows:
         new = embeddings[rows]
-        # The SIDs of items that are gone stay theirs: a model has learned them for these items.
+        # The SIDs of items that go now stay theirs: the model of yesterday has learned them for these items.
         found = resolve_collisions(quantizer.encode(new), new, quantizer, collisions, taken=earlier.codes)
         if (found.max(axis=0) >= earlier.level_sizes).any():
             raise ValueError(

@@ -132,7 +132,10 @@ def texts_of(items: Items, fields: Iterable[str]) -> list[str]:
 def _columns_of(items: Items) -> list[str]:
     if len(items) == 0:
         raise ValueError("Expected at least one item, found none. Pass the rows of the catalogue.")
-    return list(cast("Dataset", items).column_names if hasattr(items, "column_names") else items[0])
+    if hasattr(items, "column_names"):
+        return list(cast("Dataset", items).column_names)
+    # Rows that come from JSON leave out what they have no value of.
+    return list(dict.fromkeys(name for item in items for name in item))
 
 
 def _check_columns(

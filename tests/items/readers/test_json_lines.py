@@ -44,6 +44,7 @@ def test_reads_the_fields_and_nothing_else(path):
         ("about", [["Toys", "Games"], ["More"]], ["Toys", "Games", "More"]),
         ("rating", float("nan"), None),
         ("time", "1970-01-02", 86400.0),
+        ("time", "  ", None),
         ("time", "1970-01-01T01:00:00Z", 3600.0),
         ("time", "1970-01-01 01:00:00+01:00", 0.0),
     ],

@@ -94,9 +94,22 @@ def test_titles_in_a_table_beside(folder):
         load_lcrec(folder)
 
 
+def test_ids_that_count_from_another_number_are_refused(folder):
+    names = Dataset.from_dict({"item_id": [1, 2, 3, 4], "title": list("abcd")})
+    with pytest.raises(ValueError, match="Toy.inter.json and `items`, but the first has 0 to 3 and the second 1 to 4"):
+        load_lcrec(folder, names)
+
+
+def test_interactions_that_go_with_unknown_items_are_told(folder, caplog):
+    write(folder, item={item_id: ITEMS[item_id] for item_id in "012"})
+    load_lcrec(folder)
+    [told] = [message for message in caplog.messages if "interactions of" in message]
+    assert told.startswith("2 of 10 interactions of") and "(20.0%)" in told and told.endswith("such as ['3'].")
+
+
 def test_fields_of_other_names(folder):
     write(folder, item={item_id: {"name": f"n{item_id}"} for item_id in ITEMS})
-    with pytest.raises(ValueError, match=r"Toy.item.json to have the columns \['title'\].*from \['key', 'name'\]"):
+    with pytest.raises(ValueError, match=r"Toy.item.json to have the columns \['title'\].*from \['name', 'key'\]"):
         load_lcrec(folder)
     assert load_lcrec(folder, item_columns={"title": "name"}).items["title"][:] == ["n0", "n1", "n2", "n3"]
 

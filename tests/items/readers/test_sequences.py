@@ -82,6 +82,13 @@ def test_ids_that_count_from_another_number_are_refused(tmp_path):
     assert len(load(tmp_path, "7 2 3 2\n").interactions) == 3
 
 
+def test_interactions_that_go_with_unknown_items_are_told(tmp_path, caplog):
+    assert len(load(tmp_path, "7 2 9 8 9 1 3\n9 3 1\n").interactions) == 5
+    [told] = caplog.messages
+    assert told.startswith("3 of 8 interactions of") and "(37.5%) are left out" in told
+    assert told.endswith("because their items are not in `items`, such as ['9', '8'].")
+
+
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [

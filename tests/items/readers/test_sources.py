@@ -34,8 +34,9 @@ def write(tmp_path, text, name="items.json"):
         {"items": ROWS},
         {"item_id": ["1", "2"], "title": ["Nut", "Saw"]},
         json.loads(pd.DataFrame(ROWS).to_json()),
+        {"item_id": {"0": "1", "1": "2"}, "title": {"1": "Saw", "0": "Nut"}},
     ],
-    ids=["array", "array in an object", "columns", "data frame"],
+    ids=["array", "array in an object", "columns", "data frame", "keys in another order"],
 )
 def test_one_document(tmp_path, document, indent, name):
     text = "\ufeff" + json.dumps(document, indent=indent)
@@ -46,8 +47,10 @@ def test_one_document(tmp_path, document, indent, name):
 def test_objects_by_their_ids(tmp_path, indent):
     path = write(tmp_path, json.dumps({"B1": {"title": "Nut", "price": 1}, "B2": {"title": None}}, indent=indent))
     assert catalogue(path, item_columns={"item_id": "key"}) == {"B1": "Nut", "B2": ""}
-    with pytest.raises(ValueError, match=r"\['item_id'\] are missing from \['key', 'title', 'price'\]"):
+    with pytest.raises(ValueError, match=r"\['item_id'\] are missing from \['title', 'price', 'key'\]"):
         catalogue(path)
+    path = write(tmp_path, json.dumps({"B1": {"title": "Nut", "key": "K7"}, "B2": {"title": None}}, indent=indent))
+    assert catalogue(path, item_columns={"item_id": "key"}) == {"B1": "Nut", "B2": ""}
 
 
 def test_one_line_is_one_row(tmp_path):
@@ -56,6 +59,14 @@ def test_one_line_is_one_row(tmp_path):
         "1": "Nut",
         "2": "",
     }
+
+
+def test_a_field_that_the_first_line_lacks_is_a_column(tmp_path):
+    path = write(tmp_path, '{"item_id": "1"}\n{"item_id": "2", "title": "Saw"}\n', "items.jsonl")
+    assert catalogue(path) == {"1": "", "2": "Saw"}
+    path = write(tmp_path, '{"item_id": "1"}\n{"item_id": "2", "name": "Saw"}\n', "items.jsonl")
+    with pytest.raises(ValueError, match=r"\['title'\] are missing from \['item_id'\]"):
+        catalogue(path)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +81,10 @@ def test_one_line_is_one_row(tmp_path):
         ("[1, 2]", "an object in .*entry 1, but found '1'.*`load_sequences`"),
         ("[]", "it has none"),
         ('{"item_id": ["1"], "title": []}', "columns of one length .*'item_id': 1, 'title': 0"),
+        (
+            '{"item_id": {"0": "1", "1": "2"}, "title": {"0": "Nut", "2": "Saw"}}',
+            r"""columns of the same keys in .*items.json, but '\["1", "2"\]' are keys of either 'item_id' or 'title'""",
+        ),
     ],
 )
 def test_documents_that_cannot_be_read(tmp_path, text, words):

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from tsrec_hf.items import load_table
 
@@ -150,6 +150,19 @@ def test_images_stay_images():
     log = load_table(LOG, items, item_columns={"image": "photo"})
     assert isinstance(log.items.features["image"], Image)
     assert log.items[0]["image"]["path"] == "a.png"
+
+
+def test_classes_are_their_names():
+    items = Dataset.from_dict({"item_id": ["1", "2", "3"], "title": [1, 0, -1]})
+    items = items.cast_column("title", ClassLabel(names=["Saw", "Nut"]))
+    assert load_table(None, items, untitled="keep").items["title"][:] == ["Nut", "Saw", ""]
+    ids, events = ClassLabel(names=["1", "2"]), ClassLabel(names=["buy", "look"])
+    orders = LOG.select_columns(["user_id", "timestamp"]).add_column("item_id", [0, 1]).add_column("event", [0, 1])
+    orders = orders.cast_column("item_id", ids).cast_column("event", events)
+    log = load_table(orders, items, {"event": "event"}, filters={"event": "look"})
+    assert log.interactions["item_id"][:] == ["2"]
+    # Further columns keep their type.
+    assert log.interactions.features["event"] == events
 
 
 def test_a_selection_is_what_it_selects():

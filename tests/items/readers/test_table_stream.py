@@ -111,6 +111,14 @@ def test_rows_in_order_have_no_times(log, tmp_path, form):
     assert list(stream) == table.to_list()
 
 
+def test_a_field_that_the_first_line_lacks_is_a_column(log, tmp_path):
+    source = as_file(log, tmp_path, "jsonl")
+    source.write_text('{"customer": "c00", "sku": "007", "day": "2024-05-01"}\n' + source.read_text())
+    table = load_table(source, ITEMS, COLUMNS).interactions
+    stream = load_table(source, ITEMS, COLUMNS, streaming=True)
+    assert list(stream) == table.to_list() and "note" in table.column_names
+
+
 def test_dialects(tmp_path):
     rows = ["ann::007::30/05/2024", "ann::008::31/05/2024", "José::007::30/05/2024"] * 20
     (tmp_path / "log.dat").write_bytes("\n".join(rows).encode("latin-1"))

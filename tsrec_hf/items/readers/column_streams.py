@@ -11,8 +11,16 @@ from datasets import Dataset
 from .delimited import delimited_tables
 from .dialects import TableFile
 from .json_documents import is_document
-from .json_lines import first_json_line, json_line_tables
-from .sources import Columns, dataset_columns, delimited_columns, file_of, parquet_parts, row_namer
+from .json_lines import json_line_tables
+from .sources import (
+    Columns,
+    dataset_columns,
+    delimited_columns,
+    file_of,
+    json_line_names,
+    parquet_parts,
+    row_namer,
+)
 
 
 # Rows of a table that are read at once; of text, a block of lines.
@@ -71,15 +79,17 @@ class DelimitedBatches:
 
 @dataclass(frozen=True)
 class JsonLineBatches:
-    """Batches of a file of JSON lines; its fields are those of the first line."""
+    """Batches of a file of JSON lines; its fields are those of the first block of lines."""
 
     path: Path
     kinds: dict[str, str]
 
     def __iter__(self) -> Iterator[Columns]:
-        names = list(first_json_line(self.path))
         first_row = 0
-        for table in json_line_tables(self.path, {name: kind for name, kind in self.kinds.items() if name in names}):
+        names: list[str] = []
+        for table in json_line_tables(self.path, self.kinds):
+            names = names or json_line_names(self.path, table)
+            table = table.select([one for one in self.kinds if one in names])
             yield Columns(table, names, str(self.path), row_namer(first_row), first_row=first_row)
             first_row += len(table)
 

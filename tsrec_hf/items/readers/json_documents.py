@@ -99,7 +99,7 @@ def _entries(document: Any, kinds: Mapping[str, str], path: str | Path) -> Itera
         named = ((f"entry {number}", entry) for number, entry in enumerate(document, start=1))
     elif isinstance(document, dict):
         named = (
-            (f"entry {key!r}", {KEY: key} | entry if isinstance(entry, dict) else entry)
+            (f"entry {key!r}", entry | {KEY: key} if isinstance(entry, dict) else entry)
             for key, entry in document.items()
         )
     else:
@@ -115,10 +115,19 @@ def _entries(document: Any, kinds: Mapping[str, str], path: str | Path) -> Itera
 
 def _rows_of_columns(document: dict[str, Any], path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     columns = {
-        name: list(values.values()) if isinstance(values, dict) else values for name, values in document.items()
+        name: {str(row): value for row, value in enumerate(values)} if isinstance(values, list) else values
+        for name, values in document.items()
     }
-    lengths = {name: len(values) if isinstance(values, list) else None for name, values in columns.items()}
+    lengths = {name: len(values) if isinstance(values, dict) else None for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
         raise ValueError(f"Expected columns of one length in {path}, but found {lengths}. Write the file again.")
-    for number, values in enumerate(zip(*columns.values()), start=1):
-        yield f"row {number}", dict(zip(columns, values))
+    (first, rows), *others = columns.items()
+    for name, values in others:
+        if values.keys() != rows.keys():
+            strange = shorten(json.dumps(sorted(values.keys() ^ rows.keys())))
+            raise ValueError(
+                f"Expected columns of the same keys in {path}, but {strange} are keys of either {first!r} or {name!r} "
+                "alone. Write the file again."
+            )
+    for number, key in enumerate(rows, start=1):
+        yield f"row {number}", {name: values[key] for name, values in columns.items()}

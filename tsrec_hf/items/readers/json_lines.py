@@ -227,7 +227,7 @@ def seconds_of(date: str) -> float:
 
 def _as_time(value: Any) -> float | None:
     if isinstance(value, str):
-        return None if value in SPELLINGS else seconds_of(value)
+        return None if value.strip() in SPELLINGS else seconds_of(value)
     return _as_number(value)
 
 

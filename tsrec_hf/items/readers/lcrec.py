@@ -20,7 +20,7 @@ from ..log import InteractionLog
 from ..splits import leave_one_out_split
 from ..tidying import tidy
 from .json_documents import KEY
-from .sequences import in_order
+from .sequences import check_ids, in_order
 from .table import Source, read_table
 
 
@@ -77,7 +77,8 @@ def load_lcrec(
         `brand` and `categories`; the splits; `sid_index`, or `None` if there is no file of SIDs.
 
     Raises:
-        `FileNotFoundError`: a file is missing. `ValueError`: a file is malformed, or an item has no SID.
+        `FileNotFoundError`: a file is missing. `ValueError`: a file is malformed, an item has no SID, or the ids of
+        sequences and items are shifted against each other.
 
     Example:
 
@@ -118,7 +119,9 @@ def read_lcrec(
     if items is None and files.items.name.endswith(ITEMS):
         columns = {"item_id": KEY, **columns}
     catalogue, _ = read_table(items or files.items, "items", columns, ("item_id", "title"), FIELDS)
-    return InteractionLog(catalogue, _read_sequences(files.interactions))
+    users, taken = _read_sequences(files.interactions)
+    check_ids(taken, catalogue, files.interactions, items or files.items)
+    return InteractionLog(catalogue, in_order(users, taken))
 
 
 def is_lcrec(path: Path) -> bool:
@@ -178,7 +181,7 @@ def _find_index(folder: Path, name: str, index_file: str | Path | None, quiet: b
     return found[0] if len(found) == 1 else None
 
 
-def _read_sequences(path: Path) -> Dataset:
+def _read_sequences(path: Path) -> tuple[pa.Array, pa.Array]:
     sequences: Any = read_json(path)
     if not isinstance(sequences, dict) or not sequences:
         raise ValueError(
@@ -196,7 +199,7 @@ def _read_sequences(path: Path) -> Dataset:
     taken = pa.array([str(item) for items in sequences.values() for item in items], pa.string())
     if not len(taken):
         raise ValueError(f"Expected items in {path}, but every user's list is empty. Fetch it again.")
-    return in_order(users, taken)
+    return users, taken
 
 
 def _read_index(path: Path, items: Dataset) -> SIDIndex:

@@ -1,5 +1,6 @@
 """Readers of sequences without times: text files of user and items (SASRec, S3-Rec, P5)."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,9 @@ from ..tidying import tidy
 from .dialects import TableFile, open_text
 from .packed import UNPACKING_ERRORS
 from .table import Source, read_table
+
+
+logger = logging.getLogger(__name__)
 
 
 @checks_types
@@ -86,7 +90,7 @@ def load_sequences(
     users, taken = _read_lines(Path(path), delimiter, encoding, with_users)
     if item_offset:
         taken = _shifted(taken, item_offset, path)
-    _check_ids(taken, catalogue, path, items)
+    check_ids(taken, catalogue, path, items)
     log = InteractionLog(catalogue, in_order(users, taken))
     return tidy(log, untitled=untitled, same_title=same_title, repeats=repeats)
 
@@ -150,11 +154,26 @@ def _shifted(items: pa.Array, offset: int, path: str | Path) -> pa.Array:
         ) from error
 
 
-def _check_ids(taken: pa.Array, catalogue: Dataset, path: str | Path, items: Source) -> None:
-    """Refuses ids that count from 1 in one file and from 0 in the other: all items but one would be found, wrongly."""
+def check_ids(taken: pa.Array, catalogue: Dataset, path: str | Path, items: Source) -> None:
+    """
+    Warns of interactions with items that the catalogue lacks.
+
+    Refuses ids that count from 1 in one file and from 0 in the other: all items but one would be found, wrongly.
+    """
     named = items.path if isinstance(items, TableFile) else items if isinstance(items, (str, Path)) else "`items`"
+    known = _ids_of(catalogue)
+    _check_offset(taken, known, path, named)
+    unknown = taken.filter(pc.invert(pc.is_in(taken, value_set=known.combine_chunks())))
+    if len(unknown):
+        logger.warning(
+            f"{len(unknown):,} of {len(taken):,} interactions of {path} ({len(unknown) / len(taken):.1%}) are left "
+            f"out, because their items are not in {named}, such as {pc.unique(unknown)[:3].to_pylist()}."
+        )
+
+
+def _check_offset(taken: pa.Array, known: pa.ChunkedArray, path: str | Path, named: str | Path) -> None:
     try:
-        mine, theirs = (pc.min_max(ids.cast(pa.int64())).as_py() for ids in (taken, _ids_of(catalogue)))
+        mine, theirs = (pc.min_max(ids.cast(pa.int64())).as_py() for ids in (taken, known))
     except pa.ArrowInvalid:
         return
     offset = theirs["min"] - mine["min"]
@@ -162,7 +181,8 @@ def _check_ids(taken: pa.Array, catalogue: Dataset, path: str | Path, items: Sou
         raise ValueError(
             f"Expected the same item ids in {path} and {named}, but the first has {mine['min']} to {mine['max']} and "
             f"the second {theirs['min']} to {theirs['max']}: one counts from 0, the other from 1, and every title "
-            f"would be that of a neighbour. Pass `item_offset={offset}` (`--item_offset {offset}`)."
+            f"would be that of a neighbour. Add {offset} to the first's ids: for `load_sequences` pass "
+            f"`item_offset={offset}` (`--item_offset {offset}`)."
         )
 
 

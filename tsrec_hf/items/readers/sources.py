@@ -159,7 +159,13 @@ def _read_json(path: Path, kinds: dict[str, str]) -> Columns:
     table = read_json_lines(path, kinds)
     # An object may lack a field. One that all lack does not exist.
     table = table.select([one for one in kinds if table[one].null_count < len(table)])
-    return Columns(table, list(first_json_line(path)), str(path), row_namer())
+    return Columns(table, json_line_names(path, table), str(path), row_namer())
+
+
+def json_line_names(path: Path, table: pa.Table) -> list[str]:
+    """Names of the fields of JSON lines: those of the first line, and those of `table` that a later line has."""
+    given = [one for one in table.column_names if table[one].null_count < len(table)]
+    return list(dict.fromkeys([*first_json_line(path), *given]))
 
 
 def parquet_parts(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Features
+from datasets import ClassLabel, Features
 
 from ..columns import require_columns
 from .sources import Columns
@@ -145,7 +145,17 @@ class WantedColumns:
 
 
 def _texts(read: Columns, column: str) -> pa.ChunkedArray:
-    return plain(read.table[column]).cast(pa.string())
+    return _named(read, column).cast(pa.string())
+
+
+def _named(read: Columns, column: str) -> pa.ChunkedArray:
+    """A column in plain types; classes of `datasets`, which Arrow has as numbers, by their names."""
+    values, feature = plain(read.table[column]), read.features.get(column)
+    if not isinstance(feature, ClassLabel):
+        return values
+    # -1 is a row without a class.
+    classes = pc.if_else(pc.less(values, 0), pa.scalar(None, values.type), values)
+    return pa.chunked_array([feature.names], pa.string()).take(classes)
 
 
 def convert(read: Columns, names: list[str], kind: str | None, timestamp_format: str | None = None) -> pa.ChunkedArray:
@@ -155,8 +165,14 @@ def convert(read: Columns, names: list[str], kind: str | None, timestamp_format:
     if kind == "time" and timestamp_format is not None:
         where = f"column {names[0]!r} of {read.where}"
         return as_formatted_seconds(plain(read.table[names[0]]), where, read.locate, timestamp_format)
+    # The names of classes are no numbers, not even those of ratings.
     columns = [
-        CONVERTERS[kind](plain(read.table[name]), f"column {name!r} of {read.where}", read.locate, read.written)
+        CONVERTERS[kind](
+            _named(read, name) if kind in ("id", "text") else plain(read.table[name]),
+            f"column {name!r} of {read.where}",
+            read.locate,
+            read.written,
+        )
         for name in names
     ]
     return columns[0] if len(columns) == 1 else join_texts(columns)
