@@ -34,9 +34,10 @@ def tidy(
 
     The columns `title`, `description` and, where they hold strings, `features`, `brand` and `categories` become plain
     text ([`~items.clean_text`]); other columns are not changed. In all columns of text, white space, `NULL`, `null`,
-    `nan`, `NaN`, `None`, `<NA>` and `\N` mean the same as an empty string: that there is no value. Of several rows with
-    the same item id, the first one with a title is kept. Interactions without a user, item or time, with an item that
-    is not (or no longer) in the catalogue, and exact duplicates are dropped. Items and interactions keep their order.
+    `nan`, `NaN`, `None`, `<NA>` and `\N` mean the same as an empty string: that there is no value. Of several rows
+    with the same item id, the first one with a title is kept. Interactions without a user, item or time, with an item
+    that is not (or no longer) in the catalogue, and exact duplicates are dropped. Items and interactions keep their
+    order.
 
     Args:
         log ([`InteractionLog`]):

@@ -83,7 +83,7 @@ def test_a_field_that_the_first_line_lacks_is_a_column(tmp_path):
         ('{"item_id": ["1"], "title": []}', "columns of one length .*'item_id': 1, 'title': 0"),
         (
             '{"item_id": {"0": "1", "1": "2"}, "title": {"0": "Nut", "2": "Saw"}}',
-            r"""columns of the same keys in .*items.json, but '\["1", "2"\]' are keys of either 'item_id' or 'title'""",
+            r"""columns of the same keys in .*json, but '\["1", "2"\]' are keys of either 'item_id' or 'title'""",
         ),
     ],
 )
