@@ -12,6 +12,8 @@ from tsrec_hf.cli import main
 from tsrec_hf.items import load_table, open_dataset
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.recipes import Recommender
+from tsrec_hf.recipes.stages import Stages
+from tsrec_hf.trainers import TSRecSFTTrainer
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
@@ -92,6 +94,28 @@ def test_one_call_and_a_second_one(shop, datasets_cache, capsys, monkeypatch) ->
     assert main(["push", "--model_name_or_path", str(folder), "--repo_id", "me/shop"]) == 0
     assert capsys.readouterr().out.strip() == "https://hub/me/shop"
     assert sent == ["TSRecForCausalLM", "TSRecTokenizer", "description_keywords.json"]
+
+
+def test_a_training_that_is_cut_off_takes_the_later_stages_along(shop, datasets_cache, capsys, monkeypatch) -> None:
+    folder = shop["output_dir"]
+    Recommender.from_tables(**shop)
+    with monkeypatch.context() as patch:
+        patch.setattr(TSRecSFTTrainer, "train", lambda self, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Recommender.from_tables(**shop, num_layers=1)
+    capsys.readouterr()
+    # The first options again: the model is trained anew, and so its card and its prior are new ones too.
+    recommender = Recommender.from_tables(**shop)
+    assert capsys.readouterr().out.count("as before") == 1
+    assert ModelCard.load(folder / "README.md").data.eval_results
+    fusion = TSRecTokenizer.from_pretrained(folder).prior_fusion
+    assert (fusion is None) == (recommender.tokenizer.prior_fusion is None)
+
+
+def test_a_fresh_run_that_is_cut_off_leaves_no_stage_done(tmp_path) -> None:
+    Stages(tmp_path).finish("training", "1234")
+    Stages(tmp_path, fresh=True).begin("data")
+    assert not Stages(tmp_path).is_done("training", "1234", [])
 
 
 def test_an_option_that_does_not_exist(shop) -> None:

@@ -12,6 +12,8 @@ from tsrec_hf.models.replacing_tsrec import write_text
 
 
 STAGES_NAME = "stages.json"
+# Each is made of those before it.
+ORDER = ("data", "training", "prior", "evaluation")
 
 
 def fingerprint_of(*inputs: Any) -> str:
@@ -75,9 +77,11 @@ class Stages:
         return self._done.get(stage) == fingerprint and all((self.directory / name).exists() for name in files)
 
     def begin(self, stage: str) -> None:
-        """Forgets the stage, whose files are about to change."""
-        if self._done.pop(stage, None) is not None:
-            self._write()
+        """Forgets the stage, whose files are about to change, and those after it, whose files go with them."""
+        for one in ORDER[ORDER.index(stage) :]:
+            self._done.pop(one, None)
+        # Also where none was remembered: what an earlier run wrote counts no longer.
+        self._write()
 
     def finish(self, stage: str, fingerprint: str) -> None:
         """Remembers what the stage's files were made of."""
