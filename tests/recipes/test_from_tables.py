@@ -11,7 +11,8 @@ from huggingface_hub import HfApi, ModelCard
 from tsrec_hf.cli import main
 from tsrec_hf.items import load_table, open_dataset
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.recipes import Recommender
+from tsrec_hf.recipes import Recommender, from_tables
+from tsrec_hf.recipes.raw_data import FOLDERS
 from tsrec_hf.recipes.stages import Stages
 from tsrec_hf.trainers import TSRecSFTTrainer
 
@@ -116,6 +117,18 @@ def test_a_fresh_run_that_is_cut_off_leaves_no_stage_done(tmp_path) -> None:
     Stages(tmp_path).finish("training", "1234")
     Stages(tmp_path, fresh=True).begin("data")
     assert not Stages(tmp_path).is_done("training", "1234", [])
+
+
+@pytest.mark.parametrize("form", [*FOLDERS, "lcrec"])
+def test_a_folder_of_items_and_interactions_is_all_that_is_named(form, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "both").mkdir()
+    words = ["train", "--items", str(tmp_path / "both"), "--format", form, "--output_dir", str(tmp_path / "out")]
+    # What the folders hold is read by the tests of the readers.
+    monkeypatch.setattr(from_tables, "_prepare", lambda run, fingerprint: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([*words, "--traceback"])
+    with pytest.raises(ZeroDivisionError):
+        Recommender.from_tables(tmp_path / "both", output_dir=tmp_path / "out", format=form)
 
 
 def test_an_option_that_does_not_exist(shop) -> None:

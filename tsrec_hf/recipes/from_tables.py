@@ -135,7 +135,8 @@ def _inputs(args: TrainOptions) -> list[Any]:
     """What decides the data: the files' contents and the options of reading, embedding and coding."""
     raw = {name: getattr(args, name) for name in RawDataArguments.__dataclass_fields__}
     raw |= {name: None for name in ("items_file", "interactions_file")}
-    return [Path(args.items_file), Path(args.interactions_file), raw, args.encoder, args.level_sizes, args.seed]
+    files = [None if name is None else Path(name) for name in (args.items_file, args.interactions_file)]
+    return [*files, raw, args.encoder, args.level_sizes, args.seed]
 
 
 # Data

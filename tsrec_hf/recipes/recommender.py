@@ -62,7 +62,7 @@ class Recommender:
     def from_tables(
         cls,
         items: str | Path | pd.DataFrame | Dataset,
-        interactions: str | Path | pd.DataFrame | Dataset,
+        interactions: str | Path | pd.DataFrame | Dataset | None = None,
         output_dir: str | Path = "outputs/recommender",
         **options: Any,
     ) -> "Recommender":
@@ -74,8 +74,9 @@ class Recommender:
         Args:
             items (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`):
                 One row per item: `item_id`, `title` and perhaps `description`.
-            interactions (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`):
-                One row per interaction: `user_id`, `item_id` and `timestamp`.
+            interactions (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`, *optional*):
+                One row per interaction: `user_id`, `item_id` and `timestamp`. Left out with a `format` whose folder
+                holds them too; `items` is that folder.
             output_dir (`str` or `Path`, *optional*, defaults to `"outputs/recommender"`):
                 Folder of the recommender, its data, figures, plot and card.
             options (*optional*):
@@ -247,10 +248,10 @@ class Recommender:
         return address
 
 
-def _as_file(table: str | Path | pd.DataFrame | Dataset, folder: Path, name: str) -> str:
+def _as_file(table: str | Path | pd.DataFrame | Dataset | None, folder: Path, name: str) -> str | None:
     """The path of a table; one in memory is written, so that a later run can tell whether it has changed."""
-    if isinstance(table, (str, Path)):
-        return str(table)
+    if table is None or isinstance(table, (str, Path)):
+        return None if table is None else str(table)
     path = folder / "work" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(table, pd.DataFrame):
