@@ -1,12 +1,14 @@
 """From two tables to a recommender, in one call, and what a second call does again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 
 from tsrec_hf.cli import main
 from tsrec_hf.items import load_table, open_dataset
@@ -117,6 +119,37 @@ def test_a_fresh_run_that_is_cut_off_leaves_no_stage_done(tmp_path) -> None:
     Stages(tmp_path).finish("training", "1234")
     Stages(tmp_path, fresh=True).begin("data")
     assert not Stages(tmp_path).is_done("training", "1234", [])
+
+
+def test_other_weights_and_more_minutes_count_as_other_inputs(
+    shop, tmp_path, datasets_cache, capsys, monkeypatch
+) -> None:
+    for name in ("_fit_prior", "_evaluate"):
+        monkeypatch.setattr(from_tables, name, lambda *args: None)
+    # A machine so slow that training ends after a step.
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: 0.0)
+
+    def as_before(**options) -> list[str]:
+        Recommender.from_tables(**{**shop, **options})
+        lines = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+        return [line.split(":")[0] for line in lines if "as before" in line]
+
+    assert as_before(minutes=2) == [] and as_before(minutes=2) == as_before(minutes=1) == ["Data", "Training"]
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: None)
+    assert as_before(minutes=3) == ["Data"]
+    # All steps were done.
+    assert as_before(minutes=0) == ["Data", "Training"]
+
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: 0.0)
+    shop["model_name_or_path"] = str(shutil.copytree(shop["model_name_or_path"], tmp_path / "backbone"))
+    # The same weights in another folder are no other input.
+    assert as_before() == ["Data", "Training"]
+    weights = tmp_path / "backbone" / "model.safetensors"
+    save_file({name: 0.5 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    assert as_before() == ["Data"]
+    modules = [BoW([*THINGS, *KINDS])]
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(shop["encoder"])
+    assert as_before() == []
 
 
 @pytest.mark.parametrize("form", [*FOLDERS, "lcrec"])
