@@ -103,12 +103,12 @@ class Recommender:
             raise ValueError(
                 f"Expected options of `tsrec train`, but found {unknown}. `tsrec train --help` lists them."
             )
-        files = {
-            name: _as_file(table, folder, name) for name, table in (("items", items), ("interactions", interactions))
-        }
         return main(
             TrainOptions(
-                items_file=files["items"], interactions_file=files["interactions"], output_dir=str(folder), **options
+                items_file=_as_file(items, folder, "items"),
+                interactions_file=None if interactions is None else _as_file(interactions, folder, "interactions"),
+                output_dir=str(folder),
+                **options,
             )
         )
 
@@ -248,10 +248,10 @@ class Recommender:
         return address
 
 
-def _as_file(table: str | Path | pd.DataFrame | Dataset | None, folder: Path, name: str) -> str | None:
+def _as_file(table: str | Path | pd.DataFrame | Dataset, folder: Path, name: str) -> str:
     """The path of a table; one in memory is written, so that a later run can tell whether it has changed."""
-    if table is None or isinstance(table, (str, Path)):
-        return None if table is None else str(table)
+    if isinstance(table, (str, Path)):
+        return str(table)
     path = folder / "work" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(table, pd.DataFrame):
