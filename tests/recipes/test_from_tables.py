@@ -152,6 +152,18 @@ def test_other_weights_and_more_minutes_count_as_other_inputs(
     assert as_before() == []
 
 
+def test_untitled_items_that_are_kept_are_embedded_and_described(shop, datasets_cache, capsys, monkeypatch) -> None:
+    modules = [BoW([*THINGS, *KINDS, "untitled"])]
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(shop["encoder"])
+    shop["items"].loc[:3, "title"] = ""
+    monkeypatch.setattr(from_tables, "_train", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Recommender.from_tables(**shop, untitled="keep")
+    assert "4 items have no text" in capsys.readouterr().out
+    dataset = open_dataset(shop["output_dir"] / "data")
+    assert len(dataset.sid_index) == 40 and dataset.items["title"][:5] == ["", "", "", "", "red apple"]
+
+
 @pytest.mark.parametrize("form", [*FOLDERS, "lcrec"])
 def test_a_folder_of_items_and_interactions_is_all_that_is_named(form, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "both").mkdir()

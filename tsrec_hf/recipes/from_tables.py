@@ -62,6 +62,7 @@ from tsrec_hf.trainers import (
     choose_num_threads,
 )
 
+from .build import with_some_text
 from .options import MINILM_ID, SEMANTICS_FILE, TrainOptions
 from .raw_data import RawDataArguments
 from .recommender import Recommender
@@ -162,7 +163,8 @@ def _prepare(run: Run, fingerprint: str) -> tuple[RecommendationDataset, TokenSe
     items = dataset.items
     encoder = run.args.encoder or find_encoder(run.work / "encoder")
     weights = {"title": 1.0} | ({"description": 0.5} if any(items["description"][:]) else {})
-    texts = embed_items(items, encoder, fields=weights, cache_dir=run.work / "cache")
+    named = with_some_text(items, weights)
+    texts = embed_items(named, encoder, fields=weights, cache_dir=run.work / "cache")
     item_ids = items["item_id"][:]
     tastes = embed_interactions(dataset.train, item_ids, dim=min(48, len(item_ids)))
     embeddings = join_collaborative(texts, tastes, weight=1.0)
@@ -178,7 +180,7 @@ def _prepare(run: Run, fingerprint: str) -> tuple[RecommendationDataset, TokenSe
         save_embeddings(part, embeddings, index)
         write_report(part, report, str(report))
     run.clock.say("Semantic IDs", f"{index}, from texts and from what was taken together")
-    semantics = describe_tokens(items, index, KeywordTeacher(), embeddings=texts)
+    semantics = describe_tokens(named, index, KeywordTeacher(), embeddings=texts)
     semantics.to_json(semantics_file)
     run.stages.finish("data", fingerprint)
     # As the next run reads it.
