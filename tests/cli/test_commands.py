@@ -47,7 +47,8 @@ def test_help_all_shows_the_trainers_options_below(capsys) -> None:
     ("words", "told"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["train", "--items", "x.csv"], "--interactions: "),
+        (["train", "--items", "x.csv"], "the interactions of the format 'table' as `--interactions`"),
+        (["train", "--interactions", "x.csv"], "--items: "),
         (["sft", "--data_dir", "."], "--model_name_or_path: Folder or Hub id to start from."),
         (["evaluate", "--model_name_or_path", "outputs/stf", "--data_dir", "."], "Did you mean 'outputs/sft'?"),
         (["evaluate", "--model_name_or_path", "output/sft", "--data_dir", "."], "Did you mean 'outputs/sft'?"),

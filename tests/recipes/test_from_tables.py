@@ -1,17 +1,22 @@
 """From two tables to a recommender, in one call, and what a second call does again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 
 from tsrec_hf.cli import main
 from tsrec_hf.items import load_table, open_dataset
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.recipes import Recommender
+from tsrec_hf.recipes import Recommender, from_tables
+from tsrec_hf.recipes.raw_data import FOLDERS
+from tsrec_hf.recipes.stages import Stages
+from tsrec_hf.trainers import TSRecSFTTrainer
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `sids`")
@@ -92,6 +97,83 @@ def test_one_call_and_a_second_one(shop, datasets_cache, capsys, monkeypatch) ->
     assert main(["push", "--model_name_or_path", str(folder), "--repo_id", "me/shop"]) == 0
     assert capsys.readouterr().out.strip() == "https://hub/me/shop"
     assert sent == ["TSRecForCausalLM", "TSRecTokenizer", "description_keywords.json"]
+
+
+def test_a_training_that_is_cut_off_takes_the_later_stages_along(shop, datasets_cache, capsys, monkeypatch) -> None:
+    folder = shop["output_dir"]
+    Recommender.from_tables(**shop)
+    with monkeypatch.context() as patch:
+        patch.setattr(TSRecSFTTrainer, "train", lambda self, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Recommender.from_tables(**shop, num_layers=1)
+    capsys.readouterr()
+    # The first options again: the model is trained anew, and so its card and its prior are new ones too.
+    recommender = Recommender.from_tables(**shop)
+    assert capsys.readouterr().out.count("as before") == 1
+    assert ModelCard.load(folder / "README.md").data.eval_results
+    fusion = TSRecTokenizer.from_pretrained(folder).prior_fusion
+    assert (fusion is None) == (recommender.tokenizer.prior_fusion is None)
+
+
+def test_a_fresh_run_that_is_cut_off_leaves_no_stage_done(tmp_path) -> None:
+    Stages(tmp_path).finish("training", "1234")
+    Stages(tmp_path, fresh=True).begin("data")
+    assert not Stages(tmp_path).is_done("training", "1234", [])
+
+
+def test_other_weights_and_more_minutes_count_as_other_inputs(
+    shop, tmp_path, datasets_cache, capsys, monkeypatch
+) -> None:
+    for name in ("_fit_prior", "_evaluate"):
+        monkeypatch.setattr(from_tables, name, lambda *args: None)
+    # A machine so slow that training ends after a step.
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: 0.0)
+
+    def as_before(**options) -> list[str]:
+        Recommender.from_tables(**{**shop, **options})
+        lines = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+        return [line.split(":")[0] for line in lines if "as before" in line]
+
+    assert as_before(minutes=2) == [] and as_before(minutes=2) == as_before(minutes=1) == ["Data", "Training"]
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: None)
+    assert as_before(minutes=3) == ["Data"]
+    # All steps were done.
+    assert as_before(minutes=0) == ["Data", "Training"]
+
+    monkeypatch.setattr(from_tables, "_seconds_for_training", lambda *args: 0.0)
+    shop["model_name_or_path"] = str(shutil.copytree(shop["model_name_or_path"], tmp_path / "backbone"))
+    # The same weights in another folder are no other input.
+    assert as_before() == ["Data", "Training"]
+    weights = tmp_path / "backbone" / "model.safetensors"
+    save_file({name: 0.5 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    assert as_before() == ["Data"]
+    modules = [BoW([*THINGS, *KINDS])]
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(shop["encoder"])
+    assert as_before() == []
+
+
+def test_untitled_items_that_are_kept_are_embedded_and_described(shop, datasets_cache, capsys, monkeypatch) -> None:
+    modules = [BoW([*THINGS, *KINDS, "untitled"])]
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(shop["encoder"])
+    shop["items"].loc[:3, "title"] = ""
+    monkeypatch.setattr(from_tables, "_train", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Recommender.from_tables(**shop, untitled="keep")
+    assert "4 items have no text" in capsys.readouterr().out
+    dataset = open_dataset(shop["output_dir"] / "data")
+    assert len(dataset.sid_index) == 40 and dataset.items["title"][:5] == ["", "", "", "", "red apple"]
+
+
+@pytest.mark.parametrize("form", [*FOLDERS, "lcrec"])
+def test_a_folder_of_items_and_interactions_is_all_that_is_named(form, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "both").mkdir()
+    words = ["train", "--items", str(tmp_path / "both"), "--format", form, "--output_dir", str(tmp_path / "out")]
+    # What the folders hold is read by the tests of the readers.
+    monkeypatch.setattr(from_tables, "_prepare", lambda run, fingerprint: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([*words, "--traceback"])
+    with pytest.raises(ZeroDivisionError):
+        Recommender.from_tables(tmp_path / "both", output_dir=tmp_path / "out", format=form)
 
 
 def test_an_option_that_does_not_exist(shop) -> None:

@@ -95,3 +95,26 @@ def test_a_few_faulty_rows_are_a_warning(tmp_path) -> None:
     args = RawDataArguments(items_file=words[2], interactions_file=words[4])
     assert find_faults(args, 0.05).errors == [] and "1 of 21 rows are left out" in find_faults(args, 0.05).warnings[0]
     assert len(find_faults(args, 0.01).errors) == 1
+
+
+def test_rows_that_a_filter_leaves_out_are_no_faults(tmp_path) -> None:
+    bought = [f"{line},purchase" for line in LOG[1:]]
+    searches = [f"u{number},,{number},search" for number in range(90)]
+    words = write(tmp_path, ITEMS, [f"{LOG[0]},event", *searches, *bought])
+
+    def errors(*filters: str) -> list[str]:
+        args = RawDataArguments(items_file=words[2], interactions_file=words[4], filters=list(filters))
+        return find_faults(args, 0.01).errors
+
+    assert errors("event=purchase") == []
+    assert "without user, item or time: 90 of 190 rows" in errors()[0]
+    # Nothing else is said of rows that a mistaken filter would choose.
+    assert len(errors("event=buy")) == len(errors("kind=purchase")) == 1
+    assert "most frequent values are ['purchase', 'search']" in errors("event=buy")[0]
+
+
+def test_untitled_items_that_are_kept_are_no_faults(tmp_path) -> None:
+    words = write(tmp_path, [*ITEMS[:16], "i15,", "i16,", "i17,", "i18,", "i19,"], LOG)
+    args = RawDataArguments(items_file=words[2], interactions_file=words[4], untitled="keep")
+    faults = find_faults(args, 0.1)
+    assert faults.errors == faults.warnings == []

@@ -1,6 +1,7 @@
 """From raw data to a folder that every other command reads: clean, split, embed, quantise, report."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,8 @@ def embed(args: BuildOptions, items: Dataset) -> np.ndarray:
         files = [image_beside(folder, name) if name else None for name in items[args.image_column][:]]
         items = items.remove_columns(args.image_column).add_column(args.image_column, files)
     weights = weights_of(args)
-    texts = [name for name in weights if name in items.column_names]
-    blank = [not any(row) for row in zip(*(items[name][:] for name in texts))]
-    if any(blank) and args.image_column is None:
-        # Published sequences are evaluated with all items; the data set keeps its empty title.
-        print(f"{sum(blank)} items have no text and are embedded as {NO_TEXT!r}.")
-        titles = [NO_TEXT if none else text for none, text in zip(blank, items[texts[0]][:])]
-        items = items.remove_columns(texts[0]).add_column(texts[0], titles)
+    if args.image_column is None:
+        items = with_some_text(items, weights)
     return embed_items(
         items,
         args.encoder,
@@ -78,6 +74,18 @@ def embed(args: BuildOptions, items: Dataset) -> np.ndarray:
         batch_size=args.batch_size,
         cache_dir=args.cache_dir or Path(args.output_dir, "cache"),
     )
+
+
+def with_some_text(items: Dataset, fields: Iterable[str]) -> Dataset:
+    """What to embed: items without any text get one. The data set keeps its empty titles."""
+    # Published sequences are evaluated with all items.
+    texts = [name for name in fields if name in items.column_names]
+    blank = [not any(row) for row in zip(*(items[name][:] for name in texts))]
+    if not any(blank):
+        return items
+    print(f"{sum(blank)} items have no text and are embedded as {NO_TEXT!r}.")
+    titles = [NO_TEXT if none else text for none, text in zip(blank, items[texts[0]][:])]
+    return items.remove_columns(texts[0]).add_column(texts[0], titles)
 
 
 def quantise(args: BuildOptions, embeddings: np.ndarray) -> tuple[ResidualKMeans | RQVAE, np.ndarray]:

@@ -7,6 +7,7 @@ folder is the recommender; in it `data` is what the other commands take as `--da
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -61,6 +62,7 @@ from tsrec_hf.trainers import (
     choose_num_threads,
 )
 
+from .build import with_some_text
 from .options import MINILM_ID, SEMANTICS_FILE, TrainOptions
 from .raw_data import RawDataArguments
 from .recommender import Recommender
@@ -118,7 +120,7 @@ def _run(args: TrainOptions) -> Recommender:
 
     data_print = fingerprint_of(tsrec_hf.__version__, *_inputs(args))
     dataset, semantics = _prepare(run, data_print)
-    model_print = fingerprint_of(data_print, args.model_name_or_path, args.num_layers, args.seed)
+    model_print = fingerprint_of(data_print, _named(args.model_name_or_path), args.num_layers, args.seed)
     model, tokenizer = _train(run, dataset, semantics, model_print)
     prior_print = fingerprint_of(model_print, args.num_valid_rows)
     _fit_prior(run, model, tokenizer, dataset, prior_print)
@@ -135,7 +137,13 @@ def _inputs(args: TrainOptions) -> list[Any]:
     """What decides the data: the files' contents and the options of reading, embedding and coding."""
     raw = {name: getattr(args, name) for name in RawDataArguments.__dataclass_fields__}
     raw |= {name: None for name in ("items_file", "interactions_file")}
-    return [Path(args.items_file), Path(args.interactions_file), raw, args.encoder, args.level_sizes, args.seed]
+    files = [None if name is None else Path(name) for name in (args.items_file, args.interactions_file)]
+    return [*files, raw, _named(args.encoder), args.level_sizes, args.seed]
+
+
+def _named(name: str | None) -> str | Path | None:
+    """What a model's name decides: a folder counts by its contents, which may change under the same name."""
+    return Path(name) if name is not None and Path(name).exists() else name
 
 
 # Data
@@ -155,7 +163,8 @@ def _prepare(run: Run, fingerprint: str) -> tuple[RecommendationDataset, TokenSe
     items = dataset.items
     encoder = run.args.encoder or find_encoder(run.work / "encoder")
     weights = {"title": 1.0} | ({"description": 0.5} if any(items["description"][:]) else {})
-    texts = embed_items(items, encoder, fields=weights, cache_dir=run.work / "cache")
+    named = with_some_text(items, weights)
+    texts = embed_items(named, encoder, fields=weights, cache_dir=run.work / "cache")
     item_ids = items["item_id"][:]
     tastes = embed_interactions(dataset.train, item_ids, dim=min(48, len(item_ids)))
     embeddings = join_collaborative(texts, tastes, weight=1.0)
@@ -171,7 +180,7 @@ def _prepare(run: Run, fingerprint: str) -> tuple[RecommendationDataset, TokenSe
         save_embeddings(part, embeddings, index)
         write_report(part, report, str(report))
     run.clock.say("Semantic IDs", f"{index}, from texts and from what was taken together")
-    semantics = describe_tokens(items, index, KeywordTeacher(), embeddings=texts)
+    semantics = describe_tokens(named, index, KeywordTeacher(), embeddings=texts)
     semantics.to_json(semantics_file)
     run.stages.finish("data", fingerprint)
     # As the next run reads it.
@@ -199,7 +208,8 @@ def find_encoder(folder: Path) -> str:
 def _train(
     run: Run, dataset: RecommendationDataset, semantics: TokenSemantics, fingerprint: str
 ) -> tuple[TSRecForCausalLM, TSRecTokenizer]:
-    if run.stages.is_done("training", fingerprint, ["config.json", "model.safetensors"]):
+    minutes = run.args.minutes or math.inf
+    if run.stages.is_done("training", fingerprint, ["config.json", "model.safetensors"], minutes):
         model, tokenizer = load_recommender(run.folder, sid_index=dataset.sid_index)
         model.to(_device())  # type: ignore[arg-type]
         run.clock.say("Training", "as before")
@@ -252,7 +262,8 @@ def _train(
     semantics.to_json(run.folder / SEMANTICS_FILE)
     write_text(run.work / "log_history.json", json.dumps(trainer.state.log_history))
     shutil.rmtree(folder, ignore_errors=True)
-    run.stages.finish("training", fingerprint)
+    cut_off = trainer.state.global_step < trainer.state.max_steps
+    run.stages.finish("training", fingerprint, cut_off_after=minutes if cut_off else None)
     passes = float(trainer.state.epoch or 0)
     less = "" if passes >= 1 else "; less than one pass, since the machine is slow or busy: raise --minutes"
     run.clock.say("Trained", f"{trainer.state.global_step} steps, {passes:.1f} passes over the rows{less}")

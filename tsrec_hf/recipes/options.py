@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .raw_data import RawDataArguments
+from .raw_data import FOLDERS, RawDataArguments
 
 
 SEMANTICS_FILE = "description_keywords.json"
@@ -313,9 +313,6 @@ class UsualTrainerOptions:
 class TrainOptions(RawDataArguments):
     """What to make of the tables."""
 
-    interactions_file: str = field(
-        metadata={"help": "Interactions: user_id, item_id and timestamp.", "aliases": ["--interactions"]}
-    )
     output_dir: str = field(
         default="outputs/recommender", metadata={"help": "Folder of the recommender; a second call goes on there."}
     )
@@ -346,6 +343,12 @@ class TrainOptions(RawDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # LC-Rec's folder can hold both too.
+        if self.interactions_file is None and self.format not in (*FOLDERS, "lcrec"):
+            raise ValueError(
+                f"Expected the interactions of the format {self.format!r} as `--interactions`, but found none. Name "
+                "their file."
+            )
         if not 0 <= self.max_faulty <= 1 or self.minutes < 0:
             raise ValueError(
                 f"Expected `--max_faulty` from 0 to 1 and `--minutes` of at least 0, but found {self.max_faulty} and "

@@ -199,7 +199,7 @@ class RawDataArguments:
         if self.format in AMAZON:
             return load_amazon(self.interactions_file, self.items_file, **tidying)
         if self.format in PUBLISHED:
-            return load_published(self.format, self.items_file, self._filters(), **tidying)
+            return load_published(self.format, self.items_file, self.allowed_values(), **tidying)
         if self.format == "recbole":
             return tidy(load_recbole(self.items_file, None, items, interactions, self.encoding), **tidying)
         if self.format == "lcrec":
@@ -223,7 +223,7 @@ class RawDataArguments:
             self.items_file,
             interactions,
             items,
-            filters=self._filters(),
+            filters=self.allowed_values(),
             delimiter=self.delimiter,
             encoding=self.encoding,
             header=self.header,
@@ -234,7 +234,8 @@ class RawDataArguments:
             **tidying,
         )
 
-    def _filters(self) -> dict[str, list[str]]:
+    def allowed_values(self) -> dict[str, list[str]]:
+        """The columns of `filters`, and the values that their rows must have."""
         return {name: values.split(",") for name, values in as_pairs(self.filters, "filters").items()}
 
     def split_log(self, log: "InteractionLog", name: str) -> "RecommendationDataset":

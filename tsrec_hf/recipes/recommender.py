@@ -62,7 +62,7 @@ class Recommender:
     def from_tables(
         cls,
         items: str | Path | pd.DataFrame | Dataset,
-        interactions: str | Path | pd.DataFrame | Dataset,
+        interactions: str | Path | pd.DataFrame | Dataset | None = None,
         output_dir: str | Path = "outputs/recommender",
         **options: Any,
     ) -> "Recommender":
@@ -74,8 +74,9 @@ class Recommender:
         Args:
             items (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`):
                 One row per item: `item_id`, `title` and perhaps `description`.
-            interactions (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`):
-                One row per interaction: `user_id`, `item_id` and `timestamp`.
+            interactions (`str`, `Path`, `pandas.DataFrame` or `datasets.Dataset`, *optional*):
+                One row per interaction: `user_id`, `item_id` and `timestamp`. Left out with a `format` whose folder
+                holds them too; `items` is that folder.
             output_dir (`str` or `Path`, *optional*, defaults to `"outputs/recommender"`):
                 Folder of the recommender, its data, figures, plot and card.
             options (*optional*):
@@ -102,12 +103,12 @@ class Recommender:
             raise ValueError(
                 f"Expected options of `tsrec train`, but found {unknown}. `tsrec train --help` lists them."
             )
-        files = {
-            name: _as_file(table, folder, name) for name, table in (("items", items), ("interactions", interactions))
-        }
         return main(
             TrainOptions(
-                items_file=files["items"], interactions_file=files["interactions"], output_dir=str(folder), **options
+                items_file=_as_file(items, folder, "items"),
+                interactions_file=None if interactions is None else _as_file(interactions, folder, "interactions"),
+                output_dir=str(folder),
+                **options,
             )
         )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tsrec_hf.models.replacing_tsrec import write_text
 
 
 STAGES_NAME = "stages.json"
+# Each is made of those before it.
+ORDER = ("data", "training", "prior", "evaluation")
 
 
 def fingerprint_of(*inputs: Any) -> str:
@@ -68,20 +71,28 @@ class Stages:
     def __init__(self, directory: Path, fresh: bool = False) -> None:
         self.directory = directory
         path = directory / STAGES_NAME
-        self._done: dict[str, str] = {} if fresh or not path.is_file() else dict(read_json(path))
+        # The fingerprint of each; of one that the clock cut off, also the minutes it had.
+        self._done: dict[str, str | list[Any]] = {} if fresh or not path.is_file() else dict(read_json(path))
 
-    def is_done(self, stage: str, fingerprint: str, files: Sequence[str]) -> bool:
-        """Whether the stage was done with these inputs, and its files are there."""
-        return self._done.get(stage) == fingerprint and all((self.directory / name).exists() for name in files)
+    def is_done(self, stage: str, fingerprint: str, files: Sequence[str], minutes: float = 0.0) -> bool:
+        """
+        Whether the stage was done with these inputs, and its files are there. One that was cut off counts as done
+        where there are no more minutes for it now than it had.
+        """
+        done = self._done.get(stage)
+        before, had = done if isinstance(done, list) else (done, math.inf)
+        return before == fingerprint and minutes <= had and all((self.directory / name).exists() for name in files)
 
     def begin(self, stage: str) -> None:
-        """Forgets the stage, whose files are about to change."""
-        if self._done.pop(stage, None) is not None:
-            self._write()
+        """Forgets the stage, whose files are about to change, and those after it, whose files go with them."""
+        for one in ORDER[ORDER.index(stage) :]:
+            self._done.pop(one, None)
+        # Also where none was remembered: what an earlier run wrote counts no longer.
+        self._write()
 
-    def finish(self, stage: str, fingerprint: str) -> None:
-        """Remembers what the stage's files were made of."""
-        self._done[stage] = fingerprint
+    def finish(self, stage: str, fingerprint: str, cut_off_after: float | None = None) -> None:
+        """Remembers what the stage's files were made of, and the minutes of a run that cut the stage off."""
+        self._done[stage] = fingerprint if cut_off_after is None else [fingerprint, cut_off_after]
         self._write()
 
     def _write(self) -> None:

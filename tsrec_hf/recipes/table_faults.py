@@ -2,7 +2,7 @@
 Everything that is wrong with two tables, found before anything is trained and told at once, by the options that help.
 
 Readers stop at the first fault, and cleaning drops what it cannot use; here all faults are collected, and rows that
-would be dropped count as a fault where they are many.
+would be dropped count as a fault where they are many. Rows that the options leave out or keep anyway are no faults.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from tsrec_hf.items.missing import is_missing
 from tsrec_hf.items.readers import TableFile
 from tsrec_hf.items.readers.sources import Columns, read_columns
 from tsrec_hf.items.readers.values import plain
-from tsrec_hf.items.readers.wanted import KINDS, convert
+from tsrec_hf.items.readers.wanted import KINDS, WantedColumns, convert
 
 from .raw_data import RawDataArguments, as_pairs
 
@@ -89,6 +89,8 @@ def find_faults(options: RawDataArguments, max_faulty: float) -> TableFaults:
         return faults
     items, found_items = _read(options, "items", faults)
     taken, found_taken = _read(options, "interactions", faults)
+    if options.untitled == "keep":
+        items.pop("title", None)
     if found_items and "item_id" in items:
         _check_items(items, found_items.where, max_faulty, faults)
     if found_taken and "user_id" in taken and "item_id" in taken:
@@ -102,7 +104,7 @@ def find_faults(options: RawDataArguments, max_faulty: float) -> TableFaults:
 def _read(
     options: RawDataArguments, table: str, faults: TableFaults
 ) -> tuple[dict[str, pa.ChunkedArray], Columns | None]:
-    """Columns that could be read, by our names."""
+    """Columns that could be read, by our names, of the rows that count."""
     path = options.items_file if table == "items" else options.interactions_file
     names = options.item_names if table == "items" else options.interaction_names
     if path is None:
@@ -123,7 +125,8 @@ def _read(
     in_order = wanted.get("timestamp") == ["none"]
     if in_order:
         del wanted["timestamp"]
-    kinds = {name: KINDS[one] for one, names_of in wanted.items() for name in names_of}
+    filters = WantedColumns.of(table, {}, (), filters=options.allowed_values() if table == "interactions" else None)
+    kinds = filters.kinds | {name: KINDS[one] for one, names_of in wanted.items() for name in names_of}
     try:
         file = TableFile(path, options.delimiter, options.encoding, names, options.header, options.quotes)
         read = read_columns(file, table, kinds)
@@ -150,7 +153,14 @@ def _read(
     if not len(read.table) and not missing:
         faults.errors.append(f"{read.where}: it has column names and no rows. Export it again.")
         return {}, None
-    return columns, read
+    try:
+        filters.check(read)
+        filters.check_values(read)
+    except ValueError as error:
+        faults.errors.append(str(error))
+        return {}, None
+    kept = filters.kept(read)
+    return {one: column.filter(kept) for one, column in columns.items()}, read
 
 
 def _other_separator(path: str, options: RawDataArguments) -> str | None:
