@@ -209,6 +209,13 @@ class AverageCallback(TrainerCallback):
             own.copy_(mean)
 
 
+class LogLastStepCallback(TrainerCallback):
+    """Logs after the last step, so that the logs' losses are of all steps."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= state.global_step == state.max_steps
+
+
 @dataclass(frozen=True)
 class DroppingSequenceTask:
     """
@@ -306,7 +313,9 @@ def train(
         from trl import ModelConfig
 
         peft_config = lora_config(model, tokenizer, ModelConfig(use_peft=True, lora_r=recipe.lora_r, lora_alpha=32))
-    callbacks = [] if recipe.average_from is None else [AverageCallback(recipe.average_from)]
+    callbacks: list[TrainerCallback] = [LogLastStepCallback()]
+    if recipe.average_from is not None:
+        callbacks.append(AverageCallback(recipe.average_from))
     trainer = TSRecSFTTrainer(
         model,
         settings,
