@@ -1,6 +1,7 @@
 import copy
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tsrec_hf.data import PromptBuilder, build_grpo_rows
 from tsrec_hf.evaluation import RecommendationEvaluator
-from tsrec_hf.models import SIDIndex
+from tsrec_hf.models import SIDIndex, TSRecForCausalLM
 from tsrec_hf.rewards import RewardOnCodes, exact_match_reward, prefix_reward, ranking_reward
 from tsrec_hf.trainers import TSRecGRPOConfig, TSRecGRPOTrainer
 from tsrec_hf.trainers.branches import LegalTokens, score_completions
@@ -736,3 +737,19 @@ class TestErrors:
         rows = Dataset.from_dict({"prompt": ["x"], "target": ["a"]})
         with pytest.raises(ValueError, match="belongs to the SID index"):
             make_trainer(processing_class=other, train_dataset=rows, num_generations=2)
+
+
+def test_a_run_resumed_in_its_second_pass_takes_the_prompts_that_are_left(make_trainer, model, tmp_path):
+    start = tmp_path / "start"
+    model.save_pretrained(start)
+    arguments = {"max_steps": -1, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(**arguments)
+    whole.train()
+    later = whole.state.max_steps // 2 + 1
+    resumed = make_trainer(
+        model=TSRecForCausalLM.from_pretrained(start), **{**arguments, "output_dir": str(tmp_path / "resumed")}
+    )
+    resumed.train(resume_from_checkpoint=str(Path(whole.args.output_dir, f"checkpoint-{later}")))
+    assert 1 < later < whole.state.max_steps == resumed.state.global_step
+    for (name, one), two in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two), name

@@ -129,6 +129,17 @@ def test_figures_are_those_of_the_best_model_where_it_is_loaded(sft):
     assert "0.1230" in str(trainer.model_card())
 
 
+def test_figures_of_other_weights_are_left_out(sft):
+    """An evaluation of the start says nothing of what was trained."""
+    trainer = sft()
+    trainer.evaluate()
+    assert trainer.model_card().data.eval_results
+    trainer.train()
+    assert trainer.model_card().data.eval_results is None
+    trainer.evaluate()
+    assert trainer.model_card().data.eval_results
+
+
 def test_adapters_are_named(model, tokenizer, dataset, tmp_path):
     from peft import LoraConfig
 

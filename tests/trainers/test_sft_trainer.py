@@ -2,6 +2,7 @@ import copy
 import logging
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from trl import SFTConfig
 from tsrec_hf.data import DataCollatorForTSAlign, build_sequence_rows, build_sft_mixture, build_title_rows
 from tsrec_hf.evaluation import RecommendationEvaluator
 from tsrec_hf.models import PromptBuilder, SIDIndex, TSRecForCausalLM, TSRecTokenizer
-from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer
+from tsrec_hf.semantics import TokenSemantics
+from tsrec_hf.trainers import TSRecSFTConfig, TSRecSFTTrainer, ground_sid_rows
 from tsrec_hf.trainers.recommendation_metrics import RecommendationMetrics
 
 
@@ -30,7 +32,8 @@ def mixture(dataset, semantics, tokenizer, datasets_cache):
 @pytest.fixture
 def make_trainer(model, tokenizer, mixture, tmp_path):
     def make(model=model, train_dataset=mixture, processing_class=tokenizer, trainer=TSRecSFTTrainer, **arguments):
-        ours = {"eval_dataset", "eval_interactions", "callbacks", "data_collator", "peft_config"} & set(arguments)
+        ours = {"eval_dataset", "eval_interactions", "callbacks", "data_collator", "peft_config"}
+        ours = (ours | {"compute_loss_func", "optimizers"}) & set(arguments)
         kwargs = {name: arguments.pop(name) for name in ours}
         defaults = {
             "output_dir": str(tmp_path / "out"),
@@ -513,6 +516,79 @@ def test_resuming_equals_training_without_a_break(make_trainer, model, mixture, 
             if name == "loss" or "/" in name:
                 assert after[name] == pytest.approx(before[name], abs=1e-6), name
         assert total(after) == pytest.approx(after["loss"], abs=1e-4)
+
+
+def test_a_run_resumed_in_its_second_pass_takes_the_rows_by_length_that_are_left(make_trainer, model, tmp_path):
+    start = tmp_path / "start"
+    model.save_pretrained(start)
+    arguments = {
+        "max_steps": -1,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2,
+        "train_sampling_strategy": "group_by_length",
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    whole = make_trainer(**arguments)
+    whole.train()
+    later = whole.state.max_steps // 2 + 1
+    resumed = make_trainer(
+        model=TSRecForCausalLM.from_pretrained(start), **{**arguments, "output_dir": str(tmp_path / "resumed")}
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{later}"))
+    assert 1 < later < whole.state.max_steps == resumed.state.global_step
+    for (name, one), two in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two), name
+    orders = []
+    sampler = whole._get_train_sampler()
+    for passes in (0, 1, 1):
+        whole.state.epoch = float(passes)
+        orders.append(list(sampler))
+    assert orders[0] != orders[1] == orders[2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("eval_loss/sequence", False),
+        ("eval_valid_loss/title", False),
+        ("eval_hits/mean_rank_of_target", False),
+        ("eval_completions/invalid", False),
+        ("eval_loss", False),
+        ("eval_ndcg@10", True),
+        ("eval_hits/share_of_groups", True),
+    ],
+)
+def test_the_best_loss_of_a_task_is_the_lowest(tmp_path, metric, greater):
+    settings = {"use_cpu": True, "metric_for_best_model": metric}
+    assert TSRecSFTConfig(str(tmp_path), **settings).greater_is_better is greater
+    assert TSRecSFTConfig(str(tmp_path), greater_is_better=True, **settings).greater_is_better
+
+
+def test_what_would_ignore_a_setting_is_refused(make_trainer, model):
+    with pytest.raises(ValueError, match="`compute_loss_func` beside"):
+        make_trainer(task_weights={"title": 2.0}, compute_loss_func=lambda *args, **kwargs: 0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    with pytest.raises(ValueError, match="the optimizer's weight_decay=0.01"):
+        make_trainer(freeze_backbone=True, optimizers=(optimizer, None))
+
+
+def test_the_grounding_stage_takes_over_what_suits_it_alone(model, tokenizer, semantics, tmp_path):
+    """Settings of the long run: an evaluation at its start, its repository, and rows that are shorter than a text."""
+    args = TSRecSFTConfig(
+        str(tmp_path / "run"),
+        use_cpu=True,
+        bf16=False,
+        eval_on_start=True,
+        push_to_hub=True,
+        max_length=48,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    entries = [replace(entry, description="bolts and screws " * 40) for entry in semantics.values()]
+    before = model.get_input_embeddings().weight.clone()
+    ground_sid_rows(model, tokenizer, TokenSemantics(entries, semantics.fingerprint), args, num_epochs=1)
+    assert not torch.equal(before, model.get_input_embeddings().weight)
 
 
 def test_a_saved_model_loads_as_it_is(make_trainer, tmp_path):

@@ -14,6 +14,11 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_TOKENS = 256
 
 
+def text_tokens_of(max_length: int | None) -> int:
+    """Tokens that a text may have in rows of at most `max_length` tokens, which hold an instruction too."""
+    return MAX_TEXT_TOKENS if max_length is None else min(MAX_TEXT_TOKENS, max(1, max_length // 2))
+
+
 def shorten_texts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, name: str = "texts"
 ) -> list[str]:

@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig
 
 from tsrec_hf.data import build_sft_mixture
-from tsrec_hf.data.text_length import MAX_TEXT_TOKENS
+from tsrec_hf.data.text_length import text_tokens_of
 from tsrec_hf.hub import load_or_start_recommender
 from tsrec_hf.hub.results import results_text
 from tsrec_hf.models.replacing_tsrec import write_text
@@ -59,7 +59,7 @@ def main(script_args: FineTuneOptions, training_args: TSRecSFTConfig, model_args
         "weights": script_args.mixture_weights
     }
     if training_args.max_length is not None:
-        mixture["max_text_tokens"] = min(MAX_TEXT_TOKENS, max(1, training_args.max_length // 2))
+        mixture["max_text_tokens"] = text_tokens_of(training_args.max_length)
     train_rows = build_sft_mixture(dataset, semantics, tokenizer, tasks=script_args.tasks, **mixture)
     valid_rows = build_sft_mixture(
         dataset, semantics, tokenizer, tasks=validated or script_args.tasks, split="valid", **mixture

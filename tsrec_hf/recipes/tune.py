@@ -103,7 +103,7 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
         TokenSemantics.from_json(semantics_path(script_args)).to_json(Path(folder, SEMANTICS_FILE))
     # First: whatever the evaluation does, what was trained stays.
     trainer.save_model(folder)
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate() if training_args.eval_num_users else {}
     trainer.create_model_card()  # with its figures
     if training_args.push_to_hub:
         trainer.push_to_hub()
@@ -114,4 +114,5 @@ def main(script_args: TuneOptions, training_args: TSRecGRPOConfig, model_args: M
         # A run that went on has not seen its start.
         if isinstance(found, RecommendationMetrics) and 0 in found.ranks:
             print(compare_with_start(found, trainer.state.global_step))
-        print(f"eval_reward {metrics['eval_reward']:.4f}. Recommender, card, plots and metrics: {folder}")
+        reward = f"eval_reward {metrics['eval_reward']:.4f}. " if metrics else ""
+        print(f"{reward}Recommender, card, plots and metrics: {folder}")

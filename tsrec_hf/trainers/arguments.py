@@ -1,6 +1,7 @@
 """Settings that all trainers of a recommender share."""
 
 import logging
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 BFLOAT16_UNITS = ("amx_bf16", "bf16", "sve_bf16")
 # Intel's cores multiply float32 as fast, and oneDNN's kernels reach less with it there (81 against 134 GFLOPS a core).
 BFLOAT16_UNIT_OF_AMD = "avx512_bf16"
+
+# Metrics of the trainers of which less is better, and whose names do not say so to transformers.
+LOWER_IS_BETTER = re.compile(r"loss/|/mean_rank_of_target$|completions/invalid$|(^|_)kl$")
 
 
 def cpu_has_bfloat16() -> bool:
@@ -97,6 +101,10 @@ class RecommenderArguments:
             self.activation_checkpointing = getattr(self, "gradient_checkpointing")
         else:
             setattr(self, "gradient_checkpointing", self.activation_checkpointing)
+        metric = getattr(self, "metric_for_best_model")
+        if getattr(self, "greater_is_better") is None and metric is not None:
+            # transformers takes only names that end in "loss" for losses; there are losses of tasks too.
+            setattr(self, "greater_is_better", False if LOWER_IS_BETTER.search(str(metric)) else None)
         check_finite_settings(self)
         super().__post_init__()  # type: ignore[misc]  # TRL's, which comes next among the bases
         check_finite_settings(self)  # what was JSON before

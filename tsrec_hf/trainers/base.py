@@ -189,6 +189,12 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
                 "`freeze_backbone=True` trains rows of the recommender itself, which PEFT's adapters would not save. "
                 "Train them before adding adapters, or with them: `lora_config` names them among what is trained."
             )
+        decays = {group.get("weight_decay", 0.0) for group in getattr(self.optimizer, "param_groups", ())} - {0.0}
+        if args.freeze_backbone and decays:
+            raise ValueError(
+                "`freeze_backbone=True` keeps all other rows as they are, but the optimizer's "
+                f"weight_decay={max(decays)} would shrink them. Make it with `weight_decay=0.0`."
+            )
         zero_stage = cast(Any, args.deepspeed_plugin).zero_stage if self.is_deepspeed_enabled else None
         if args.freeze_backbone and (self.is_fsdp_enabled or zero_stage == 3):
             raise ValueError(
@@ -346,6 +352,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         # Which evaluation is that of the weights as they are.
         best_is_loaded = self.args.load_best_model_at_end and not self.is_in_train
         step = self.state.best_global_step if best_is_loaded else None
+        step = self.state.global_step if step is None else step
         tags = [*(getattr(self, "_tag_names", None) or []), *card_data.pop("tags", [])]
         return self.card.build(
             name,

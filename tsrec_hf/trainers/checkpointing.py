@@ -2,13 +2,15 @@
 
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tsrec_hf.models import TSRecTokenizer
 
 from .checkpoints import StagedCheckpoint, last_whole, publish_finished, resolve_resume
+from .prompt_sampler import PassSeededSampler
 
 
 # What a checkpoint holds beside weights and tokenizer so that others can run it.
@@ -27,6 +29,15 @@ class CheckpointingTrainer(Trainer):
             publish_finished(run_dir)
         self.accelerator.wait_for_everyone()
         return resolve_resume(value, run_dir, cast(TSRecTokenizer, self.processing_class).sid_index)
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        # accelerate seeds the plain random order by itself.
+        return self._seeded_by_pass(sampler) if isinstance(sampler, LengthGroupedSampler) else sampler
+
+    def _seeded_by_pass(self, sampler: Any) -> PassSeededSampler:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return PassSeededSampler(sampler, seed, lambda: int(self.state.epoch or 0))
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staged is None else self._staged.folder

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from tsrec_hf.data import build_alignment_rows, tokenize_rows
+from tsrec_hf.data.text_length import text_tokens_of
 from tsrec_hf.models import TSRecForCausalLM, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
 from tsrec_hf.semantics import TokenSemantics
@@ -74,10 +75,13 @@ def ground_sid_rows(
         weight_decay=0.0,
         task_weights=None,
         eval_strategy="no",
+        eval_on_start=False,
         save_strategy="no",
+        push_to_hub=False,
         load_best_model_at_end=False,
     )
-    rows = Dataset.from_list(tokenize_rows(build_alignment_rows(semantics, tokenizer), tokenizer))
+    described = build_alignment_rows(semantics, tokenizer, max_text_tokens=text_tokens_of(args.max_length))
+    rows = Dataset.from_list(tokenize_rows(described, tokenizer))
     trainer = TSRecSFTTrainer(model, grounding_args, train_dataset=rows, processing_class=tokenizer)
     if not args.disable_tqdm:
         ProgressBarCallback(title="Grounding").replace_in(trainer)

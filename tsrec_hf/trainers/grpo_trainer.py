@@ -187,7 +187,8 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     _rows_of = staticmethod(build_grpo_rows)
 
     def _get_train_sampler(self, dataset: Dataset | None = None):
-        return WholePassSampler.like(cast(RepeatSampler, super()._get_train_sampler(dataset)))
+        sampler = WholePassSampler.like(cast(RepeatSampler, super()._get_train_sampler(dataset)))
+        return self._seeded_by_pass(sampler)
 
     def _tokenize_prompts(self, prompts: list):
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}

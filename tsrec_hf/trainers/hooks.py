@@ -38,6 +38,12 @@ HOOKS = (
     ),
     Hook(
         Trainer,
+        "_get_train_sampler",
+        ("train_dataset",),
+        "checkpointing.py draws the order by length anew for every pass, for runs that are resumed in a later one",
+    ),
+    Hook(
+        Trainer,
         "_get_output_dir",
         ("trial",),
         "checkpointing.py names the folder of unfinished checkpoints while one is saved",

@@ -182,7 +182,7 @@ class RunCard:
             metrics ([`RecommendationMetrics`] or `dict`, *optional*):
                 The evaluations of the run, of one set or by the names of several.
             step (`int`, *optional*):
-                The one whose weights the card is of; the last one if that step has none.
+                The one whose weights the card is of, which may have none; the last one by default.
             split (`str`, *optional*, defaults to `"validation"`):
                 Name of the rows, where they have none of their own.
         """
@@ -190,7 +190,10 @@ class RunCard:
             return [found for name, one in metrics.items() for found in self.evaluation(one, step, name)]
         if metrics is None or not metrics.results:
             return []
-        results = {"model": metrics.results.get(-1 if step is None else step, metrics.results[max(metrics.results)])}
+        step = max(metrics.results) if step is None else step
+        if step not in metrics.results:
+            return []  # figures of other weights
+        results = {"model": metrics.results[step]}
         if self.dataset is not None:
             if split not in self._baselines:
                 self._baselines[split] = metrics.baselines(self.dataset.train)

@@ -1,9 +1,47 @@
-"""The order in which GRPO takes its prompts."""
+"""The order in which trainers take their rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler
+
+
+class PassSeededSampler(Sampler):
+    r"""
+    Draws every pass of a sampler from a seed of its own. A sampler that goes on with one generator gives a run that is
+    resumed in a later pass the order of the first one: rows that it has not taken yet are left out, others come twice.
+
+    Args:
+        sampler (`Sampler`):
+            A sampler with an attribute `generator`.
+        seed (`int`):
+            Seed of the first pass.
+        num_passes (`Callable`):
+            Gives how many passes are done.
+
+    Example:
+
+    ```python
+    >>> from tsrec_hf.trainers.prompt_sampler import PassSeededSampler, WholePassSampler
+
+    >>> sampler = WholePassSampler(list("abcd"), mini_repeat_count=1, batch_size=2, seed=0)
+    >>> orders = [list(PassSeededSampler(sampler, 0, lambda: number)) for number in (0, 1, 0)]
+    >>> orders[0] == orders[2] != orders[1]
+    True
+    ```
+    """
+
+    def __init__(self, sampler: Any, seed: int, num_passes: Callable[[], int]):
+        self.sampler, self.seed, self.num_passes = sampler, seed, num_passes
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.num_passes())
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class WholePassSampler(RepeatSampler):

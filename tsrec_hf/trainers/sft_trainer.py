@@ -104,6 +104,11 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
         if eval_dataset is None:
             build = partial(self._rows_of, tokenizer=tokenizer)
             eval_dataset = evaluation_rows(eval_interactions, args.eval_num_users, build)
+        if args.task_weights and kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                f"`task_weights` are factors of the trainer's own loss, but found `compute_loss_func` beside "
+                f"{args.task_weights}. Weigh the tasks in that function, or leave one of the two out."
+            )
         named = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, rows in {"train": train_dataset, **named}.items():
             check_has_rows(rows, name)
