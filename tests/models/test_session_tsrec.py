@@ -152,7 +152,9 @@ class TestEvaluationView:
     @pytest.mark.parametrize("compiled", ["call", "forward", "module", "blocks"])
     def test_a_compiled_backbone_is_searched_as_it_was(self, model, tokenizer, compiled) -> None:
         """Compiled code runs the module that it was made of, in its mode and with its whole head."""
-        expected = model.recommend(tokenizer, [["hammer"], ["apple", "pear"]], top_k=4)
+        histories = [["hammer"], ["apple", "pear"]]
+        scorings = ("catalogue", "vocabulary")
+        expected = [model.recommend(tokenizer, histories, top_k=4, scoring=scoring) for scoring in scorings]
         model.train()
         if compiled == "call":
             model.backbone.compile(backend="eager")
@@ -163,10 +165,7 @@ class TestEvaluationView:
         else:
             for block in model.backbone.model.layers:
                 block.compile(backend="eager")
-        for scoring in ("catalogue", "vocabulary"):
-            found = model.recommend(tokenizer, [["hammer"], ["apple", "pear"]], top_k=4, scoring=scoring)
-            if scoring == "catalogue":
-                assert found == expected
+        assert [model.recommend(tokenizer, histories, top_k=4, scoring=scoring) for scoring in scorings] == expected
 
     def test_a_forward_that_nobody_can_follow_is_refused(self, model, tokenizer) -> None:
         forward = model.backbone.forward
