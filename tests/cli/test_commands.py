@@ -70,3 +70,11 @@ def test_mistakes_are_told_at_once(words, told, tmp_path, monkeypatch, capsys) -
 def test_a_traceback_on_demand(tmp_path, monkeypatch) -> None:
     with pytest.raises(FileNotFoundError):
         main(["recommend", "--model_name_or_path", "./sft", "--history", "1", "--traceback"])
+
+
+def test_an_unknown_item_is_told_without_a_traceback(model, tokenizer, tmp_path, capsys) -> None:
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    assert main(["recommend", "--model_name_or_path", str(tmp_path), "--history", "gone"]) == 2
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("tsrec recommend: Item 'gone' is not among the 8 items")
