@@ -53,7 +53,7 @@ from tsrec_hf import (
     open_dataset,
 )
 from tsrec_hf.data import Task
-from tsrec_hf.trainers import cpu_has_bfloat16, lora_config
+from tsrec_hf.trainers import cpu_has_bfloat16, ground_sid_rows, lora_config
 
 
 DEFAULT_SA_INIT: dict[str, Any] = {"pooling": "idf", "center": True, "norm": "match_resize"}
@@ -91,6 +91,8 @@ class Recipe:
     item_dropout: float = 0.0
     # Recommender of another catalogue whose layers it starts from; `None` starts from the backbone's.
     start_from: str | None = None
+    # Passes over the descriptions that train the SID rows alone, before everything is trained; `None` leaves them out.
+    grounding_epochs: float | None = None
 
 
 FOUR_TASKS = ("sequence", "title", "history_title", "alignment")
@@ -121,7 +123,8 @@ def plan(base: Recipe, transfer_from: str | None = None) -> dict[str, dict[str, 
         | {
             f"lora-{name}": replace(base, initialization=name, lora_r=16, learning_rate=2 * base.learning_rate)
             for name in ("random", "default", "default-shuffled")
-        },
+        }
+        | {"grounded": replace(base, grounding_epochs=2.0)},
         "alignment": {
             "align": replace(base, tasks=("sequence", "alignment")),
             "align-shuffled": replace(base, tasks=("sequence", "alignment"), shuffled_descriptions=True),
@@ -308,6 +311,9 @@ def train(
         seed=seed,
         bf16=bf16,
     )
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if recipe.grounding_epochs is not None and checkpoint is None:
+        ground_sid_rows(model, tokenizer, described, settings, recipe.grounding_epochs)
     peft_config = None
     if recipe.lora_r:
         from trl import ModelConfig
@@ -325,7 +331,7 @@ def train(
         peft_config=peft_config,
         card_facts={"dataset": dataset},
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.lora_r:
         trainer.model.merge_and_unload()
     # Of the logs, since what `train` returns is of the last piece alone where a run was stopped and went on.

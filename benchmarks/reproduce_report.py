@@ -39,6 +39,11 @@ CONTRASTS = [
     ("all levels against the first two", "initialization/default", "initialization/default-levels12"),
     ("LoRA: our default against random rows", "initialization/lora-default", "initialization/lora-random"),
     ("LoRA: its meaning", "initialization/lora-default", "initialization/lora-default-shuffled"),
+    (
+        "SID rows grounded in the descriptions first, against our default",
+        "initialization/grounded",
+        "initialization/default",
+    ),
     ("TS-Align against the sequence task alone", "alignment/align", "initialization/default"),
     ("its meaning: against shuffled descriptions", "alignment/align", "alignment/align-shuffled"),
     ("the four tasks against the sequence task alone", "alignment/four-tasks", "initialization/default"),

@@ -375,6 +375,38 @@ class TestRewards:
         # Three tokens of five characters each.
         assert logs_of(trainer)[0]["rewards/length_reward/mean"] == 15
 
+    @pytest.mark.parametrize("dynamic_sampling", [False, True])
+    @pytest.mark.parametrize("in_a_list", [False, True])
+    def test_rewards_may_be_tensors_of_any_type(self, make_trainer, dynamic_sampling, in_a_list):
+        def numbers(completion_ids, **kwargs):
+            return [float(ids[0] % 3) for ids in completion_ids]
+
+        def tensors(completion_ids, **kwargs):
+            found = torch.tensor(numbers(completion_ids), dtype=torch.bfloat16, requires_grad=True)
+            return list(found) if in_a_list else found
+
+        trainer = make_trainer(reward_funcs=[numbers, tensors], max_steps=1, dynamic_sampling=dynamic_sampling)
+        trainer.train()
+        [entry] = logs_of(trainer)
+        assert entry["rewards/numbers/mean"] == entry["rewards/tensors/mean"] > 0
+
+    def test_columns_that_rewards_take_are_there_in_evaluations(self, make_trainer, dataset, tokenizer):
+        priced = dataset.train.map(lambda row, place: {"price": float(place)}, with_indices=True)
+        seen = {"train": [], "eval": []}
+
+        def reward(completion_ids, price, target, **kwargs):
+            assert "history" not in kwargs and "user_id" not in kwargs
+            seen["train" if trainer.model.training else "eval"] += list(zip(target, price))
+            return [float(ids[0] % 3) for ids in completion_ids]
+
+        rows = build_grpo_rows(priced, tokenizer, columns=["price"])
+        assert rows.column_names == ["prompt", "target", "price"]
+        trainer = make_trainer(train_dataset=rows, reward_funcs=reward, eval_interactions=priced, max_steps=1)
+        trainer.train()
+        trainer.evaluate()
+        known = set(zip(priced["target"], priced["price"]))
+        assert set(seen["eval"]) == known and seen["train"] and set(seen["train"]) <= known
+
     def test_our_functions_work_in_the_stock_trainer(self, model, tokenizer, rows, tmp_path):
         args = GRPOConfig(
             str(tmp_path), num_generations=4, per_device_train_batch_size=4, max_completion_length=3, max_steps=1,

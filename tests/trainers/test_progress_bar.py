@@ -1,7 +1,7 @@
 """Training shown as one progress bar."""
 
 import pytest
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tsrec_hf import TSRecSFTConfig, TSRecSFTTrainer, build_sequence_rows
 from tsrec_hf.trainers import ProgressBarCallback, TimeLimitCallback
@@ -34,3 +34,14 @@ def test_the_bar_is_full_where_time_is_up(model, tokenizer, dataset, tmp_path, c
     ProgressBarCallback(limit.seconds).replace_in(trainer)
     trainer.train()
     assert "100%" in capsys.readouterr().err
+
+
+def test_a_window_without_rewards_shows_the_loss(capsys) -> None:
+    bar, args, control = ProgressBarCallback(), TrainingArguments(report_to="none", use_cpu=True), TrainerControl()
+    state = TrainerState(max_steps=2, is_world_process_zero=True)
+    bar.on_train_begin(args, state, control)
+    bar.on_log(args, state, control, logs={"loss": 0.5, "reward": None})
+    bar.on_step_end(args, state, control)
+    bar.on_train_end(args, state, control)
+    shown = capsys.readouterr().err
+    assert "loss=0.500" in shown and "reward" not in shown

@@ -109,6 +109,11 @@ def test_what_cannot_be_trained_on_is_refused(make_trainer, mixture, dataset, to
         make_trainer(build_title_rows(dataset.items, tokenizer).to_iterable_dataset())
     with pytest.raises(ValueError, match="a stream of training rows, but it has none"):
         make_trainer(IterableDataset.from_generator(lambda: iter(())))
+    for setting in ("eval_strategy", "save_strategy"):
+        with pytest.raises(ValueError, match=f'found {setting}="epoch". Set {setting}="steps"'):
+            make_trainer(stream, **{setting: "epoch"})
+    with pytest.raises(ValueError, match="shuffle_dataset=True.*buffer_size"):
+        make_trainer(stream, shuffle_dataset=True)
     unlabelled = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[-100, -100]], "task": ["sequence"]})
     with pytest.raises(ValueError, match="every label of the first 1 rows of the stream is -100"):
         make_trainer(unlabelled.to_iterable_dataset())

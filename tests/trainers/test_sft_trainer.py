@@ -312,6 +312,24 @@ def test_recommendations_stand_under_the_name_of_their_own_rows(make_trainer, mo
     assert metrics["test_ndcg@10"] == pytest.approx(expected["ndcg@10"]) and metrics["test_loss"] > 0
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_the_rows_that_the_trainer_was_given_are_recommended_for(make_trainer, dataset, mixture, named):
+    rows, interactions = ({"a": mixture}, {"a": dataset.valid}) if named else (mixture, dataset.valid)
+    trainer = make_trainer(eval_dataset=rows, eval_interactions=interactions, max_length=64)
+    expected = {key.replace("eval_a_", "eval_"): value for key, value in trainer.evaluate().items() if "@" in key}
+    # The trainer holds another object, which TRL prepared.
+    found = trainer.evaluate(mixture)
+    assert {key: value for key, value in found.items() if "@" in key} == expected and expected
+
+
+def test_interactions_that_a_call_cannot_recommend_for_are_an_error(make_trainer, dataset, mixture):
+    trainer = make_trainer(eval_dataset=mixture, eval_num_users=0)
+    with pytest.raises(ValueError, match="`eval_num_users` above 0 beside `eval_interactions`"):
+        trainer.evaluate(eval_interactions=dataset.test)
+    with pytest.raises(ValueError, match=r"one set of rows beside `eval_interactions`, but found \['a', 'b'\]"):
+        trainer.evaluate({"a": mixture, "b": mixture}, eval_interactions=dataset.test)
+
+
 def test_interactions_by_name_alone_make_the_evaluation_sets(make_trainer, dataset):
     trainer = make_trainer(eval_interactions={"valid": dataset.valid, "test": dataset.test})
     metrics = trainer.evaluate()

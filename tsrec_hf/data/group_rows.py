@@ -1,13 +1,15 @@
 """Rows for reinforcement learning: the prompt as text and the target item."""
 
-from datasets import Dataset
+from collections.abc import Sequence
+
+from datasets import Dataset, concatenate_datasets
 
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
 
 
 @checks_types
-def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
+def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, columns: Sequence[str] = ()) -> Dataset:
     r"""
     Builds one row `{"prompt", "target"}` per interaction, as [`TSRecGRPOTrainer`] takes them. Equal prompts with
     different targets stay separate rows.
@@ -17,12 +19,15 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset
             Rows with `history` (item ids, oldest first) and `target` (item id).
         tokenizer ([`TSRecTokenizer`]):
             The recommender's tokenizer.
+        columns (`Sequence[str]`, *optional*, defaults to `()`):
+            Further columns to keep, for reward functions that take them.
 
     Returns:
-        `datasets.Dataset`: With the string columns `prompt` and `target`.
+        `datasets.Dataset`: With the string columns `prompt` and `target`, and `columns`.
 
     Raises:
-        `KeyError`: an item that the index does not hold. `ValueError`: an empty history.
+        `KeyError`: an item that the index does not hold; a column that the interactions do not have. `ValueError`: an
+        empty history.
 
     Example:
 
@@ -36,6 +41,11 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset
     prompts = PromptBuilder(tokenizer)
     targets = interactions["target"][:]
     tokenizer.sid_index.positions_of(targets)
-    return Dataset.from_dict(
+    missing = [name for name in columns if name not in interactions.column_names]
+    if missing:
+        raise KeyError(f"Expected the columns {missing} among those of the interactions: {interactions.column_names}.")
+    rows = Dataset.from_dict(
         {"prompt": [prompts.sequence_prompt(history) for history in interactions["history"][:]], "target": targets}
     )
+    further = [name for name in columns if name not in rows.column_names]
+    return concatenate_datasets([rows, interactions.select_columns(further)], axis=1) if further else rows

@@ -138,16 +138,14 @@ class RewardOnCodes:
 
     def _checked(self, rewards: Any, num_completions: int) -> list[Reward]:
         """Rewards as a list of numbers, of lists of numbers, or of `None`."""
-        rewards = rewards.tolist() if hasattr(rewards, "tolist") else rewards
-        is_list = isinstance(rewards, Iterable) and not isinstance(rewards, str)
-        rewards = list(rewards) if is_list else rewards
+        rewards = plain_rewards(rewards)
+        is_list = isinstance(rewards, list)
         if not is_list or len(rewards) != num_completions:
             found = len(rewards) if is_list else f"`{type(rewards).__name__}`"
             raise (ValueError if is_list else TypeError)(
                 f"Expected the reward {self.__name__!r} to give a reward for each of {num_completions} completions, "
                 f"but found {found}. Return a list, with `None` where the reward does not apply."
             )
-        rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
         num_levels = self.reader.tokenizer.sid_index.num_levels
         for reward in rewards:
             numbers = reward if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
@@ -158,6 +156,17 @@ class RewardOnCodes:
                     f"but found {reward!r}. Return `None` where the reward does not apply."
                 )
         return rewards
+
+
+def plain_rewards(rewards: Any) -> Any:
+    """
+    What a reward function returned, as a list of Python's numbers or of lists of them: tensors and arrays of any type,
+    on any device, with a gradient or without. What is no collection stays as it is.
+    """
+    rewards = rewards.tolist() if hasattr(rewards, "tolist") else rewards
+    if not isinstance(rewards, Iterable) or isinstance(rewards, str):
+        return rewards
+    return [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
 
 
 def summed(reward: Reward) -> float | None:

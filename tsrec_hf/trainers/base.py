@@ -116,6 +116,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         **kwargs,
     ):
         check_in_memory(model)
+        self._given_rows = kwargs.get("eval_dataset")
         rows = copied_rows(model)
         if kwargs.get("peft_config") is not None and isinstance(model, TSRecForCausalLM) and is_in_memory_only(model):
             folder = save_base(model, processing_class, args)
@@ -300,6 +301,7 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         """
         before = self._measured
         if eval_interactions is not None:
+            self._check_evaluated_apart(eval_dataset)
             self._measured = RecommendationMetrics(eval_interactions, self.processing_class, self.args)
             if eval_dataset is None:
                 sample = user_sample(eval_interactions, self.args.eval_num_users)
@@ -314,12 +316,31 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             self._keep_card()
         return metrics
 
+    def _check_evaluated_apart(self, eval_dataset: Any) -> None:
+        """Raises `ValueError` where interactions of a call cannot be recommended for."""
+        if isinstance(eval_dataset, Mapping):
+            raise ValueError(
+                f"Expected one set of rows beside `eval_interactions`, but found {list(eval_dataset)}. Call `evaluate` "
+                "once for each, or give the trainer both by name."
+            )
+        if self.args.eval_num_users == 0:
+            raise ValueError(
+                "Expected `eval_num_users` above 0 beside `eval_interactions`, but found "
+                "eval_num_users=0, which recommends for nobody. Change it in the settings."
+            )
+
     def _metrics_of(self, eval_dataset: Any) -> RecommendationMetrics | None:
         """The recommendations that belong to rows, or to a name in a dict of them; none for rows of others."""
-        own, metrics = self.eval_dataset, self.recommendation_metrics
+        metrics = self.recommendation_metrics
+        known = (self.eval_dataset, self._given_rows)  # TRL's preparation makes other objects of the rows
         if not isinstance(metrics, dict):
-            return metrics if eval_dataset is None or eval_dataset is own else None
-        names = [name for name, rows in cast(dict, own).items() if eval_dataset in (name,) or eval_dataset is rows]
+            return metrics if eval_dataset is None or any(eval_dataset is rows for rows in known) else None
+        names = [
+            name
+            for rows_by_name in known
+            for name, rows in cast(dict, rows_by_name).items()
+            if (eval_dataset == name if isinstance(eval_dataset, str) else eval_dataset is rows)
+        ]
         return metrics.get(names[0]) if names else None
 
     def evaluation_loop(

@@ -118,6 +118,9 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"`{name}` does not apply: completions come from the constrained tree search.")
+        self._reward_columns = [
+            name for name in getattr(train_dataset, "column_names", None) or () if name != "prompt"
+        ]
         if eval_dataset is None:
             build = partial(self._rows_of, tokenizer=tokenizer)
             eval_dataset = evaluation_rows(eval_interactions, args.eval_num_users, build)
@@ -184,7 +187,10 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
         rows = self.train_dataset if self.train_dataset is not None else self.eval_dataset
         self._signature_columns = sorted({*self._signature_columns, *getattr(rows, "column_names", []), "target"})
 
-    _rows_of = staticmethod(build_grpo_rows)
+    def _rows_of(self, interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
+        # Rewards ask for the same columns as in training.
+        shared = [name for name in self._reward_columns if name in interactions.column_names]
+        return build_grpo_rows(interactions, tokenizer, shared)
 
     def _get_train_sampler(self, dataset: Dataset | None = None):
         sampler = WholePassSampler.like(cast(RepeatSampler, super()._get_train_sampler(dataset)))

@@ -72,7 +72,7 @@ class ProgressBarCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self._bar is not None and logs:
-            found = {name: f"{float(logs[key]):.3f}" for key, name in SHOWN.items() if key in logs}
+            found = {name: f"{float(logs[key]):.3f}" for key, name in SHOWN.items() if logs.get(key) is not None}
             self._shown |= found
             self._bar.set_postfix({"step": state.global_step, **self._shown}, refresh=False)
 

@@ -85,13 +85,27 @@ def repeated_loader(rows: IterableDataset, args: TrainingArguments, load: Callab
 
 
 def check_stream(rows: IterableDataset, args: TrainingArguments) -> None:
-    """Raises `ValueError` for a stream that cannot be trained on: without steps, rows or labels."""
+    """
+    Raises `ValueError` for a stream that cannot be trained on, without steps, rows or labels, and for settings that
+    count on its end.
+    """
     if args.max_steps <= 0:
         raise ValueError(
             "Expected `max_steps`, since nobody knows how many rows a stream has, but found "
             f"max_steps={args.max_steps}. Set it to the steps to train, rows x passes / "
             f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} (the rows of a step), or "
             "pass a `datasets.Dataset`, such as `build_sequence_rows` writes to disk."
+        )
+    for name in ("eval_strategy", "save_strategy"):
+        if getattr(args, name) == "epoch":
+            raise ValueError(
+                f"Expected a number of steps for what happens during training, since a stream is one pass without "
+                f'end, but found {name}="epoch". Set {name}="steps" and `{name.partition("_")[0]}_steps`.'
+            )
+    if getattr(args, "shuffle_dataset", False):
+        raise ValueError(
+            "Expected a stream in the order in which it is to be read, but found shuffle_dataset=True, which needs "
+            "rows that can be counted. Shuffle the stream: `rows.shuffle(seed=0, buffer_size=10_000)`."
         )
     first = list(islice(rows, NUM_LOOKED_AT))
     if not first:

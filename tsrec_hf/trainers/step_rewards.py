@@ -18,6 +18,7 @@ from trl.trainer.utils import is_async_callable
 
 from tsrec_hf.models import TSRecTokenizer
 from tsrec_hf.rewards import Reward, RewardOnCodes, summed
+from tsrec_hf.rewards.adapter import plain_rewards
 
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class StepReward:
             columns = {name: value for name, value in batch.items() if name not in ("prompts", "completions")}
             values = self.function.values(completion_ids, num_generations, **columns)
         else:
-            values = list(self.function(completion_ids=completion_ids, **batch))
+            values = plain_rewards(self.function(completion_ids=completion_ids, **batch))
         self._check_finite(values, completion_ids)
         return values
 
