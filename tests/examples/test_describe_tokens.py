@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from trl import TrlParser
 
 from tsrec_hf.models import SIDIndex
-from tsrec_hf.recipes.options import DescribeOptions
+from tsrec_hf.recipes.options import SEMANTICS_FILE, DescribeOptions
 from tsrec_hf.semantics import KeywordTeacher, TokenSemantics, describe_tokens
 
 
@@ -58,6 +58,22 @@ def test_a_local_model_and_its_answers(catalogue, backbone_dir, tmp_path: Path, 
     assert len((tmp_path / "keywords.answers.jsonl").read_text().splitlines()) == 4
     provenance = json.loads(output.read_text())[0]["provenance"]
     assert provenance["fallback_for"]["teacher"] == "TransformersTeacher"
+
+
+def test_descriptions_go_where_training_reads_them(dataset, tmp_path: Path, monkeypatch) -> None:
+    folder = dataset.save(tmp_path / "shop")
+    described = folder / SEMANTICS_FILE
+    run_here(monkeypatch, data_dir=folder)
+    found = TokenSemantics.from_json(described)
+    assert found == describe_tokens(dataset.items, dataset.sid_index, KeywordTeacher())
+    # What is there is replaced only where it is named.
+    before = described.read_bytes()
+    with pytest.raises(ValueError, match=f"no descriptions yet at {described}.*Pass `--output_file"):
+        run_here(monkeypatch, data_dir=folder)
+    assert described.read_bytes() == before
+    for name in ("output_file", "earlier_file"):
+        run_here(monkeypatch, data_dir=folder, **{name: described})
+        assert TokenSemantics.from_json(described) == found
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

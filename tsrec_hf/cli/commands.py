@@ -90,7 +90,7 @@ COMMANDS = {
         "Describe the tokens of the semantic IDs, by keywords or by a language model.",
         "describe",
         known_options.DescribeOptions,
-        "--data_dir data/shop --output_file data/shop/description_keywords.json",
+        "--data_dir data/shop",
     ),
     "sft": Command(
         "Fine-tune a language model or a recommender on a prepared folder.",

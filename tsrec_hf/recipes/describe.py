@@ -89,6 +89,7 @@ def main(args: DescribeOptions) -> None:
     with quiet(logging.WARNING):  # bars tell of the levels, and the report of bad answers
         semantics = describe_tokens(items, sid_index, teacher, embeddings, earlier)
 
+    assert args.output_file is not None  # the options have set it
     output = Path(args.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)
     semantics.to_json(output)

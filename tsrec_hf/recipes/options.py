@@ -86,7 +86,10 @@ class DescribeOptions:
     earlier_file: str | None = field(
         default=None, metadata={"help": "Descriptions of the catalogue before it grew; they stay as they are."}
     )
-    output_file: str = field(default="outputs/description_keywords.json", metadata={"help": "Where to write."})
+    output_file: str | None = field(
+        default=None,
+        metadata={"help": f"Where to write; default: {SEMANTICS_FILE} in `data_dir`, where other commands read it."},
+    )
     teacher: str = field(default="keywords", metadata={"help": f"One of {', '.join(TEACHERS)}."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "The teacher's model."})
     gguf_file: str | None = field(default=None, metadata={"help": "File in `model_name_or_path`, for GGUF models."})
@@ -116,7 +119,20 @@ class DescribeOptions:
             self.sid_index is None
         ):
             raise ValueError("Expected either `--data_dir`, or `--items_file` with `--sid_index`.")
+        self.output_file = self.output_file or self._default_output_file()
         self.cache_file = self.cache_file or str(Path(self.output_file).with_suffix(".answers.jsonl"))
+
+    def _default_output_file(self) -> str:
+        """Beside the data, unless that would replace descriptions which nobody has named."""
+        in_folder = self.data_dir is not None and Path(self.data_dir).is_dir()
+        output = Path(self.data_dir if in_folder else "outputs", SEMANTICS_FILE)  # type: ignore[arg-type]
+        named = self.earlier_file is not None and Path(self.earlier_file).resolve() == output.resolve()
+        if output.exists() and not named:
+            raise ValueError(
+                f"Expected no descriptions yet at {output}, but found some. Pass `--output_file {output}` to replace "
+                "them, or another place."
+            )
+        return str(output)
 
 
 @dataclass
