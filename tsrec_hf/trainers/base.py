@@ -320,13 +320,13 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
         """Raises `ValueError` where interactions of a call cannot be recommended for."""
         if isinstance(eval_dataset, Mapping):
             raise ValueError(
-                f"Expected one set of rows beside `eval_interactions`, but found {list(eval_dataset)}. Call `evaluate` "
-                "once for each, or give the trainer both by name."
+                f"Expected one set of rows beside `eval_interactions`, but found {list(eval_dataset)}. Call "
+                "`evaluate` once for each, or give the trainer both by name."
             )
         if self.args.eval_num_users == 0:
             raise ValueError(
-                "Expected `eval_num_users` above 0 beside `eval_interactions`, but found "
-                "eval_num_users=0, which recommends for nobody. Change it in the settings."
+                "Expected `eval_num_users` above 0 beside `eval_interactions`, but found eval_num_users=0, which "
+                "recommends for nobody. Change it in the settings."
             )
 
     def _metrics_of(self, eval_dataset: Any) -> RecommendationMetrics | None:
