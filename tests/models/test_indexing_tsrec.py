@@ -462,6 +462,29 @@ class TestGrowth:
         # Older indexes do not fit younger checkpoints.
         assert not sid_index.fits(second.fingerprint) and not second.fits(third.fingerprint)
 
+    def test_removed_items_leave_their_sids_behind(self, sid_index, tmp_path) -> None:
+        assert sid_index.delisted is None and sid_index.without_items([]).delisted is None
+        first = sid_index.without_items(["saw"])
+        index = first.with_items(["axe"], codes=[[0, 2, 0]]).without_items(["nail", "apple"])
+        assert first.delisted.item_ids == ["saw"] and index.delisted.item_ids == ["saw", "nail", "apple"]
+        for copied in (index, pickle.loads(pickle.dumps(index)), index.with_counts([1] * 6)):
+            copied.save(tmp_path)
+            copied = SIDIndex.load(tmp_path).delisted
+            assert {item: copied.sid_of(item) for item in copied.item_ids} == {
+                item: sid_index.sid_of(item) for item in ("saw", "nail", "apple")
+            }
+            assert copied.tokens == sid_index.tokens
+        back = index.with_items(["apple", "saw"], codes=[[0, 2, 1], [0, 0, 0]])
+        assert back.delisted.item_ids == ["nail"] and back.with_items(["nail"], codes=[[0, 0, 0]]).delisted is None
+
+    def test_delisted_items_that_do_not_fit_are_an_error(self, sid_index) -> None:
+        gone = sid_index.without_items(["saw"]).delisted
+        parts = (sid_index.item_ids, sid_index.codes, sid_index.tokens)
+        with pytest.raises(ValueError, match="delisted items that are gone, but 'saw' is an item"):
+            SIDIndex(*parts, delisted=gone)
+        with pytest.raises(ValueError, match="delisted items of the tokens of the index"):
+            SIDIndex(*parts, delisted=SIDIndex(["old"], [[0, 0, 0]]))
+
     def test_there_and_back_is_no_ancestor_of_itself(self, sid_index) -> None:
         back = sid_index.with_items(["axe"], codes=[[0, 2, 0]]).without_items(["axe"])
         assert back == sid_index and back.fingerprint == sid_index.fingerprint not in back.ancestors

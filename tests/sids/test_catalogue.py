@@ -76,6 +76,66 @@ def test_a_renamed_item_keeps_its_sid():
     assert renamed.fingerprint == before.fingerprint and renamed.titles[0] == "Hex nut"
 
 
+class Line:
+    """Codes of numbers from 0 to 15, four by four, and the distances to them."""
+
+    level_sizes = (4, 4)
+
+    def encode(self, embeddings):
+        return np.stack(np.divmod(embeddings[:, 0].round().astype(int), 4), axis=1)
+
+    def misfit(self, embeddings, codes):
+        return abs(embeddings[:, 0] - codes @ [4, 1])
+
+    def distances(self, embeddings, prefixes):
+        centres = prefixes @ [4] + np.arange(4)[:, None] if prefixes.shape[1] else 4 * np.arange(4)[:, None] + 1.5
+        return abs(embeddings - centres.reshape(1, -1))
+
+
+def weeks(index: SIDIndex, *catalogues: dict[str, float], **kwargs) -> SIDIndex:
+    for catalogue in catalogues:
+        vectors = np.array(list(catalogue.values()))[:, None]
+        index = extend_index(index, list(catalogue), vectors, Line(), **kwargs)
+    return index
+
+
+@pytest.mark.parametrize("collisions", ["reassign", "sinkhorn"])
+def test_a_sid_of_an_item_that_went_is_not_given_again(collisions):
+    start = SIDIndex(["drill", "saw", "last"], [[0, 0], [1, 1], [3, 3]])
+    monday = {"drill": 0.0, "last": 15.0}
+    index = weeks(start, monday, monday | {"new saw": 5.0}, collisions=collisions)
+    # The model knows `<a_1><b_1>` for the saw of last week: the new one gets a free SID beside it.
+    assert index.sid_of("new saw") != start.sid_of("saw") and index.codes[-1, 0] == 1
+    # The saw is back, in whatever text: the model knows it.
+    index = weeks(index, monday | {"new saw": 5.0, "saw": 12.0}, collisions=collisions)
+    assert index.sid_of("saw") == start.sid_of("saw") and index.delisted is None
+    assert len({index.sid_of(item) for item in index.item_ids}) == 4
+
+
+def test_sids_of_the_longest_gone_are_given_again_where_they_run_short():
+    every = {f"item {place}": float(place) for place in range(16)}
+    start = SIDIndex(list(every), [divmod(place, 4) for place in range(16)])
+    first = {name: place for name, place in every.items() if name != "item 2"}
+    second = {name: place for name, place in first.items() if name != "item 9"}
+    index = weeks(start, first, second, second | {"new": 9.0})
+    assert index.sid_of("new") == start.sid_of("item 2")
+    # Its owner comes back to another SID, and no SID is left for one more.
+    index = weeks(index, second | {"new": 9.0, "item 2": 2.0})
+    assert index.sid_of("item 2") == start.sid_of("item 9")
+    with pytest.raises(ValueError, match="at most 16 items"):
+        weeks(index, second | {"new": 9.0, "item 2": 2.0, "more": 1.0})
+
+
+def test_a_suffix_of_an_item_that_went_is_given_again_only_where_they_run_short():
+    start = SIDIndex(["a", "b", "c", "far"], [[0, 0, 0], [0, 0, 1], [0, 0, 2], [3, 3, 0]])
+    left = {"a": 0.0, "far": 15.0}
+    index = weeks(start, left, collisions="suffix")
+    assert index.delisted.item_ids == ["b", "c"]
+    index = weeks(index, left | {"near": 14.8, "d": 0.2}, collisions="suffix")
+    # Of three suffixes all were used below `<a_0><b_0>`.
+    assert index.codes.tolist() == [[0, 0, 0], [3, 3, 0], [3, 3, 1], [0, 0, 1]]
+
+
 def test_a_report_without_matplotlib_has_no_plot(tmp_path, monkeypatch, caplog):
     embeddings = np.random.default_rng(0).normal(size=(12, 4))
     report = sid_report(np.stack([np.arange(12) % 3, np.arange(12) // 3], axis=1), embeddings)

@@ -55,6 +55,22 @@ def check_index(index: "SIDIndex") -> None:
             "Expected every SID token to belong to one code of one level, but a token occurs twice. "
             "Give each level its own letter, such as '<a_12>' and '<b_12>'."
         )
+    if index.delisted is not None:
+        _check_delisted(index, index.delisted)
+
+
+def _check_delisted(index: "SIDIndex", delisted: "SIDIndex") -> None:
+    if delisted.tokens != index.tokens:
+        raise ValueError(
+            f"Expected delisted items of the tokens of the index, {index}, but found {delisted}. Remove items by "
+            "`without_items`."
+        )
+    both = next((item_id for item_id in delisted.item_ids if item_id in index), None)
+    if both is not None:
+        raise ValueError(
+            f"Expected delisted items that are gone, but {both!r} is an item of the index. Remove items by "
+            "`without_items`."
+        )
 
 
 def checked_new_codes(index: "SIDIndex", codes: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:

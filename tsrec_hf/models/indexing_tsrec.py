@@ -47,11 +47,14 @@ class SIDIndex:
             ranked by it; in index order where absent.
         ancestors (`Sequence[str]`, *optional*):
             Fingerprints of the indexes that this one grew out of, whose checkpoints it fits.
+        delisted ([`SIDIndex`], *optional*):
+            Items that were removed, with the SIDs by which models still know them, in the order in which they went.
 
     Raises:
         `TypeError`: item ids, titles or tokens that are not strings, codes or counts that are not integers.
         `ValueError`: duplicate item ids, ragged or negative codes, codes without a token, tokens not of the form
-        `<...>`, another number of titles or counts than of items. `AttributeError`: an attribute that is to be set.
+        `<...>`, another number of titles or counts than of items, delisted items of other tokens or that are not gone.
+        `AttributeError`: an attribute that is to be set.
 
     Example:
 
@@ -73,6 +76,7 @@ class SIDIndex:
     tokens: list[list[str]]
     titles: list[str] | None
     counts: np.ndarray | None
+    delisted: "SIDIndex | None"
     _given_ancestors: tuple[str, ...]
     _tries: dict[torch.device, SIDTrie]
 
@@ -84,6 +88,7 @@ class SIDIndex:
         titles: Sequence[str] | None = None,
         counts: np.ndarray | Sequence[int] | None = None,
         ancestors: Sequence[str] = (),
+        delisted: "SIDIndex | None" = None,
     ):
         rows = checked_codes(codes)
         # The arrays are this index's own copies, and nobody may write to them.
@@ -94,6 +99,7 @@ class SIDIndex:
             tokens=default_tokens(rows) if tokens is None else [list(level) for level in tokens],
             titles=None if titles is None else list(titles),
             counts=None if counts is None else checked_counts(counts, len(rows)),
+            delisted=delisted,
             _given_ancestors=tuple(ancestors),
             _tries={},
         )
@@ -112,7 +118,7 @@ class SIDIndex:
         return item_id in self._positions
 
     def __eq__(self, other: object) -> bool:
-        """Whether two indexes hold the same items, SIDs and titles; counts and ancestors do not matter."""
+        """Whether two indexes hold the same items, SIDs and titles; counts and what was before do not matter."""
         if not isinstance(other, SIDIndex):
             return NotImplemented
         return (
@@ -131,7 +137,7 @@ class SIDIndex:
 
     def __getstate__(self) -> dict:
         # What is derived stays behind: that keeps pickles small and the fingerprints of `datasets` stable.
-        names = ("item_ids", "codes", "tokens", "titles", "counts", "_given_ancestors")
+        names = ("item_ids", "codes", "tokens", "titles", "counts", "delisted", "_given_ancestors")
         return {name: self.__dict__[name] for name in names} | {"_tries": {}}
 
     @property
@@ -244,12 +250,19 @@ class SIDIndex:
             old = [""] * len(self) if self.titles is None else self.titles
             titles = [*old, *([""] * len(item_ids) if titles is None else titles)]
         counts = None if self.counts is None else np.append(self.counts, np.zeros(len(item_ids), dtype=np.int64))
-        return self._descendant([*self.item_ids, *item_ids], np.concatenate([self.codes, rows]), titles, counts)
+        return self._descendant(
+            item_ids=[*self.item_ids, *item_ids],
+            codes=np.concatenate([self.codes, rows]),
+            titles=titles,
+            counts=counts,
+            delisted=self._still_delisted(set(item_ids)),
+        )
 
     @checks_types
     def without_items(self, item_ids: Sequence[str]) -> "SIDIndex":
         """
-        A new index that lacks some items: they are recommended no more, and histories may not hold them.
+        A new index that lacks some items: they are recommended no more, and histories may not hold them. Their SIDs
+        stay in `delisted`, for [`extend_index`] to keep them free, and to give them back.
 
         Args:
             item_ids (`Sequence[str]`):
@@ -274,9 +287,31 @@ class SIDIndex:
         if not kept.any():
             raise ValueError(f"Expected at least one item to be left, but all {len(self)} would be removed.")
         rows = np.flatnonzero(kept).tolist()
-        titles = None if self.titles is None else [self.titles[row] for row in rows]
-        counts = None if self.counts is None else self.counts[kept]
-        return self._descendant([self.item_ids[row] for row in rows], self.codes[kept], titles, counts)
+        return self._descendant(
+            item_ids=[self.item_ids[row] for row in rows],
+            codes=self.codes[kept],
+            titles=None if self.titles is None else [self.titles[row] for row in rows],
+            counts=None if self.counts is None else self.counts[kept],
+            delisted=self._delisted_with(~kept),
+        )
+
+    def _delisted_with(self, gone: np.ndarray) -> "SIDIndex | None":
+        """The items that went before, and then those of a mask."""
+        if not gone.any():
+            return self.delisted
+        item_ids, codes = [self.item_ids[row] for row in np.flatnonzero(gone).tolist()], self.codes[gone]
+        if self.delisted is not None:
+            item_ids = [*self.delisted.item_ids, *item_ids]
+            codes = np.concatenate([self.delisted.codes, codes])
+        return SIDIndex(item_ids, codes, self.tokens)
+
+    def _still_delisted(self, returned: set[str]) -> "SIDIndex | None":
+        """The items that went before and are not back."""
+        if self.delisted is None or returned.isdisjoint(self.delisted.item_ids):
+            return self.delisted
+        rows = [row for row, item_id in enumerate(self.delisted.item_ids) if item_id not in returned]
+        ids = [self.delisted.item_ids[row] for row in rows]
+        return SIDIndex(ids, self.delisted.codes[rows], self.tokens) if rows else None
 
     def with_counts(self, counts: np.ndarray | Sequence[int]) -> "SIDIndex":
         """
@@ -289,10 +324,16 @@ class SIDIndex:
         Raises:
             `TypeError`: counts that are not integers. `ValueError`: negative ones, another number than of items.
         """
-        return SIDIndex(self.item_ids, self.codes, self.tokens, self.titles, counts, self._given_ancestors)
+        return self._replace(counts=counts)
 
-    def _descendant(self, item_ids, codes, titles, counts) -> "SIDIndex":
-        return SIDIndex(item_ids, codes, self.tokens, titles, counts, (*self.ancestors, self.fingerprint))
+    def _replace(self, **changes: Any) -> "SIDIndex":
+        """The same index but for some arguments of the constructor."""
+        names = ("item_ids", "codes", "tokens", "titles", "counts", "delisted")
+        parts = {name: self.__dict__[name] for name in names} | {"ancestors": self._given_ancestors}
+        return SIDIndex(**(parts | changes))
+
+    def _descendant(self, **changes: Any) -> "SIDIndex":
+        return self._replace(ancestors=(*self.ancestors, self.fingerprint), **changes)
 
     def position_of(self, item_id: str) -> int:
         """Row of `item_id` in `item_ids` and `codes`. Raises `KeyError` for an unknown item."""
@@ -433,6 +474,9 @@ class SIDIndex:
         strings = {"item_ids": self.item_ids}
         if self.titles is not None:
             strings["titles"] = self.titles
+        if self.delisted is not None:
+            arrays["delisted_codes"] = self.delisted.codes
+            strings["delisted_ids"] = self.delisted.item_ids
         facts: dict[str, list] = {"tokens": self.tokens}
         if self.ancestors:
             facts["ancestors"] = list(self.ancestors)
@@ -452,6 +496,9 @@ class SIDIndex:
             `FileNotFoundError`: no such file. `ValueError`: a truncated file, or one of another format.
         """
         arrays, strings, facts = read_index(path)
+        delisted = None
+        if "delisted_ids" in strings:
+            delisted = cls(strings["delisted_ids"], arrays["delisted_codes"], facts["tokens"])
         return cls(
             strings["item_ids"],
             arrays["codes"],
@@ -459,6 +506,7 @@ class SIDIndex:
             strings.get("titles"),
             arrays.get("counts"),
             facts.get("ancestors", ()),
+            delisted,
         )
 
 

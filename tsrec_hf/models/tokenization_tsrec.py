@@ -230,11 +230,7 @@ class TSRecTokenizer(PreTrainedTokenizerFast):
         other._prior = None
         # The other catalogue counts as grown out of this one, so that this one's checkpoints take it.
         ancestors = (*sid_index.ancestors, *mine.ancestors, mine.fingerprint)
-        other._attach(
-            SIDIndex(
-                sid_index.item_ids, sid_index.codes, sid_index.tokens, sid_index.titles, sid_index.counts, ancestors
-            )
-        )
+        other._attach(sid_index._replace(ancestors=ancestors))
         return other
 
     def _attach(self, sid_index: SIDIndex) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -77,7 +78,8 @@ def extend_index(
     titles: Sequence[str] | None = None,
 ) -> SIDIndex:
     """
-    The index of a later catalogue: known items keep their SIDs, new ones get codes of the same quantiser.
+    The index of a later catalogue: known items keep their SIDs, those that had gone and are back get theirs again, and
+    new ones get codes of the same quantiser which no item ever had.
 
     Args:
         earlier ([`SIDIndex`]):
@@ -96,17 +98,11 @@ def extend_index(
     Raises:
         `ValueError`: new items that do not fit into the levels of the earlier index.
     """
-    rows = [row for row, item_id in enumerate(item_ids) if item_id not in earlier]
-    index = earlier
+    back = _returned(earlier, item_ids)
+    index = earlier.with_items(list(back), sids=list(back.values())) if back else earlier
+    rows = [row for row, item_id in enumerate(item_ids) if item_id not in index]
     if rows:
-        new = embeddings[rows]
-        # The SIDs of items that go now stay theirs: the model of yesterday has learned them for these items.
-        found = resolve_collisions(quantizer.encode(new), new, quantizer, collisions, taken=earlier.codes)
-        if (found.max(axis=0) >= earlier.level_sizes).any():
-            raise ValueError(
-                f"Expected the new items to fit into the levels {earlier.level_sizes} of the earlier index, but the "
-                f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
-            )
+        found = _new_codes(index, embeddings[rows], quantizer, collisions)
         index = index.with_items([item_ids[row] for row in rows], codes=found)
     kept = set(item_ids)
     gone = [item_id for item_id in earlier.item_ids if item_id not in kept]
@@ -114,8 +110,37 @@ def extend_index(
     if titles is None:
         return index
     title_of = dict(zip(item_ids, titles, strict=True))
-    named = [title_of[item_id] for item_id in index.item_ids]
-    return SIDIndex(index.item_ids, index.codes, index.tokens, named, index.counts, index.ancestors)
+    return index._replace(titles=[title_of[item_id] for item_id in index.item_ids])
+
+
+def _returned(earlier: SIDIndex, item_ids: Sequence[str]) -> dict[str, str]:
+    """Items that had gone and are back, with their SIDs, unless others have these now."""
+    if earlier.delisted is None:
+        return {}
+    back = [item_id for item_id in item_ids if item_id in earlier.delisted]
+    sids = {item_id: earlier.delisted.sid_of(item_id) for item_id in back}
+    return {item_id: sid for item_id, sid in sids.items() if not earlier.items_of(sid)}
+
+
+def _new_codes(earlier: SIDIndex, new: np.ndarray, quantizer: Quantizer, collisions: str) -> np.ndarray:
+    """
+    Codes of new items that are no SID of another item, be it one that went: the model of yesterday has learned these
+    SIDs for those items. Where SIDs run short, those of items that went are free again, the longest gone first.
+    """
+    taken, codes = earlier.codes, quantizer.encode(new)
+    if earlier.delisted is not None:
+        room = max(0, math.prod(earlier.level_sizes) - len(earlier) - len(new))
+        gone = earlier.delisted.codes[max(0, len(earlier.delisted) - room) :]
+        found = resolve_collisions(codes, new, quantizer, collisions, taken=np.concatenate([taken, gone]))
+        if (found.max(axis=0) < earlier.level_sizes).all():
+            return found
+    found = resolve_collisions(codes, new, quantizer, collisions, taken=taken)
+    if (found.max(axis=0) >= earlier.level_sizes).any():
+        raise ValueError(
+            f"Expected the new items to fit into the levels {earlier.level_sizes} of the earlier index, but the "
+            f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
+        )
+    return found
 
 
 @checks_types

@@ -87,7 +87,7 @@ def load_minionerec(path: str | Path) -> RecommendationDataset:
     splits = {split: _read_split(files[f"{split}.csv"], sid_of) for split in SPLITS}
     title_of = dict(zip(items["item_id"][:], items["title"][:]))
     titles = [title_of.get(item_id, "") for item_id in sid_index.item_ids]
-    sid_index = SIDIndex(sid_index.item_ids, sid_index.codes, sid_index.tokens, titles)
+    sid_index = sid_index._replace(titles=titles)
     longest = max((len(history) for rows in splits.values() for history in rows["history"][:]), default=0)
     return RecommendationDataset(
         items=items,
