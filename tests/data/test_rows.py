@@ -1,8 +1,10 @@
+import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_hf.data import build_alignment_rows, tokenize_rows
+from tsrec_hf.data.rows import count_tasks
 
 
 def test_a_token_across_the_border_belongs_to_the_completion():
@@ -17,6 +19,16 @@ def test_a_token_across_the_border_belongs_to_the_completion():
         {"input_ids": [5, 3], "labels": [-100, 3], "task": "title"},
     ]
     assert tokenize_rows(rows.select([]), tokenizer) == []
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "pandas", "torch"])
+def test_tasks_are_counted_in_the_order_of_their_first_rows(kind):
+    rows = Dataset.from_dict({"task": ["title", "sequence", "title", "alignment"], "labels": [[1], [2], [3], [4]]})
+    counts = count_tasks(rows.with_format(kind))
+    assert list(counts.items()) == [("title", 2), ("sequence", 1), ("alignment", 1)]
+    # Of the rows that were selected, not of the table behind them.
+    assert count_tasks(rows.select([3, 1, 1])) == {"alignment": 1, "sequence": 2}
+    assert count_tasks(rows.select([])) == {}
 
 
 def test_tokenised_rows_read_as_prompt_and_completion(semantics, tokenizer):

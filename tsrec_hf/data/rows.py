@@ -31,6 +31,12 @@ def text_rows(rows: Iterable[tuple[str, str]], task: str) -> Dataset:
     return Dataset.from_dict(columns, features=TEXT_FEATURES)
 
 
+def count_tasks(rows: Dataset) -> dict[str, int]:
+    """How many rows each task has, in the order of their first rows; counted in Arrow, whatever format is set."""
+    counts = rows.select_columns(["task"]).with_format("arrow")[:]["task"].value_counts()
+    return {entry["values"]: entry["counts"] for entry in counts.to_pylist()}
+
+
 def rows_in_memory(rows: Iterable[dict[str, Any]], features: Features) -> Dataset:
     """Rows as a `Dataset` in memory."""
     made = list(rows)

@@ -15,6 +15,7 @@ from .companions_tsrec import add_companions
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
 from .generate_tsrec import check_names, tsrec_generate
+from .positions_tsrec import check_positions
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
@@ -151,7 +152,9 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         **kwargs,
     ):
-        """As the backbone's `forward`."""
+        """As the backbone's `forward`; raises `ValueError` for more tokens than it has learned positions for."""
+        if input_ids is not None and position_ids is None:
+            check_positions(self.backbone, input_ids.shape[1])
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, labels=labels, **kwargs
         )

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 
 from .evaluation_view_tsrec import cut_head, evaluation_view
 from .filtering_tsrec import NodeFilter
+from .positions_tsrec import check_positions
 from .prior_search_tsrec import NodePrior
 from .probing_tsrec import KINDS, Probe, fastest_kind
 from .pruned_search_tsrec import prune_beams
@@ -136,9 +137,13 @@ class SIDSearch:
         return kind(self.backbone, self._forward, input_ids, attention_mask, self._prefix)
 
     def _probe(self, input_ids: torch.Tensor) -> Probe:
-        """The probe for sequences as long as those that a search from prompts, without the prefix, reads."""
+        """
+        The probe for sequences as long as those that a search from prompts, without the prefix, reads; raises
+        `ValueError` for longer ones than the backbone has positions for.
+        """
         length = (0 if self._prefix is None else len(self._prefix)) + input_ids.shape[1] + self.trie.num_levels
         if length not in self._probes:
+            check_positions(self.backbone, length)
             self._probes[length] = Probe(self._probed, length)
         return self._probes[length]
 

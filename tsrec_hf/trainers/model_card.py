@@ -6,7 +6,6 @@ a policy tells of its supervised fine-tuning as well.
 """
 
 import enum
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from huggingface_hub import ModelCard
 from peft import PeftConfig
 from transformers import TrainerState, TrainingArguments
 
+from tsrec_hf.data.rows import count_tasks
 from tsrec_hf.hub import build_model_card, check_base_model, dataset_facts
 from tsrec_hf.items import RecommendationDataset
 from tsrec_hf.models import SIDIndex, TSRecConfig
@@ -252,7 +252,7 @@ def training_stage(
     }
     if isinstance(train_dataset, Dataset):
         if "task" in train_dataset.column_names and len(train_dataset):
-            stage["tasks"] = dict(Counter(train_dataset["task"]))
+            stage["tasks"] = count_tasks(train_dataset)
         else:
             stage["rows"] = len(train_dataset)
     if rewards is not None:

@@ -8,7 +8,6 @@ the logs, and HR and NDCG among the evaluation's metrics. What differs from TRL:
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, build_sequence_rows, drop_oldest_items
+from tsrec_hf.data.rows import count_tasks
 from tsrec_hf.models import TSRecTokenizer
 
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
@@ -147,7 +147,7 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
             found: Any = f"a stream of {dataset.num_shards} shards"
         else:
             assert dataset is not None
-            found = dict(Counter(dataset["task"])) if "task" in dataset.column_names else len(dataset)
+            found = count_tasks(dataset) if "task" in dataset.column_names else len(dataset)
         initialization = dict(self.recommender.config.sid_initialization or {})
         initialization.pop("levels", None)
         return (
