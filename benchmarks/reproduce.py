@@ -100,6 +100,7 @@ FOUR_TASKS = ("sequence", "title", "history_title", "alignment")
 
 def plan(base: Recipe, transfer_from: str | None = None) -> dict[str, dict[str, Recipe]]:
     """The recipes of every section, by the names of their runs."""
+    best = replace(base, num_layers=0, num_passes=3.0, learning_rate=3e-4, item_dropout=0.2)
     return {
         "recipe": {
             "base": base,
@@ -117,7 +118,10 @@ def plan(base: Recipe, transfer_from: str | None = None) -> dict[str, dict[str, 
             "decay-0.1": replace(base, weight_decay=0.1),
             "averaged": replace(base, average_from=0.5),
             "dropout-0.2": replace(base, item_dropout=0.2),
-            "30-layers-3-passes-dropout-0.2": replace(base, num_layers=0, learning_rate=3e-4, item_dropout=0.2),
+            "30-layers-3-passes-dropout-0.2": best,
+            # Its controls.
+            "30-layers-3-passes-dropout-0.2-random": replace(best, initialization="random"),
+            "30-layers-3-passes-dropout-0.2-shuffled": replace(best, initialization="default-shuffled"),
         },
         "initialization": {name: replace(base, initialization=name) for name in INITIALIZATIONS}
         | {

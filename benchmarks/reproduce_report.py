@@ -28,6 +28,7 @@ from tsrec_hf import open_dataset, paired_bootstrap
 from tsrec_hf.evaluation.slices import find_slices
 
 
+BEST = "30-layers-3-passes-dropout-0.2"
 # What the paper claims, or what decides it: a title, and the runs of which the first is to be better.
 CONTRASTS = [
     ("SA-Init (published) against random rows", "initialization/published", "initialization/random"),
@@ -35,6 +36,8 @@ CONTRASTS = [
     ("our default against random rows", "initialization/default", "initialization/random"),
     ("its meaning: against shuffled keywords", "initialization/default", "initialization/default-shuffled"),
     ("our default against the published form", "initialization/default", "initialization/published"),
+    ("our default against random rows, 30 layers", f"recipe/{BEST}", f"recipe/{BEST}-random"),
+    ("its meaning, 30 layers: against shuffled keywords", f"recipe/{BEST}", f"recipe/{BEST}-shuffled"),
     ("all levels against the first alone", "initialization/default", "initialization/default-level1"),
     ("all levels against the first two", "initialization/default", "initialization/default-levels12"),
     ("LoRA: our default against random rows", "initialization/lora-default", "initialization/lora-random"),
