@@ -7,9 +7,9 @@ Tables and comparisons of the runs that `reproduce.py` has finished.
 
 Nothing is trained: ranks of every row were kept. A comparison takes the seeds that both of its runs have, and draws
 users with replacement (`paired_bootstrap`), all seeds of a user together; a claim counts as confirmed where the whole
-95 % interval of NDCG@10 by SID lies on its side of 0 and there are two seeds or more. With `--data_dir` the claims are
-also tested on the rows whose target never followed an item of the history in training, where counts have nothing; and
-of several sets of runs together, the users of one data set drawn with all of its runs.
+95 % interval of NDCG@10 lies on its side of 0, and so does the difference of each pair, of two or more. With
+`--data_dir` the claims are also tested on the rows whose target never followed an item of the history in training,
+where counts have nothing; and of several sets of runs together, the users of one data set drawn with all of its runs.
 """
 
 import statistics
@@ -201,20 +201,30 @@ def contrast_table(evidence: Sequence[Evidence], num_resamples: int, match: str 
             for pair in one.results.pairs(first, second, f"test/{match}", one.rows)
         ]
         if not found:
-            rows.append([title, 0, "-", "-", "not run"])
+            rows.append([title, 0, "-", "-", "-", "not run"])
             continue
         ranks_a, ranks_b = (torch.cat([pair[side] for _, pair in found]) for side in (0, 1))
         users = [f"{name} {user}" for name, pair in found for user in pair[2].tolist()]
-        cells, verdict = [], ""
-        for metric in ("ndcg@10", "hr@10"):
-            difference = paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples)
-            cells.append(f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]")
-            side = "confirmed" if difference.low > 0 else "the opposite" if difference.high < 0 else "not decided"
-            # Users are drawn anew, a training run is not: one of each says nothing about the next one.
-            verdict = verdict or (side if len(found) > 1 else "not decided by one seed")
+        together = {
+            metric: paired_bootstrap(ranks_a, ranks_b, metric, users=users, num_resamples=num_resamples)
+            for metric in ("ndcg@10", "hr@10")
+        }
+        cells = [f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]" for one in together.values()]
+        # Users are drawn anew, a training run is not: what pairs do not agree in says nothing about the next one.
+        pairs = [paired_bootstrap(*pair[:2], "ndcg@10", num_resamples=1).difference for _, pair in found]
+        cells.insert(1, ", ".join(f"{difference:+.4f}" for difference in pairs))
+        if len(found) == 1:
+            verdict = "not decided by one seed"
+        elif together["ndcg@10"].low > 0 and min(pairs) > 0:
+            verdict = "confirmed"
+        elif together["ndcg@10"].high < 0 and max(pairs) < 0:
+            verdict = "the opposite"
+        else:
+            verdict = "not decided"
         rows.append([title, len(found), *cells, verdict])
     name = {"sid": "SID", "item": "item"}[match]
-    return markdown_table(["claim", "pairs of runs", f"NDCG@10 by {name}", f"HR@10 by {name}", "verdict"], rows)
+    header = ["claim", "pairs of runs", f"NDCG@10 by {name}", "of each pair", f"HR@10 by {name}", "verdict"]
+    return markdown_table(header, rows)
 
 
 def baseline_table(results: Results, run: str, folder: Path, num_resamples: int) -> str:

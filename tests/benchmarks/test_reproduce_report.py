@@ -66,6 +66,15 @@ def test_a_verdict_of_two_seeds(report, save_run, tmp_path, ours, random, verdic
     assert table.count("not run") == len(report.CONTRASTS) - 1
 
 
+def test_pairs_that_do_not_agree_decide_nothing(report, save_run, tmp_path):
+    for seed, (ours, random) in enumerate([(160, 20), (160, 20), (40, 60)]):
+        save_run("initialization/default", seed, ranks_with(ours))
+        save_run("initialization/random", seed, ranks_with(random))
+    table = report.contrast_table([report.Evidence(report.Results(tmp_path))], 200)
+    assert "| +0.7000, +0.7000, -0.1000 |" in table and "| 3 | +0.4333 [+0.3" in table
+    assert verdict_of(table) == "not decided"
+
+
 def test_one_seed_decides_nothing_and_only_seeds_of_both_count(report, save_run, tmp_path):
     save_run("initialization/default", 0, ranks_with(120))
     save_run("initialization/default", 1, ranks_with(120))
