@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_hf.data import build_alignment_rows, tokenize_rows
-from tsrec_hf.data.rows import count_tasks
+from tsrec_hf.data.rows import count_tasks, longest_row
 
 
 def test_a_token_across_the_border_belongs_to_the_completion():
@@ -29,6 +29,11 @@ def test_tasks_are_counted_in_the_order_of_their_first_rows(kind):
     # Of the rows that were selected, not of the table behind them.
     assert count_tasks(rows.select([3, 1, 1])) == {"alignment": 1, "sequence": 2}
     assert count_tasks(rows.select([])) == {}
+
+
+def test_the_longest_row_of_those_that_were_selected():
+    rows = Dataset.from_dict({"input_ids": [[1, 2], [1, 2, 3], [1]]})
+    assert longest_row(rows) == 3 and longest_row(rows.select([2, 0])) == 2 and longest_row(rows.select([])) == 0
 
 
 def test_tokenised_rows_read_as_prompt_and_completion(semantics, tokenizer):

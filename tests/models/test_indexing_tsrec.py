@@ -475,6 +475,7 @@ class TestGrowth:
             }
             assert copied.tokens == sid_index.tokens
         back = index.with_items(["apple", "saw"], codes=[[0, 2, 1], [0, 0, 0]])
+        assert back.titles[-2:] == [dict(zip(sid_index.item_ids, sid_index.titles))[item] for item in ("apple", "saw")]
         assert back.delisted.item_ids == ["nail"] and back.with_items(["nail"], codes=[[0, 0, 0]]).delisted is None
 
     def test_delisted_items_that_do_not_fit_are_an_error(self, sid_index) -> None:
@@ -484,6 +485,15 @@ class TestGrowth:
             SIDIndex(*parts, delisted=gone)
         with pytest.raises(ValueError, match="delisted items of the tokens of the index"):
             SIDIndex(*parts, delisted=SIDIndex(["old"], [[0, 0, 0]]))
+        with pytest.raises(TypeError, match="`delisted` as a `SIDIndex`, but found `list`"):
+            SIDIndex(*parts, delisted=["saw"])
+
+    def test_pickles_from_before_are_read(self, sid_index) -> None:
+        state = sid_index.__getstate__()
+        del state["delisted"]
+        old = SIDIndex.__new__(SIDIndex)
+        old.__setstate__(state)
+        assert old == sid_index and old.without_items(["saw"]).delisted.item_ids == ["saw"]
 
     def test_there_and_back_is_no_ancestor_of_itself(self, sid_index) -> None:
         back = sid_index.with_items(["axe"], codes=[[0, 2, 0]]).without_items(["axe"])

@@ -136,6 +136,45 @@ def test_a_suffix_of_an_item_that_went_is_given_again_only_where_they_run_short(
     assert index.codes.tolist() == [[0, 0, 0], [3, 3, 0], [3, 3, 1], [0, 0, 1]]
 
 
+def test_a_full_suffix_takes_nothing_from_other_prefixes():
+    codes = [[0, 0, 0], [0, 0, 1], [0, 0, 2], [3, 3, 0], [3, 3, 1]]
+    start, left = SIDIndex(["a", "b", "c", "far", "e"], codes), {"a": 0.0, "far": 15.0}
+    index = weeks(start, left, collisions="suffix")
+    both = weeks(index, left | {"near": 14.8, "d": 0.2}, collisions="suffix")
+    assert both.codes[2:].tolist() == [[3, 3, 2], [0, 0, 1]]
+    # Beside one that is back: the free suffix, also below the highest in use.
+    back = weeks(index, left | {"c": 0.0, "n": 0.1}, collisions="suffix")
+    assert back.sid_of("c") == start.sid_of("c") and back.sid_of("n") == start.sid_of("b")
+    with pytest.raises(ValueError, match=r"highest codes are \[0, 0, 3\]"):
+        weeks(back, left | {"c": 0.0, "n": 0.1, "more": 0.0}, collisions="suffix")
+
+
+def test_two_items_that_are_back_share_no_sid():
+    every = {f"item {place}": float(place) for place in range(16)}
+    start = SIDIndex(list(every), [divmod(place, 4) for place in range(16)])
+    first = {name: place for name, place in every.items() if name != "item 2"}
+    index = weeks(start, first, first | {"new": 2.0})
+    assert index.sid_of("new") == start.sid_of("item 2")  # the one that is free
+    few = {name: place for name, place in first.items() if name not in ("item 3", "item 9")}
+    index = weeks(index, few, few | {"new": 2.0, "item 2": 2.0})
+    assert not index.collisions() and index.sid_of("new") == start.sid_of("item 2")
+
+
+def test_an_item_that_is_back_shares_its_sid_again_where_items_may():
+    start = SIDIndex(["a", "b", "c"], [[0, 0], [0, 0], [3, 3]])
+    left = {"a": 0.0, "c": 15.0}
+    index = weeks(start, left, left | {"b": 7.0}, collisions="keep")
+    assert index.sid_of("b") == start.sid_of("b")
+
+
+def test_a_sid_that_no_item_ever_had_goes_first():
+    ids = [f"item {place}" for place in range(16) if place != 7]
+    start = SIDIndex(ids, [divmod(place, 4) for place in range(16) if place != 7])
+    index = start.without_items(["item 5"]).without_items(["item 9"]).with_items(["hand"], codes=[[2, 1]])
+    catalogue = {item: 9.0 if item == "hand" else float(item.split()[1]) for item in index.item_ids}
+    assert weeks(index, catalogue | {"new": 5.0}).sid_of("new") == "<a_1><b_3>"
+
+
 def test_a_report_without_matplotlib_has_no_plot(tmp_path, monkeypatch, caplog):
     embeddings = np.random.default_rng(0).normal(size=(12, 4))
     report = sid_report(np.stack([np.arange(12) % 3, np.arange(12) // 3], axis=1), embeddings)

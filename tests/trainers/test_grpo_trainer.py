@@ -376,19 +376,32 @@ class TestRewards:
         assert logs_of(trainer)[0]["rewards/length_reward/mean"] == 15
 
     @pytest.mark.parametrize("dynamic_sampling", [False, True])
-    @pytest.mark.parametrize("in_a_list", [False, True])
-    def test_rewards_may_be_tensors_of_any_type(self, make_trainer, dynamic_sampling, in_a_list):
+    @pytest.mark.parametrize("form", [lambda found: found, list, lambda found: [[one, one * 0] for one in found]])
+    def test_rewards_may_be_tensors_of_any_type(self, make_trainer, dynamic_sampling, form):
         def numbers(completion_ids, **kwargs):
             return [float(ids[0] % 3) for ids in completion_ids]
 
         def tensors(completion_ids, **kwargs):
-            found = torch.tensor(numbers(completion_ids), dtype=torch.bfloat16, requires_grad=True)
-            return list(found) if in_a_list else found
+            return form(torch.tensor(numbers(completion_ids), dtype=torch.bfloat16, requires_grad=True))
 
         trainer = make_trainer(reward_funcs=[numbers, tensors], max_steps=1, dynamic_sampling=dynamic_sampling)
         trainer.train()
         [entry] = logs_of(trainer)
         assert entry["rewards/numbers/mean"] == entry["rewards/tensors/mean"] > 0
+
+    def test_a_reward_that_is_no_list_is_named(self, make_trainer):
+        def scalar(completion_ids, **kwargs):
+            return torch.tensor(1.0)
+
+        trainer = make_trainer(reward_funcs=scalar, max_steps=1)
+        with pytest.raises(TypeError, match="the reward 'scalar' to give a reward for each of 8 .*found `float`"):
+            trainer.train()
+
+    def test_columns_that_an_evaluation_lacks_are_told(self, make_trainer, rows, dataset, caplog):
+        priced = rows.add_column("price", [1.0] * len(rows))
+        with caplog.at_level("WARNING", logger="tsrec_hf"):
+            make_trainer(train_dataset=priced, eval_interactions=dataset.valid)
+        assert "Interactions of the evaluation lack ['price'] of the training rows" in caplog.text
 
     def test_columns_that_rewards_take_are_there_in_evaluations(self, make_trainer, dataset, tokenizer):
         priced = dataset.train.map(lambda row, place: {"price": float(place)}, with_indices=True)

@@ -320,14 +320,35 @@ def test_the_rows_that_the_trainer_was_given_are_recommended_for(make_trainer, d
     # The trainer holds another object, which TRL prepared.
     found = trainer.evaluate(mixture)
     assert {key: value for key, value in found.items() if "@" in key} == expected and expected
+    # By name too, TRL's rows or those that were given.
+    for rows in ({"a": mixture}, trainer.eval_dataset if named else {"a": trainer.eval_dataset}):
+        found = {key.replace("eval_a_", "eval_"): value for key, value in trainer.evaluate(rows).items() if "@" in key}
+        assert found == expected
 
 
 def test_interactions_that_a_call_cannot_recommend_for_are_an_error(make_trainer, dataset, mixture):
     trainer = make_trainer(eval_dataset=mixture, eval_num_users=0)
     with pytest.raises(ValueError, match="`eval_num_users` above 0 beside `eval_interactions`"):
         trainer.evaluate(eval_interactions=dataset.test)
-    with pytest.raises(ValueError, match=r"one set of rows beside `eval_interactions`, but found \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"one set of rows in a call with `eval_inter.*, but found \['a', 'b'\]"):
         trainer.evaluate({"a": mixture, "b": mixture}, eval_interactions=dataset.test)
+    with pytest.raises(ValueError, match=r"one set of interactions in a call .*, but found \['a'\]"):
+        trainer.evaluate(eval_interactions={"a": dataset.test})
+
+
+def test_rows_beyond_learned_positions_are_named(make_recommender, make_trainer, dataset, tmp_path):
+    model, tokenizer = make_recommender("gpt2")
+    rows = Dataset.from_dict({"input_ids": [[1] * 300], "labels": [[-100] * 299 + [1]], "task": ["sequence"]})
+    message = "at most 256 tokens, the positions that the backbone has learned, but found 300"
+    for where in ("train_dataset", "eval_dataset"):
+        sets = {"train_dataset": build_sequence_rows(dataset.train, tokenizer)} | {where: rows}
+        with pytest.raises(ValueError, match=message):
+            make_trainer(model=model, processing_class=tokenizer, max_length=None, **sets)
+    trainer = make_trainer(
+        model=model, processing_class=tokenizer, train_dataset=build_sequence_rows(dataset.train, tokenizer)
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(rows)
 
 
 def test_interactions_by_name_alone_make_the_evaluation_sets(make_trainer, dataset):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, Value
 
 from tsrec_hf.models import PromptBuilder, TSRecTokenizer
 from tsrec_hf.models.checking_tsrec import checks_types
@@ -27,7 +27,7 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, columns: S
 
     Raises:
         `KeyError`: an item that the index does not hold; a column that the interactions do not have. `ValueError`: an
-        empty history.
+        empty history; a further column of the name `prompt`.
 
     Example:
 
@@ -44,8 +44,13 @@ def build_grpo_rows(interactions: Dataset, tokenizer: TSRecTokenizer, columns: S
     missing = [name for name in columns if name not in interactions.column_names]
     if missing:
         raise KeyError(f"Expected the columns {missing} among those of the interactions: {interactions.column_names}.")
+    if "prompt" in columns:
+        raise ValueError('Expected further columns, but found "prompt", which is built here. Rename the column.')
     rows = Dataset.from_dict(
-        {"prompt": [prompts.sequence_prompt(history) for history in interactions["history"][:]], "target": targets}
+        {"prompt": [prompts.sequence_prompt(history) for history in interactions["history"][:]], "target": targets},
+        features=Features({"prompt": Value("string"), "target": Value("string")}),
     )
-    further = [name for name in columns if name not in rows.column_names]
-    return concatenate_datasets([rows, interactions.select_columns(further)], axis=1) if further else rows
+    for name in columns:
+        if name != "target":
+            rows = rows.add_column(name, interactions.with_format(None)[name][:], feature=interactions.features[name])
+    return rows

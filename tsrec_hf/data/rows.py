@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
@@ -35,6 +36,12 @@ def count_tasks(rows: Dataset) -> dict[str, int]:
     """How many rows each task has, in the order of their first rows; counted in Arrow, whatever format is set."""
     counts = rows.select_columns(["task"]).with_format("arrow")[:]["task"].value_counts()
     return {entry["values"]: entry["counts"] for entry in counts.to_pylist()}
+
+
+def longest_row(rows: Dataset) -> int:
+    """The most tokens of a row; counted in Arrow."""
+    column = rows.select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"]
+    return pc.max(pc.list_value_length(column)).as_py() or 0
 
 
 def rows_in_memory(rows: Iterable[dict[str, Any]], features: Features) -> Dataset:

@@ -86,6 +86,9 @@ def load_recommender(
         )
     if sid_index is not None and sid_index.fingerprint != tokenizer.sid_index.fingerprint:
         tokenizer = tokenizer.with_sid_index(sid_index)
+    elif sid_index is not None and sid_index.delisted is not None:
+        # Items that came and went since: the catalogue is the same, what must not be given again is not.
+        tokenizer.sid_index = tokenizer.sid_index._replace(delisted=sid_index.delisted)
     if model_type != ADAPTER:
         model = TSRecForCausalLM.from_pretrained(name_or_path, **source, **from_pretrained_kwargs)
         model.tokenizer = tokenizer

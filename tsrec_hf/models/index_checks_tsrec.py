@@ -60,6 +60,11 @@ def check_index(index: "SIDIndex") -> None:
 
 
 def _check_delisted(index: "SIDIndex", delisted: "SIDIndex") -> None:
+    if not isinstance(delisted, type(index)):
+        raise TypeError(
+            f"Expected `delisted` as a `SIDIndex`, but found `{type(delisted).__name__}`. Remove items by "
+            "`without_items`."
+        )
     if delisted.tokens != index.tokens:
         raise ValueError(
             f"Expected delisted items of the tokens of the index, {index}, but found {delisted}. Remove items by "

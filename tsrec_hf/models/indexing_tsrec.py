@@ -48,7 +48,8 @@ class SIDIndex:
         ancestors (`Sequence[str]`, *optional*):
             Fingerprints of the indexes that this one grew out of, whose checkpoints it fits.
         delisted ([`SIDIndex`], *optional*):
-            Items that were removed, with the SIDs by which models still know them, in the order in which they went.
+            Items that were removed, with their titles and the SIDs by which models still know them, in the order in
+            which they went.
 
     Raises:
         `TypeError`: item ids, titles or tokens that are not strings, codes or counts that are not integers.
@@ -140,6 +141,10 @@ class SIDIndex:
         names = ("item_ids", "codes", "tokens", "titles", "counts", "delisted", "_given_ancestors")
         return {name: self.__dict__[name] for name in names} | {"_tries": {}}
 
+    def __setstate__(self, state: dict) -> None:
+        # Pickles of releases that knew no delisted items have none.
+        self.__dict__.update({"delisted": None} | state)
+
     @property
     def num_levels(self) -> int:
         """Number of codes in a SID."""
@@ -210,7 +215,8 @@ class SIDIndex:
             codes (`np.ndarray` of shape `(items, levels)`, *optional*):
                 Their codes, from the quantiser that made the index: `quantizer.encode(embeddings)`.
             titles (`Sequence[str]`, *optional*):
-                Their titles; empty where absent and the index has titles.
+                Their titles. Where absent and the index has titles, those of items that are back are what they were,
+                others are empty.
             sids (`Sequence[str]`, *optional*):
                 Their spelled SIDs, instead of `codes`.
 
@@ -248,7 +254,7 @@ class SIDIndex:
             raise ValueError(f"Expected a title for each of {len(item_ids)} new items, but found {len(titles)}.")
         if titles is not None or self.titles is not None:
             old = [""] * len(self) if self.titles is None else self.titles
-            titles = [*old, *([""] * len(item_ids) if titles is None else titles)]
+            titles = [*old, *(self._titles_before(item_ids) if titles is None else titles)]
         counts = None if self.counts is None else np.append(self.counts, np.zeros(len(item_ids), dtype=np.int64))
         return self._descendant(
             item_ids=[*self.item_ids, *item_ids],
@@ -299,19 +305,33 @@ class SIDIndex:
         """The items that went before, and then those of a mask."""
         if not gone.any():
             return self.delisted
-        item_ids, codes = [self.item_ids[row] for row in np.flatnonzero(gone).tolist()], self.codes[gone]
-        if self.delisted is not None:
-            item_ids = [*self.delisted.item_ids, *item_ids]
-            codes = np.concatenate([self.delisted.codes, codes])
-        return SIDIndex(item_ids, codes, self.tokens)
+        went = self._part(np.flatnonzero(gone))
+        before = self.delisted
+        if before is None:
+            return went
+        titles = None
+        if before.titles is not None or went.titles is not None:
+            titles = [title for part in (before, went) for title in part.titles or [""] * len(part)]
+        codes = np.concatenate([before.codes, went.codes])
+        return SIDIndex(before.item_ids + went.item_ids, codes, self.tokens, titles)
 
     def _still_delisted(self, returned: set[str]) -> "SIDIndex | None":
         """The items that went before and are not back."""
         if self.delisted is None or returned.isdisjoint(self.delisted.item_ids):
             return self.delisted
         rows = [row for row, item_id in enumerate(self.delisted.item_ids) if item_id not in returned]
-        ids = [self.delisted.item_ids[row] for row in rows]
-        return SIDIndex(ids, self.delisted.codes[rows], self.tokens) if rows else None
+        return self.delisted._part(np.array(rows)) if rows else None
+
+    def _titles_before(self, item_ids: Sequence[str]) -> list[str]:
+        """Titles that items had before they went; empty for others."""
+        gone = self.delisted
+        titles = {} if gone is None or gone.titles is None else dict(zip(gone.item_ids, gone.titles))
+        return [titles.get(item_id, "") for item_id in item_ids]
+
+    def _part(self, rows: np.ndarray) -> "SIDIndex":
+        """Some items with their SIDs and titles, and nothing else."""
+        titles = None if self.titles is None else [self.titles[row] for row in rows]
+        return SIDIndex([self.item_ids[row] for row in rows], self.codes[rows], self.tokens, titles)
 
     def with_counts(self, counts: np.ndarray | Sequence[int]) -> "SIDIndex":
         """
@@ -477,6 +497,8 @@ class SIDIndex:
         if self.delisted is not None:
             arrays["delisted_codes"] = self.delisted.codes
             strings["delisted_ids"] = self.delisted.item_ids
+            if self.delisted.titles is not None:
+                strings["delisted_titles"] = self.delisted.titles
         facts: dict[str, list] = {"tokens": self.tokens}
         if self.ancestors:
             facts["ancestors"] = list(self.ancestors)
@@ -498,7 +520,8 @@ class SIDIndex:
         arrays, strings, facts = read_index(path)
         delisted = None
         if "delisted_ids" in strings:
-            delisted = cls(strings["delisted_ids"], arrays["delisted_codes"], facts["tokens"])
+            ids, titles = strings["delisted_ids"], strings.get("delisted_titles")
+            delisted = cls(ids, arrays["delisted_codes"], facts["tokens"], titles)
         return cls(
             strings["item_ids"],
             arrays["codes"],

@@ -15,7 +15,7 @@ from .companions_tsrec import add_companions
 from .configuration_tsrec import UNNAMED_REPO, TSRecConfig
 from .downloading_tsrec import read_checkpoint
 from .generate_tsrec import check_names, tsrec_generate
-from .positions_tsrec import check_positions
+from .positions_tsrec import check_positions, learned_positions
 from .recommending_tsrec import ItemSet, Recommendation, recommend_items
 from .replacing_tsrec import replaced
 from .sa_init import initialize_sid_embeddings, resize_default_rows
@@ -77,6 +77,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.backbone = AutoModelForCausalLM.from_config(config.backbone_config) if backbone is None else backbone
         self.generation_config = self.backbone.generation_config
+        self.learned_positions = learned_positions(self.backbone)
         self.post_init()
 
     # What transformers asks before it picks an attention implementation: the answers are the backbone's.
@@ -130,9 +131,10 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
         """Replaces the backbone's output head."""
         self.backbone.set_output_embeddings(value)
 
-    def prepare_inputs_for_generation(self, *args, **kwargs) -> dict[str, Any]:
-        """As the backbone's."""
-        return cast(GenerationMixin, self.backbone).prepare_inputs_for_generation(*args, **kwargs)
+    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args, **kwargs) -> dict[str, Any]:
+        """As the backbone's; raises `ValueError` for more tokens than it has learned positions for."""
+        check_positions(self.learned_positions, input_ids.shape[1])
+        return cast(GenerationMixin, self.backbone).prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
     def generate(self, *args, custom_generate: Any = None, **kwargs):
         """
@@ -154,7 +156,7 @@ class TSRecForCausalLM(PreTrainedModel, GenerationMixin):
     ):
         """As the backbone's `forward`; raises `ValueError` for more tokens than it has learned positions for."""
         if input_ids is not None and position_ids is None:
-            check_positions(self.backbone, input_ids.shape[1])
+            check_positions(self.learned_positions, input_ids.shape[1])
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, labels=labels, **kwargs
         )

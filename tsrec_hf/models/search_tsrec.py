@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 
 from .evaluation_view_tsrec import cut_head, evaluation_view
 from .filtering_tsrec import NodeFilter
-from .positions_tsrec import check_positions
+from .positions_tsrec import check_positions, learned_positions
 from .prior_search_tsrec import NodePrior
 from .probing_tsrec import KINDS, Probe, fastest_kind
 from .pruned_search_tsrec import prune_beams
@@ -143,7 +143,7 @@ class SIDSearch:
         """
         length = (0 if self._prefix is None else len(self._prefix)) + input_ids.shape[1] + self.trie.num_levels
         if length not in self._probes:
-            check_positions(self.backbone, length)
+            check_positions(learned_positions(self.backbone), length)
             self._probes[length] = Probe(self._probed, length)
         return self._probes[length]
 

@@ -127,7 +127,8 @@ class DescribeOptions:
         in_folder = self.data_dir is not None and Path(self.data_dir).is_dir()
         output = Path(self.data_dir if in_folder else "outputs", SEMANTICS_FILE)  # type: ignore[arg-type]
         named = self.earlier_file is not None and Path(self.earlier_file).resolve() == output.resolve()
-        if output.exists() and not named:
+        is_read = self.data_dir is None or Path(self.data_dir).exists()  # else its reader tells
+        if is_read and output.exists() and not named:
             raise ValueError(
                 f"Expected no descriptions yet at {output}, but found some. Pass `--output_file {output}` to replace "
                 "them, or another place."

@@ -1,7 +1,7 @@
 """From a trainer's view of a completion, token ids, to that of the rewards: codes, and the items that carry them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
@@ -163,10 +163,11 @@ def plain_rewards(rewards: Any) -> Any:
     What a reward function returned, as a list of Python's numbers or of lists of them: tensors and arrays of any type,
     on any device, with a gradient or without. What is no collection stays as it is.
     """
-    rewards = rewards.tolist() if hasattr(rewards, "tolist") else rewards
-    if not isinstance(rewards, Iterable) or isinstance(rewards, str):
+    if hasattr(rewards, "tolist"):
+        return rewards.tolist()
+    if not isinstance(rewards, Iterable) or isinstance(rewards, (str, Mapping)):
         return rewards
-    return [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
+    return [plain_rewards(reward) for reward in rewards]
 
 
 def summed(reward: Reward) -> float | None:

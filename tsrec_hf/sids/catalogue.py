@@ -98,7 +98,7 @@ def extend_index(
     Raises:
         `ValueError`: new items that do not fit into the levels of the earlier index.
     """
-    back = _returned(earlier, item_ids)
+    back = _returned(earlier, item_ids, collisions)
     index = earlier.with_items(list(back), sids=list(back.values())) if back else earlier
     rows = [row for row, item_id in enumerate(item_ids) if item_id not in index]
     if rows:
@@ -113,13 +113,22 @@ def extend_index(
     return index._replace(titles=[title_of[item_id] for item_id in index.item_ids])
 
 
-def _returned(earlier: SIDIndex, item_ids: Sequence[str]) -> dict[str, str]:
-    """Items that had gone and are back, with their SIDs, unless others have these now."""
-    if earlier.delisted is None:
-        return {}
-    back = [item_id for item_id in item_ids if item_id in earlier.delisted]
-    sids = {item_id: earlier.delisted.sid_of(item_id) for item_id in back}
-    return {item_id: sid for item_id, sid in sids.items() if not earlier.items_of(sid)}
+def _returned(earlier: SIDIndex, item_ids: Sequence[str], collisions: str) -> dict[str, str]:
+    """
+    Items that had gone and are back, with their SIDs. Where items share none, others may have these now, or another
+    one is back that had them later.
+    """
+    gone, wanted = earlier.delisted, set(item_ids)
+    back: dict[str, str] = {}
+    in_use: set[str] = set()
+    for item_id in reversed(gone.item_ids if gone is not None else []):
+        if item_id not in wanted:
+            continue
+        sid = gone.sid_of(item_id)
+        if collisions == "keep" or not (sid in in_use or earlier.items_of(sid)):
+            back[item_id] = sid
+            in_use.add(sid)
+    return back
 
 
 def _new_codes(earlier: SIDIndex, new: np.ndarray, quantizer: Quantizer, collisions: str) -> np.ndarray:
@@ -127,20 +136,42 @@ def _new_codes(earlier: SIDIndex, new: np.ndarray, quantizer: Quantizer, collisi
     Codes of new items that are no SID of another item, be it one that went: the model of yesterday has learned these
     SIDs for those items. Where SIDs run short, those of items that went are free again, the longest gone first.
     """
-    taken, codes = earlier.codes, quantizer.encode(new)
-    if earlier.delisted is not None:
-        room = max(0, math.prod(earlier.level_sizes) - len(earlier) - len(new))
-        gone = earlier.delisted.codes[max(0, len(earlier.delisted) - room) :]
-        found = resolve_collisions(codes, new, quantizer, collisions, taken=np.concatenate([taken, gone]))
-        if (found.max(axis=0) < earlier.level_sizes).all():
-            return found
-    found = resolve_collisions(codes, new, quantizer, collisions, taken=taken)
+    codes, gone = quantizer.encode(new), _gone_codes(earlier, len(new))
+    found = resolve_collisions(codes, new, quantizer, collisions, taken=np.concatenate([earlier.codes, gone]))
+    if collisions == "suffix":
+        found = _with_free_suffixes(found, earlier, gone)
+    elif (found.max(axis=0) >= earlier.level_sizes).any():
+        found = resolve_collisions(codes, new, quantizer, collisions, taken=earlier.codes)
     if (found.max(axis=0) >= earlier.level_sizes).any():
         raise ValueError(
             f"Expected the new items to fit into the levels {earlier.level_sizes} of the earlier index, but the "
             f"highest codes are {found.max(axis=0).tolist()}, whose tokens no model knows. Make all SIDs anew."
         )
     return found
+
+
+def _gone_codes(index: SIDIndex, num_new: int) -> np.ndarray:
+    """SIDs that only items have which went, the longest gone first, as many as leave room for new items."""
+    live = set(map(tuple, index.codes.tolist()))
+    last = [] if index.delisted is None else index.delisted.codes[::-1].tolist()
+    gone = [sid for sid in dict.fromkeys(map(tuple, last)) if sid not in live]
+    room = max(0, math.prod(index.level_sizes) - len(live) - num_new)
+    return np.array(gone[:room][::-1], dtype=np.int32).reshape(-1, index.num_levels)
+
+
+def _with_free_suffixes(codes: np.ndarray, index: SIDIndex, gone: np.ndarray) -> np.ndarray:
+    """Numbers the items anew whose suffix is none of the index: by one that was never used, else the longest gone."""
+    size = index.level_sizes[-1]
+    beyond = codes[:, -1] >= size
+    used = set(map(tuple, np.concatenate([index.codes, codes[~beyond]]).tolist()))
+    age = {sid: place for place, sid in enumerate(map(tuple, gone.tolist()))}
+    for row in np.flatnonzero(beyond):
+        prefix = codes[row, :-1].tolist()
+        free = [sid for sid in ((*prefix, number) for number in range(size)) if sid not in used]
+        if free:
+            codes[row] = min(free, key=lambda sid: age.get(sid, -1))
+            used.add(tuple(codes[row].tolist()))
+    return codes
 
 
 @checks_types

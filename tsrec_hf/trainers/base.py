@@ -299,9 +299,15 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
                 Interactions of another split, `history` and `target`: `eval_num_users` of them are recommended for,
                 and the rows are made of them where `eval_dataset` is absent.
         """
+        if isinstance(eval_dataset, Mapping) and eval_interactions is None:
+            # Before TRL prepares the rows anew, by which they would no longer be known.
+            metrics: dict[str, float] = {}
+            for name, rows in eval_dataset.items():
+                metrics |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
         before = self._measured
         if eval_interactions is not None:
-            self._check_evaluated_apart(eval_dataset)
+            self._check_evaluated_apart(eval_dataset, eval_interactions)
             self._measured = RecommendationMetrics(eval_interactions, self.processing_class, self.args)
             if eval_dataset is None:
                 sample = user_sample(eval_interactions, self.args.eval_num_users)
@@ -316,13 +322,14 @@ class RecommenderTrainer(CheckpointingTrainer, FiniteTrainer):
             self._keep_card()
         return metrics
 
-    def _check_evaluated_apart(self, eval_dataset: Any) -> None:
+    def _check_evaluated_apart(self, eval_dataset: Any, eval_interactions: Any) -> None:
         """Raises `ValueError` where interactions of a call cannot be recommended for."""
-        if isinstance(eval_dataset, Mapping):
-            raise ValueError(
-                f"Expected one set of rows beside `eval_interactions`, but found {list(eval_dataset)}. Call "
-                "`evaluate` once for each, or give the trainer both by name."
-            )
+        for name, given in (("rows", eval_dataset), ("interactions", eval_interactions)):
+            if isinstance(given, Mapping):
+                raise ValueError(
+                    f"Expected one set of {name} in a call with `eval_interactions`, but found {list(given)}. Call "
+                    "`evaluate` once for each, or give the trainer both by name."
+                )
         if self.args.eval_num_users == 0:
             raise ValueError(
                 "Expected `eval_num_users` above 0 beside `eval_interactions`, but found eval_num_users=0, which "

@@ -190,6 +190,9 @@ class TSRecGRPOTrainer(RecommenderTrainer, GRPOTrainer):
     def _rows_of(self, interactions: Dataset, tokenizer: TSRecTokenizer) -> Dataset:
         # Rewards ask for the same columns as in training.
         shared = [name for name in self._reward_columns if name in interactions.column_names]
+        if len(shared) < len(self._reward_columns):
+            absent = sorted(set(self._reward_columns) - set(shared))
+            logger.warning(f"Interactions of the evaluation lack {absent} of the training rows: rewards get none.")
         return build_grpo_rows(interactions, tokenizer, shared)
 
     def _get_train_sampler(self, dataset: Dataset | None = None):

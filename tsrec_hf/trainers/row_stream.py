@@ -6,6 +6,7 @@ run which goes on skips as many batches as were trained on, and nothing else, th
 processes whose shares are of different size never wait for each other.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -22,6 +23,8 @@ from tsrec_hf.data.length import RowShortener
 from tsrec_hf.data.rows import IGNORED
 from tsrec_hf.models import TSRecTokenizer
 
+
+logger = logging.getLogger(__name__)
 
 # Rows that a stream is judged by.
 NUM_LOOKED_AT = 64
@@ -86,8 +89,8 @@ def repeated_loader(rows: IterableDataset, args: TrainingArguments, load: Callab
 
 def check_stream(rows: IterableDataset, args: TrainingArguments) -> None:
     """
-    Raises `ValueError` for a stream that cannot be trained on, without steps, rows or labels, and for settings that
-    count on its end.
+    Raises `ValueError` for a stream that cannot be trained on, without steps, rows or labels, and for one that is to be
+    shuffled here; warns of settings that act at its end.
     """
     if args.max_steps <= 0:
         raise ValueError(
@@ -96,11 +99,11 @@ def check_stream(rows: IterableDataset, args: TrainingArguments) -> None:
             f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} (the rows of a step), or "
             "pass a `datasets.Dataset`, such as `build_sequence_rows` writes to disk."
         )
-    for name in ("eval_strategy", "save_strategy"):
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
         if getattr(args, name) == "epoch":
-            raise ValueError(
-                f"Expected a number of steps for what happens during training, since a stream is one pass without "
-                f'end, but found {name}="epoch". Set {name}="steps" and `{name.partition("_")[0]}_steps`.'
+            logger.warning(
+                f'A stream is one epoch of max_steps={args.max_steps}: {name}="epoch" acts once, at the end. Set '
+                f'{name}="steps" and `{name.partition("_")[0]}_steps` for more.'
             )
     if getattr(args, "shuffle_dataset", False):
         raise ValueError(

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from tsrec_hf.data import BUILT_IN_TASKS, DataCollatorForTSAlign, build_sequence_rows, drop_oldest_items
-from tsrec_hf.data.rows import count_tasks
+from tsrec_hf.data.rows import count_tasks, longest_row
 from tsrec_hf.models import TSRecTokenizer
+from tsrec_hf.models.positions_tsrec import check_positions
 
 from .base import RecommenderTrainer, checked_arguments, checked_tokenizer
 from .cpu_head import add_cpu_lm_head, check_lm_head
@@ -134,6 +135,10 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
             card_facts=card_facts,
             **kwargs,
         )
+        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        for rows in (self.train_dataset, *named.values()):
+            if isinstance(rows, Dataset):
+                check_positions(self.recommender.learned_positions, longest_row(rows))
         # Where it trains, not where it is: sharded models wait on the CPU.
         if self.accelerator.device.type == "cpu":
             add_cpu_lm_head(self.recommender)
@@ -228,6 +233,8 @@ class TSRecSFTTrainer(RecommenderTrainer, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As the parent's, with each row's loss times its task's weight; keeps the sums of each task for the logs."""
+        if "position_ids" not in inputs:
+            check_positions(self.recommender.learned_positions, inputs["input_ids"].shape[1])
         task_ids, weights = inputs.pop("task_ids", None), inputs.pop("loss_weights", None)
         if task_ids is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -101,6 +101,12 @@ class StepReward:
             values = self.function.values(completion_ids, num_generations, **columns)
         else:
             values = plain_rewards(self.function(completion_ids=completion_ids, **batch))
+            if not isinstance(values, list):
+                raise TypeError(
+                    f"Expected the reward {self.__name__!r} to give a reward for each of {len(completion_ids)} "
+                    f"completions, but found `{type(values).__name__}`. Return a list, with `None` where it does not "
+                    "apply."
+                )
         self._check_finite(values, completion_ids)
         return values
 
