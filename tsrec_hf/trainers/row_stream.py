@@ -89,8 +89,8 @@ def repeated_loader(rows: IterableDataset, args: TrainingArguments, load: Callab
 
 def check_stream(rows: IterableDataset, args: TrainingArguments) -> None:
     """
-    Raises `ValueError` for a stream that cannot be trained on, without steps, rows or labels, and for one that is to be
-    shuffled here; warns of settings that act at its end.
+    Raises `ValueError` for a stream that cannot be trained on, without steps, rows or labels, and for one that is to
+    be shuffled here; warns of settings that act at its end.
     """
     if args.max_steps <= 0:
         raise ValueError(
