@@ -143,6 +143,24 @@ def test_from_a_checkpoint_with_every_reward(checkpoint, data_dir, tmp_path, mon
     assert len(model.recommend(tokenizer, [["hammer"]], top_k=5)[0]) == 5
 
 
+def test_a_run_without_evaluation_leaves_its_policy(checkpoint, data_dir, tmp_path, monkeypatch, capsys):
+    settings = SETTINGS | {"eval_strategy": "no", "load_best_model_at_end": False}
+    del settings["metric_for_best_model"]
+    out = tmp_path / "grpo"
+    run_here(
+        monkeypatch,
+        data_dir=data_dir,
+        model_name_or_path=checkpoint,
+        output_dir=out,
+        eval_num_users=0,
+        **settings,
+    )
+    printed = capsys.readouterr().out
+    assert f"Recommender, card, plots and metrics: {out}" in printed and "eval_reward" not in printed
+    assert json.loads((out / "metrics.json").read_text()) == {}
+    assert TSRecForCausalLM.from_pretrained(out) and "## Evaluation" not in (out / "README.md").read_text()
+
+
 def test_what_cannot_work_is_refused(checkpoint, backbone_dir, data_dir, tmp_path, monkeypatch):
     settings = {"data_dir": data_dir, "model_name_or_path": checkpoint, "output_dir": tmp_path / "out", **SETTINGS}
     with pytest.raises(ValueError, match=r"among .*'exact_match'.*found \['exact'\]"):

@@ -53,6 +53,15 @@ def shop(tmp_path: Path, backbone_dir) -> dict:
     }
 
 
+def test_the_card_names_the_model_that_a_part_was_taken_of(shop, backbone_dir, datasets_cache, monkeypatch) -> None:
+    del shop["model_name_or_path"]
+    monkeypatch.setattr(from_tables, "smollm2_from_wheel", lambda: (backbone_dir, {}))
+    monkeypatch.setattr(from_tables, "CPU_LAYERS", 1)
+    monkeypatch.setattr(from_tables, "CPU_TOKENS", None)
+    Recommender.from_tables(**shop)
+    assert ModelCard.load(shop["output_dir"] / "README.md").data.base_model == from_tables.SMOLLM2_ID
+
+
 def test_one_call_and_a_second_one(shop, datasets_cache, capsys, monkeypatch) -> None:
     folder = shop["output_dir"]
     recommender = Recommender.from_tables(**shop)
