@@ -3,7 +3,8 @@ What the field's own recommenders reach on a data set's splits, catalogue and me
 
     python benchmarks/baselines.py --data_dir amazon/Industrial_and_Scientific
 
-Popularity, next-item counts and transitions are the library's own; the sequential models are Cornac's (`pip install
+Popularity, next-item counts, transitions and the similarity of titles are the library's own, as is `all-priors`, the
+sum of all, whose shares the validation split chooses; the sequential models are Cornac's (`pip install
 tsrec_hf[baselines]`), SASRec also with cross-entropy over the whole catalogue; `sid-decoder` is a small Llama that our
 trainer trains from scratch on SIDs alone. `tiger` takes hours on a CPU and runs where `--models` names it.
 
@@ -21,30 +22,39 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import DataArguments, Runs, markdown_table, replaced, run_script, spread, write_report
+from common import DataArguments, Runs, draw_rows, markdown_table, replaced, run_script, spread, write_report
 from cornac_models import SETTINGS, Scorer, cornac_is_installed, fit_cornac_model, settings_of
 from datasets import Dataset
 from sid_models import DECODER, DECODER_TRAINING, UNNAMED, fit_decoder
+from small_models import title_similarity
 
 from tsrec_hf import (
+    ItemPrior,
     NextItemPrior,
     NextItemRecommender,
+    PopularityPrior,
     PopularityRecommender,
     RecommendationDataset,
     RecommendationEvaluator,
+    ndcg_at_k,
     open_dataset,
 )
 
 
 COUNTS = ("popularity", "next-item-counts", "transitions")
+# A text encoder's, whose vectors are all that is computed.
+TITLES = ("similarity", "all-priors")
 SLOW = ("tiger",)
-MODELS = [*COUNTS, *(name for name in SETTINGS if name not in SLOW), "sid-decoder"]
+MODELS = [*COUNTS, *TITLES, *(name for name in SETTINGS if name not in SLOW), "sid-decoder"]
 KS = (1, 3, 5, 10)
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+MOST_CHOOSING_ROWS = 5000
 ROWS_TOGETHER = 512
 QUICK_ROWS = 256
 COLUMNS = [f"{match}{metric}@{k}" for match in ("", "sid_") for metric in ("hr", "ndcg") for k in (5, 10)]
@@ -68,9 +78,14 @@ class BaselineArguments(DataArguments):
             self.seeds = self.seeds[:1]
 
 
-def fit(name: str, dataset: RecommendationDataset, seed: int, quick: bool) -> Scorer:
+def fit(name: str, dataset: RecommendationDataset, seed: int, quick: bool, folder: Path) -> Scorer:
     """Trains one baseline; returns what scores the catalogue for rows."""
     assert dataset.sid_index is not None
+    if name == "similarity":
+        similarity = title_similarity(dataset, folder)
+        return lambda rows: similarity.log_weights(rows["history"][:]).numpy()
+    if name == "all-priors":
+        return _fit_all_priors(dataset, folder)
     if name == "transitions":
         prior = NextItemPrior.fit(dataset.train, dataset.sid_index)
         return lambda rows: prior.log_weights(rows["history"][:]).numpy()
@@ -78,6 +93,30 @@ def fit(name: str, dataset: RecommendationDataset, seed: int, quick: bool) -> Sc
         kind = PopularityRecommender if name == "popularity" else NextItemRecommender
         return _ranking_scorer(kind(dataset.train), dataset)
     return (fit_decoder if name == "sid-decoder" else _fit_cornac(name))(dataset, seed, quick)
+
+
+def _fit_all_priors(dataset: RecommendationDataset, folder: Path) -> Scorer:
+    """Transitions with shares of popularity and of similarity, by the highest NDCG@10 on validation rows."""
+    index = dataset.sid_index
+    assert index is not None
+    counts: list[ItemPrior] = [kind.fit(dataset.train, index) for kind in (NextItemPrior, PopularityPrior)]
+    priors = [*counts, title_similarity(dataset, folder)]
+
+    def weights(rows: Dataset) -> torch.Tensor:
+        """Of all priors, `(priors, rows, items)`."""
+        return torch.stack([prior.log_weights(rows["history"][:]).exp() for prior in priors])
+
+    rows = draw_rows(dataset.valid, min(MOST_CHOOSING_ROWS, len(dataset.valid)))
+    ranks: defaultdict[tuple[float, float], list[torch.Tensor]] = defaultdict(list)
+    for start in range(0, len(rows), ROWS_TOGETHER):
+        some = rows.select(range(start, min(start + ROWS_TOGETHER, len(rows))))
+        found, targets = weights(some), torch.tensor(index.positions_of(some["target"][:])).unsqueeze(1)
+        for shares in product(SHARES, SHARES):
+            total = torch.tensordot(torch.tensor([1.0, *shares]), found, dims=1)
+            ranks[shares].append((total > total.gather(1, targets)).sum(1))
+    chosen = max(ranks, key=lambda shares: ndcg_at_k(torch.cat(ranks[shares]), 10).item())
+    print(f"all-priors: transitions + {chosen[0]:g} popularity + {chosen[1]:g} similarity", flush=True)
+    return lambda rows: torch.tensordot(torch.tensor([1.0, *chosen]), weights(rows), dims=1).log().numpy()
 
 
 def _fit_cornac(name: str) -> Callable[[RecommendationDataset, int, bool], Scorer]:
@@ -132,7 +171,8 @@ def ranked(
 def run(args: BaselineArguments, name: str, seed: int, dataset: RecommendationDataset) -> dict[str, Any]:
     """Trains one baseline with one seed, and evaluates it on the validation and the test split."""
     assert dataset.sid_index is not None
-    scorer, metrics, folder = fit(name, dataset, seed, args.quick), {}, Path(args.output_dir)
+    folder = Path(args.output_dir)
+    scorer, metrics = fit(name, dataset, seed, args.quick, folder), {}
     (folder / "ranks").mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         for split in ("valid", "test"):
@@ -190,7 +230,7 @@ def main(args: BaselineArguments) -> None:
         if name in SETTINGS and not cornac_is_installed():
             print(f"{name} skipped: it needs Cornac, `pip install '.[baselines]'` in a clone of the repository.")
             continue
-        for seed in args.seeds[:1] if name in (*COUNTS, "item-knn") else args.seeds:
+        for seed in args.seeds[:1] if name in (*COUNTS, *TITLES, "item-knn") else args.seeds:
             if args.save_scores and not scores_file(folder, name, seed, "test").exists():
                 # Only training again gives the scores of a run that did not keep them.
                 (runs.folder / f"{name}-seed{seed}.json").unlink(missing_ok=True)

@@ -2,16 +2,18 @@
 How far priors, and another recommender's scores, take a model on a whole test split.
 
     python benchmarks/fusion.py --data_dir amazon/Industrial_and_Scientific --model_name_or_path outputs/sft \
-        --scores outputs/baselines/scores/sasrec-seed0
+        --similarity true --scores outputs/baselines/scores/sasrec-seed0
 
-The whole validation split chooses the weights: one search a row, by a mixture with the priors, finds the candidates
-with the model's exact probabilities; a grid then ranks them without the model, and the highest NDCG@10 by item wins.
-With `--scores` (the files `-valid.npy` and `-test.npy` that `baselines.py --save_scores` writes) the grid is repeated
-with those scores as a further factor: `log p + weight * log(transitions + share * popularity) + power * log scores`.
-The test split is searched once for each.
+The validation split chooses the weights: one search a row, by a mixture with the priors, finds the candidates with the
+model's exact probabilities; a grid then ranks them without the model, and the highest NDCG@10 by item wins. With
+`--similarity` the grid is repeated with the similarity of titles among the priors, and with `--scores` (the files
+`-valid.npy` and `-test.npy` that `baselines.py --save_scores` writes) with those scores as a further factor: `log p +
+weight * log(transitions + share * popularity + share * similarity) + power * log scores`. The test split is searched
+once for each.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from common import DataArguments, markdown_table, run_script, write_report
 from datasets import Dataset
-from small_models import load_semantics, save_untrained_recommender
+from small_models import load_semantics, save_untrained_recommender, title_similarity
 
 from tsrec_hf import (
     ItemPrior,
@@ -37,6 +39,7 @@ from tsrec_hf import (
 
 
 SHARES = (0.1, 0.3, 1.0, 3.0, 10.0)
+SIMILARITY_SHARES = (0.0, 0.3, 1.0, 3.0, 10.0)
 WEIGHTS = (0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
 ROWS_TOGETHER = 256
@@ -49,9 +52,14 @@ class FusionArguments(DataArguments):
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Recommender; default: an untrained one."})
     scores: str | None = field(default=None, metadata={"help": "Beginning of the names of two files of scores."})
+    similarity: bool = field(default=False, metadata={"help": "Whether to try the similarity of titles as well."})
+    lists: list[str] = field(
+        default_factory=list, metadata={"help": "Rows of the table to search for; default: all that can be."}
+    )
     num_candidates: int = field(default=120, metadata={"help": "Candidates of a validation row."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the searches for the test split."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows of each split; default: all."})
+    valid_rows: int | None = field(default=None, metadata={"help": "Rows drawn of the validation split; all."})
     dtype: str = field(default="bfloat16", metadata={"help": "Type of the weights."})
     quick: bool = field(default=False, metadata={"help": "Few rows: shows that the script runs."})
     output_dir: str = field(default="outputs/fusion", metadata={"help": "Folder of the table and the ranks."})
@@ -70,7 +78,7 @@ class Search:
         self.priors: list[ItemPrior] = [kind.fit(train, self.index) for kind in (NextItemPrior, PopularityPrior)]
 
     def weights(self, histories: list[list[str]]) -> np.ndarray:
-        """Weights of transitions and popularity, `(2, rows, items)`."""
+        """Weights of transitions, popularity and perhaps similarity, `(priors, rows, items)`."""
         return np.stack([prior.log_weights(histories).exp().numpy() for prior in self.priors])
 
     def scores(self, split: str, rows: slice) -> np.ndarray:
@@ -78,7 +86,7 @@ class Search:
         return np.load(f"{self.args.scores}-{split}.npy", mmap_mode="r")[rows].astype(np.float32)
 
     def candidates(self, rows: Dataset) -> tuple[np.ndarray, ...]:
-        """Of every validation row: items, log-probabilities, the priors' weights and scores; 0 without scores."""
+        """Of every validation row: items, log-probabilities, scores (0 without) and each prior's weights."""
         found: list[tuple[np.ndarray, ...]] = []
         for start in range(0, len(rows), ROWS_TOGETHER):
             part = slice(start, min(start + ROWS_TOGETHER, len(rows)))
@@ -99,21 +107,19 @@ class Search:
             if self.args.scores:
                 scores = np.take_along_axis(self.scores("valid", part), places, axis=1)
             pooled = [np.take_along_axis(one, places, axis=1) for one in weights]
-            found.append((places, log_probs, *pooled, scores))
+            found.append((places, log_probs, scores, *pooled))
         return tuple(np.concatenate(parts) for parts in zip(*found))
 
-    def lists(self, rows: Dataset, choice: tuple[float, float, float] | None, top_k: int) -> list[list[str]]:
-        """Recommended items of every test row, by a share, a weight and a power, or by the model alone."""
+    def lists(self, rows: Dataset, choice: "Choice | None", top_k: int) -> list[list[str]]:
+        """Recommended items of every test row, by shares, a weight and a power, or by the model alone."""
         lists: list[list[str]] = []
         for start in range(0, len(rows), ROWS_TOGETHER):
             part = slice(start, min(start + ROWS_TOGETHER, len(rows)))
             histories, prior = rows["history"][part], None
             if choice is not None:
-                share, weight, power = choice
-                transitions, popularity = self.weights(histories)
-                logs = weight * np.log(transitions + share * popularity)
-                if power:
-                    logs += power * self.scores("test", part)
+                logs = choice.weight * np.log(mixed(self.weights(histories), choice.shares))
+                if choice.power:
+                    logs += choice.power * self.scores("test", part)
                 prior = np.exp(logs - logs.max(axis=1, keepdims=True))
             settings = {"prior_form": "log_linear", "prior_weight": 1.0} if choice is not None else {}
             found = self.model.recommend(
@@ -123,17 +129,39 @@ class Search:
         return lists
 
 
-def choose(candidates: tuple[np.ndarray, ...], targets: np.ndarray, powers: tuple[float, ...]) -> tuple[float, ...]:
-    """The share, weight and power of the highest NDCG@10 on the validation rows, which stands before them."""
-    places, log_probs, transitions, popularity, scores = candidates
+@dataclass(frozen=True, order=True)
+class Choice:
+    """How everything is combined, and what that reached on the validation rows."""
+
+    ndcg: float
+    shares: tuple[float, ...]
+    weight: float
+    power: float
+
+
+def mixed(weights: Sequence[np.ndarray], shares: tuple[float, ...]) -> np.ndarray:
+    """Transitions with shares of the other priors, of which those without a share are left out."""
+    return weights[0] + sum(share * one for share, one in zip(shares, weights[1:]) if share)
+
+
+def choose(
+    candidates: tuple[np.ndarray, ...],
+    targets: np.ndarray,
+    similarity_shares: Sequence[float],
+    powers: Sequence[float],
+) -> Choice:
+    """The combination of the highest NDCG@10 on the validation rows."""
+    places, log_probs, scores, *weights = candidates
     is_target = places == targets[:, None]
     column, known = is_target.argmax(axis=1)[:, None], is_target.any(axis=1)
-    best: tuple[float, ...] = (-1.0,)
-    for share, weight, power in product(SHARES, WEIGHTS, powers):
-        total = log_probs + weight * np.log(transitions + share * popularity) + power * scores
+    best = None
+    for *shares, weight, power in product(SHARES, similarity_shares, WEIGHTS, powers):
+        total = log_probs + weight * np.log(mixed(weights, tuple(shares))) + power * scores
         own = np.take_along_axis(total, column, axis=1)
         ranks = torch.from_numpy(np.where(known, (total > own).sum(axis=1), -1))
-        best = max(best, (ndcg_at_k(ranks, 10).item(), share, weight, power))
+        found = Choice(ndcg_at_k(ranks, 10).item(), tuple(shares), weight, power)
+        best = found if best is None else max(best, found)
+    assert best is not None
     return best
 
 
@@ -148,31 +176,42 @@ def main(args: FusionArguments) -> None:
     valid, test = (
         rows if args.num_rows is None else rows.select(range(args.num_rows)) for rows in (dataset.valid, dataset.test)
     )
+    if args.valid_rows is not None:
+        # Scores lie in the order of the split.
+        drawn = np.sort(np.random.default_rng(0).permutation(len(valid))[: args.valid_rows])
+        if args.scores:
+            raise ValueError("Expected all validation rows with `--scores`. Leave `--valid_rows` out.")
+        valid = valid.select(drawn)
+    if args.similarity:
+        search.priors.append(title_similarity(dataset, Path(args.output_dir)))
     candidates = search.candidates(valid)
     targets = np.array(search.index.positions_of(valid["target"][:]))
-    choices: dict[str, tuple[float, ...] | None] = {"model": None}
-    choices["transitions and popularity"] = choose(candidates, targets, (0.0,))
+    choices: dict[str, Choice | None] = {"model": None}
+    choices["transitions and popularity"] = choose(candidates, targets, (0.0,), (0.0,))
+    shares = SIMILARITY_SHARES if args.similarity else (0.0,)
+    if args.similarity:
+        choices["and similarity"] = choose(candidates, targets, shares, (0.0,))
     if args.scores:
-        choices["and scores"] = choose(candidates, targets, POWERS)
+        choices["and scores"] = choose(candidates, targets, shares, POWERS)
+    for name, choice in choices.items():
+        print(name, choice, flush=True)
+    choices = {name: choice for name, choice in choices.items() if not args.lists or name in args.lists}
     evaluator = RecommendationEvaluator(test, search.index, dataset.train)
     rows, ranks, facts = [], {}, {}
     for name, choice in choices.items():
-        lists = search.lists(test, None if choice is None else choice[1:], evaluator.top_k)
+        lists = search.lists(test, choice, evaluator.top_k)
         metrics = evaluator.evaluate(lists)
         ranks[name] = {match: evaluator.ranks(lists, match) for match in ("item", "sid")}
-        facts[name] = {"chosen": choice, "metrics": metrics}
-        cells = []
+        facts[name] = {"chosen": None if choice is None else asdict(choice), "metrics": metrics}
+        cells, first = [], next(iter(ranks.values()))
         for match in ("sid", "item"):
             users = test["user_id"][:]
-            found = paired_bootstrap(ranks[name][match], ranks["model"][match], users=users)
+            found = paired_bootstrap(ranks[name][match], first[match], users=users)
             cells.append(f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
         rows.append([name, *(f"{metrics['all'][column]:.4f}" for column in COLUMNS), *cells])
-    header = ["fused with", *COLUMNS, "SID NDCG@10 - model's", "NDCG@10 - model's"]
+    header = ["fused with", *COLUMNS, "SID NDCG@10 - first's", "NDCG@10 - first's"]
     table = markdown_table(header, rows)
     print(table)
-    for name, choice in choices.items():
-        if choice is not None:
-            print(f"{name}: share {choice[1]:g}, weight {choice[2]:g}, power {choice[3]:g}; valid {choice[0]:.4f}")
     folder = Path(args.output_dir)
     write_report(folder / "fusion.md", table + "\n", facts)
     for name, found in ranks.items():

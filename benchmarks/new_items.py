@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import DataArguments, draw_rows, environment, markdown_table, run_script, settings_line, write_report
 from datasets import Dataset
-from small_models import find_encoder
+from small_models import title_similarity
 
 from tsrec_hf import (
     NextItemPrior,
@@ -26,7 +26,6 @@ from tsrec_hf import (
     SimilarityPrior,
     TSRecForCausalLM,
     TSRecTokenizer,
-    embed_items,
     fit_prior,
     open_dataset,
 )
@@ -101,12 +100,7 @@ def main(args: ScriptArguments) -> None:
             dataset.test.select(np.flatnonzero(~cold)), min(args.num_rows, int((~cold).sum())), args.seed
         ),
     }
-    work = Path(args.work_dir)
-    place_of = {item_id: place for place, item_id in enumerate(dataset.items["item_id"][:])}
-    embeddings = embed_items(
-        dataset.items, args.encoder or find_encoder(work), fields={"title": 1.0}, cache_dir=work / "cache"
-    )[[place_of[item_id] for item_id in index.item_ids]]
-    similarity = SimilarityPrior(index, embeddings)
+    similarity = title_similarity(dataset, Path(args.work_dir), args.encoder)
 
     results: dict[str, dict[str, float]] = {}
 

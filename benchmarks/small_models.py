@@ -12,7 +12,15 @@ from common import replaced
 from filelock import FileLock
 from transformers import AutoConfig, AutoTokenizer
 
-from tsrec_hf import RecommendationDataset, TokenSemantics, TSRecForCausalLM, TSRecTokenizer, describe_tokens
+from tsrec_hf import (
+    RecommendationDataset,
+    SimilarityPrior,
+    TokenSemantics,
+    TSRecForCausalLM,
+    TSRecTokenizer,
+    describe_tokens,
+    embed_items,
+)
 from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
 
 
@@ -39,6 +47,16 @@ def find_encoder(folder: Path) -> str:
         return str(minilm_from_wheel(folder / "all-MiniLM-L6-v2"))
     except ModuleNotFoundError:
         return "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def title_similarity(dataset: RecommendationDataset, folder: Path, encoder: str | None = None) -> SimilarityPrior:
+    """Similarity of items by their titles' embeddings, which are kept in `folder`; default: MiniLM."""
+    assert dataset.sid_index is not None
+    place_of = {item_id: place for place, item_id in enumerate(dataset.items["item_id"][:])}
+    embeddings = embed_items(
+        dataset.items, encoder or find_encoder(folder), fields={"title": 1.0}, cache_dir=folder / "cache"
+    )
+    return SimilarityPrior(dataset.sid_index, embeddings[[place_of[one] for one in dataset.sid_index.item_ids]])
 
 
 def save_backbone(

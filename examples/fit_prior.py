@@ -28,8 +28,8 @@ the checkpoint: `recommend`, the pipeline and `evaluate.py` use it from then on 
 `accelerate launch` the rows are shared among the processes.
 
 A catalogue that `build_sids.py --extend_dir` has grown takes the checkpoint of the smaller one, without training: the
-checkpoint recommends the new items from then on. `--similarity true` adds what is like the last items, by the
-embeddings of `build_sids.py`: the one prior that knows items which nobody has bought.
+checkpoint recommends the new items from then on. The embeddings of `build_sids.py`, or an `--encoder` of the titles,
+add what is like the last items: the one prior that knows items which nobody has bought.
 """
 
 from tsrec_hf.cli import run_command

@@ -1,15 +1,41 @@
 """Item priors of a recommender, chosen on validation rows and saved with it."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from accelerate import PartialState
 
 from tsrec_hf.evaluation import fit_prior
 from tsrec_hf.hub import load_recommender
-from tsrec_hf.models import ItemPrior, NextItemPrior, PopularityPrior, SimilarityPrior
-from tsrec_hf.sids.catalogue import load_embeddings
+from tsrec_hf.items import RecommendationDataset
+from tsrec_hf.models import ItemPrior, NextItemPrior, PopularityPrior, SIDIndex, SimilarityPrior
+from tsrec_hf.sids import embed_items
+from tsrec_hf.sids.catalogue import EMBEDDINGS_NAME, load_embeddings
 
 from .indexed import open_indexed
 from .options import PriorOptions
+
+
+def embeddings_of(args: PriorOptions, dataset: RecommendationDataset, catalogue: SIDIndex) -> np.ndarray | None:
+    """
+    Embeddings of the catalogue's items for `SimilarityPrior`, those of the folder first; `None` where they are not
+    wanted, or neither there nor asked for.
+    """
+    if args.similarity is False:
+        return None
+    if Path(args.data_dir, EMBEDDINGS_NAME).is_file():
+        return load_embeddings(args.data_dir, catalogue)
+    if args.encoder is not None:
+        row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"][:])}
+        embeddings = embed_items(dataset.items, args.encoder, fields={"title": 1.0})
+        return embeddings[[row_of[item_id] for item_id in catalogue.item_ids]]
+    if args.similarity:
+        raise FileNotFoundError(
+            f"Expected {EMBEDDINGS_NAME} in {args.data_dir} for `--similarity`, but there is none. Name an encoder: "
+            "`--encoder sentence-transformers/all-MiniLM-L6-v2`."
+        )
+    return None
 
 
 def main(args: PriorOptions) -> None:
@@ -22,8 +48,9 @@ def main(args: PriorOptions) -> None:
         num_rows = min(args.num_rows, len(dataset.valid))
         print(f"{dataset}\n{num_rows} rows of valid, for {args.model_name_or_path}", flush=True)
     priors: list[ItemPrior] = [NextItemPrior.fit(dataset.train, index), PopularityPrior.fit(dataset.train, index)]
-    if args.similarity:
-        priors.append(SimilarityPrior(index, load_embeddings(args.data_dir, catalogue)))
+    embeddings = embeddings_of(args, dataset, catalogue)
+    if embeddings is not None:
+        priors.append(SimilarityPrior(index, embeddings))
     fit = fit_prior(
         model,
         tokenizer,

@@ -247,15 +247,19 @@ class EvaluateOptions:
 
 @dataclass
 class PriorOptions:
-    """Which checkpoint, which data, and how many rows to look at."""
+    """Which checkpoint, which data, which priors, and how many rows to look at."""
 
     model_name_or_path: str = field(metadata={"help": "Folder of the recommender."})
     data_dir: str = field(metadata={"help": "Folder of the data set that it was trained on, or one grown since."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to save the tokenizer with its prior to; default: the checkpoint's."}
     )
-    similarity: bool = field(
-        default=False, metadata={"help": "Whether to weigh in the similarity of items, by `data_dir`'s embeddings."}
+    similarity: bool | None = field(
+        default=None,
+        metadata={"help": "Whether to weigh in the similarity of items; default: where there are embeddings of them."},
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "Encoder of the titles, where `data_dir` has no embeddings of the items."}
     )
     num_rows: int = field(default=1200, metadata={"help": "Validation rows to choose on."})
     num_candidates: int = field(
