@@ -119,11 +119,11 @@ def _returned(earlier: SIDIndex, item_ids: Sequence[str], collisions: str) -> di
     one is back that had them later.
     """
     gone, wanted = earlier.delisted, set(item_ids)
+    if gone is None:
+        return {}
     back: dict[str, str] = {}
     in_use: set[str] = set()
-    for item_id in reversed(gone.item_ids if gone is not None else []):
-        if item_id not in wanted:
-            continue
+    for item_id in (item_id for item_id in reversed(gone.item_ids) if item_id in wanted):
         sid = gone.sid_of(item_id)
         if collisions == "keep" or not (sid in in_use or earlier.items_of(sid)):
             back[item_id] = sid
