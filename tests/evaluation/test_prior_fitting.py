@@ -97,6 +97,10 @@ def test_ranks_worked_by_hand() -> None:
 
 
 def test_errors(model, tokenizer, dataset) -> None:
+    with pytest.raises(ValueError, match="at least one row to choose on, or `None` for all, but found num_rows=0"):
+        fit_prior(
+            model, tokenizer, [PopularityPrior.fit(dataset.train, tokenizer.sid_index)], dataset.valid, num_rows=0
+        )
     with pytest.raises(ValueError, match="at least one prior and validation rows, but found 0 priors and 2 rows"):
         fit_prior(model, tokenizer, [], dataset.valid)
 

@@ -197,3 +197,11 @@ def test_given_weights_are_a_priors_like_any_other(index) -> None:
     assert found.tolist() == [[1.0, 2.0, 0.0, 0.5]] * 2
     with pytest.raises(TypeError, match="prior that can be loaded, but `GivenPrior` has no `from_state`"):
         type(given).from_state(index, {}, {})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_are_named(sid_index, value) -> None:
+    embeddings = np.eye(len(sid_index), dtype=np.float32)
+    embeddings[2, 1] = value
+    with pytest.raises(ValueError, match=f"1 rows have others, the first of item '{sid_index.item_ids[2]}'"):
+        SimilarityPrior(sid_index, embeddings)

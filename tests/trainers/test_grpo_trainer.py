@@ -397,6 +397,13 @@ class TestRewards:
         with pytest.raises(TypeError, match="the reward 'scalar' to give a reward for each of 8 .*found `float`"):
             trainer.train()
 
+    def test_an_asynchronous_reward_of_codes_is_refused(self, make_trainer):
+        async def remote(codes, target_codes, **kwargs):
+            return [0.0] * len(codes)
+
+        with pytest.raises(ValueError, match="the reward 'remote' of codes or items to be an ordinary function"):
+            make_trainer(reward_funcs=remote)
+
     def test_columns_that_an_evaluation_lacks_are_told(self, make_trainer, rows, dataset, caplog):
         priced = rows.add_column("price", [1.0] * len(rows))
         with caplog.at_level("WARNING", logger="tsrec_hf"):

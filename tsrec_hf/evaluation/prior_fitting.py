@@ -114,6 +114,8 @@ def fit_prior(
     ['model', 'priors', 'fused']
     ```
     """
+    if num_rows is not None and num_rows < 1:
+        raise ValueError(f"Expected at least one row to choose on, or `None` for all, but found num_rows={num_rows}.")
     if not priors or len(interactions) == 0:
         raise ValueError(
             f"Expected at least one prior and validation rows, but found {len(priors)} priors and "

@@ -316,7 +316,14 @@ class SimilarityPrior(ItemPrior):
                 "the items in the order of `sid_index.item_ids`."
             )
         # A copy: an array that is mapped from a file cannot be written to, which torch warns of.
-        unit = torch.nn.functional.normalize(torch.from_numpy(np.array(embeddings, dtype=np.float32)), dim=-1)
+        copied = torch.from_numpy(np.array(embeddings, dtype=np.float32))
+        broken = (~copied.isfinite().all(-1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"Expected embeddings of finite numbers, but {len(broken)} rows have others, the first of item "
+                f"{index.item_ids[broken[0]]!r}. Embed these items again."
+            )
+        unit = torch.nn.functional.normalize(copied, dim=-1)
         self.embeddings = unit.half()
         self.history_decay, self.temperature, self.max_history = history_decay, temperature, max_history
 

@@ -129,7 +129,16 @@ class StepReward:
 
 
 def as_step_reward(function: Any, tokenizer: TSRecTokenizer) -> Any:
-    """Wraps what can be computed once: all but reward models (or their names) and asynchronous functions."""
+    """
+    Wraps what can be computed once: all but reward models (or their names) and asynchronous functions. Raises
+    `ValueError` for an asynchronous function of codes, which TRL would call without them.
+    """
+    if is_async_callable(function) and RewardOnCodes.applies_to(function):
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ValueError(
+            f"Expected the reward {name!r} of codes or items to be an ordinary function, but found an asynchronous "
+            "one. Take `completion_ids` and read them with `CompletionReader`, or drop `async`."
+        )
     if isinstance(function, (str, nn.Module)) or is_async_callable(function):
         return function
     return StepReward(RewardOnCodes(function, tokenizer) if RewardOnCodes.applies_to(function) else function)
