@@ -19,9 +19,9 @@ from tsrec_hf import (
     TSRecForCausalLM,
     TSRecTokenizer,
     describe_tokens,
-    embed_items,
 )
 from tsrec_hf.hub import minilm_from_wheel, save_first_layers, smollm2_from_wheel
+from tsrec_hf.recipes.choose_prior import embed_titles
 
 
 def load_semantics(data_dir: str, dataset: RecommendationDataset | None = None) -> TokenSemantics:
@@ -52,11 +52,8 @@ def find_encoder(folder: Path) -> str:
 def title_similarity(dataset: RecommendationDataset, folder: Path, encoder: str | None = None) -> SimilarityPrior:
     """Similarity of items by their titles' embeddings, which are kept in `folder`; default: MiniLM."""
     assert dataset.sid_index is not None
-    place_of = {item_id: place for place, item_id in enumerate(dataset.items["item_id"][:])}
-    embeddings = embed_items(
-        dataset.items, encoder or find_encoder(folder), fields={"title": 1.0}, cache_dir=folder / "cache"
-    )
-    return SimilarityPrior(dataset.sid_index, embeddings[[place_of[one] for one in dataset.sid_index.item_ids]])
+    embeddings = embed_titles(dataset.items, dataset.sid_index, encoder or find_encoder(folder), folder / "cache")
+    return SimilarityPrior(dataset.sid_index, embeddings)
 
 
 def save_backbone(

@@ -5,7 +5,7 @@ import pytest
 
 from tsrec_hf.models import SIDIndex, SimilarityPrior, TSRecTokenizer
 from tsrec_hf.recipes import choose_prior
-from tsrec_hf.recipes.choose_prior import embeddings_of
+from tsrec_hf.recipes.choose_prior import embed_titles, embeddings_of
 from tsrec_hf.recipes.options import PriorOptions
 from tsrec_hf.sids.catalogue import save_embeddings
 
@@ -44,6 +44,11 @@ def test_an_encoder_embeds_the_titles_in_the_order_of_the_index(folder, dataset,
     title_of = dict(zip(dataset.items["item_id"][:], dataset.items["title"][:]))
     expected = model.encode([title_of[item_id] for item_id in index.item_ids], normalize_embeddings=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    # An item without a title is like no other.
+    first = dataset.items[0]["item_id"]
+    untitled = dataset.items.map(lambda item: {"title": " " if item["item_id"] == first else item["title"]})
+    expected[index.item_ids.index(first)] = 0
+    np.testing.assert_allclose(embed_titles(untitled, index, str(tmp_path / "encoder")), expected, atol=1e-6)
 
 
 def test_similarity_is_among_the_priors(folder, dataset, model, tokenizer, tmp_path, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 
 from tsrec_hf.evaluation import fit_prior
 from tsrec_hf.hub import load_recommender
@@ -27,15 +28,24 @@ def embeddings_of(args: PriorOptions, dataset: RecommendationDataset, catalogue:
     if Path(args.data_dir, EMBEDDINGS_NAME).is_file():
         return load_embeddings(args.data_dir, catalogue)
     if args.encoder is not None:
-        row_of = {item_id: row for row, item_id in enumerate(dataset.items["item_id"][:])}
-        embeddings = embed_items(dataset.items, args.encoder, fields={"title": 1.0})
-        return embeddings[[row_of[item_id] for item_id in catalogue.item_ids]]
+        return embed_titles(dataset.items, catalogue, args.encoder)
     if args.similarity:
         raise FileNotFoundError(
             f"Expected {EMBEDDINGS_NAME} in {args.data_dir} for `--similarity`, but there is none. Name an encoder: "
             "`--encoder sentence-transformers/all-MiniLM-L6-v2`."
         )
     return None
+
+
+def embed_titles(items: Dataset, catalogue: SIDIndex, encoder: str, cache_dir: str | Path | None = None) -> np.ndarray:
+    """Embeddings of the titles in the order of the catalogue; zeros, which are like nothing, for items without one."""
+    titles = items["title"][:]
+    titled = [row for row, title in enumerate(titles) if title and title.strip()]
+    found = embed_items(items.select(titled), encoder, fields={"title": 1.0}, cache_dir=cache_dir)
+    embeddings = np.zeros((len(items), found.shape[1]), dtype=np.float32)
+    embeddings[titled] = found
+    row_of = {item_id: row for row, item_id in enumerate(items["item_id"][:])}
+    return embeddings[[row_of[item_id] for item_id in catalogue.item_ids]]
 
 
 def main(args: PriorOptions) -> None:
