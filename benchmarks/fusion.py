@@ -40,7 +40,7 @@ from tsrec_hf import (
 
 SHARES = (0.1, 0.3, 1.0, 3.0, 10.0)
 SIMILARITY_SHARES = (0.0, 0.3, 1.0, 3.0, 10.0)
-WEIGHTS = (0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
+WEIGHTS = (0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.5, 7.0, 12.0)
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
 ROWS_TOGETHER = 256
 COLUMNS = [f"{match}{metric}@{k}" for match in ("sid_", "") for k in (3, 5, 10) for metric in ("hr", "ndcg")]

@@ -20,9 +20,10 @@ from .sharding import recommend_distributed
 CUT_OFFS = (1, 3, 5, 10)
 # Weights of the second and further priors beside the first one.
 SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Up to where the priors all but decide: a model that was trained little must not stand in their way.
 WEIGHTS = {
-    "log_linear": (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0),
-    "mixture": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "log_linear": (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.5, 7.0, 12.0),
+    "mixture": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
 }
 
 
