@@ -43,6 +43,7 @@ SIMILARITY_SHARES = (0.0, 0.3, 1.0, 3.0, 10.0)
 WEIGHTS = (0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.5, 7.0, 12.0)
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
 ROWS_TOGETHER = 256
+LISTS = ("model", "transitions and popularity", "and similarity", "and scores")
 COLUMNS = [f"{match}{metric}@{k}" for match in ("sid_", "") for k in (3, 5, 10) for metric in ("hr", "ndcg")]
 
 
@@ -54,7 +55,7 @@ class FusionArguments(DataArguments):
     scores: str | None = field(default=None, metadata={"help": "Beginning of the names of two files of scores."})
     similarity: bool = field(default=False, metadata={"help": "Whether to try the similarity of titles as well."})
     lists: list[str] = field(
-        default_factory=list, metadata={"help": "Rows of the table to search for; default: all that can be."}
+        default_factory=list, metadata={"help": f"Rows of the table, of {LISTS}; default: all that can be."}
     )
     num_candidates: int = field(default=120, metadata={"help": "Candidates of a validation row."})
     num_beams: int = field(default=50, metadata={"help": "Beams of the searches for the test split."})
@@ -65,6 +66,10 @@ class FusionArguments(DataArguments):
     output_dir: str = field(default="outputs/fusion", metadata={"help": "Folder of the table and the ranks."})
 
     def __post_init__(self):
+        if set(self.lists) - set(LISTS):
+            raise ValueError(f"Expected `--lists` among {LISTS}, but found {self.lists}.")
+        if self.scores and self.valid_rows is not None:
+            raise ValueError("Expected all validation rows with `--scores`. Leave `--valid_rows` out.")
         if self.quick:
             self.num_rows = self.num_rows or 32
             self.num_candidates = self.num_beams = 20
@@ -177,22 +182,20 @@ def main(args: FusionArguments) -> None:
         rows if args.num_rows is None else rows.select(range(args.num_rows)) for rows in (dataset.valid, dataset.test)
     )
     if args.valid_rows is not None:
-        # Scores lie in the order of the split.
         drawn = np.sort(np.random.default_rng(0).permutation(len(valid))[: args.valid_rows])
-        if args.scores:
-            raise ValueError("Expected all validation rows with `--scores`. Leave `--valid_rows` out.")
         valid = valid.select(drawn)
     if args.similarity:
         search.priors.append(title_similarity(dataset, Path(args.output_dir)))
     candidates = search.candidates(valid)
     targets = np.array(search.index.positions_of(valid["target"][:]))
-    choices: dict[str, Choice | None] = {"model": None}
-    choices["transitions and popularity"] = choose(candidates, targets, (0.0,), (0.0,))
+    model_alone, counts, with_similarity, with_scores = LISTS
+    choices: dict[str, Choice | None] = {model_alone: None}
+    choices[counts] = choose(candidates, targets, (0.0,), (0.0,))
     shares = SIMILARITY_SHARES if args.similarity else (0.0,)
     if args.similarity:
-        choices["and similarity"] = choose(candidates, targets, shares, (0.0,))
+        choices[with_similarity] = choose(candidates, targets, shares, (0.0,))
     if args.scores:
-        choices["and scores"] = choose(candidates, targets, shares, POWERS)
+        choices[with_scores] = choose(candidates, targets, shares, POWERS)
     for name, choice in choices.items():
         print(name, choice, flush=True)
     choices = {name: choice for name, choice in choices.items() if not args.lists or name in args.lists}
